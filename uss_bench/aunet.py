@@ -1,0 +1,152 @@
+"""The anisotropic u-net (au-net) of section II-A, for any number of levels and widths.
+
+Five levels in the paper, two units a level, all convolutions valid. Flat levels (the upper two) see x and y only: a unit is one
+1x3x3 convolution, and the pooling below it is 1x2x2. The other levels are separable: a unit is a 1x3x3 and a 3x1x1 convolution, and
+the pooling below is 2x2x2. Every convolution, the transposed ones too, is bias-free and followed by batch normalization and ReLU.
+
+Axes are `(batch, channel, z, y, x)`. Since nothing is padded, the output is smaller than the input by `AUNet.halo` voxels on every
+side; halo and valid sizes follow from the levels by the rule in `input_size` and are not typed in anywhere.
+"""
+
+import torch
+from torch import nn
+
+FLAT, FULL = (1, 2, 2), (2, 2, 2)
+UNITS_PER_LEVEL = 2
+
+
+def _normalized(convolution):
+    return nn.Sequential(convolution, nn.BatchNorm3d(convolution.out_channels), nn.ReLU(inplace=True))
+
+
+def _level(inputs, outputs, flat):
+    layers = []
+    for channels in (inputs, outputs):
+        layers.append(_normalized(nn.Conv3d(channels, outputs, (1, 3, 3), bias=False)))
+        if not flat:
+            layers.append(_normalized(nn.Conv3d(outputs, outputs, (3, 1, 1), bias=False)))
+    return nn.Sequential(*layers)
+
+
+def _dropout(features, rate, generator):
+    """Element-wise inverted dropout with masks drawn from `generator`; no generator, no dropout.
+
+    One random byte decides each element (the rate is rounded to 1/256), eight of them to a 64-bit draw: the masks of MC dropout
+    would otherwise cost as much as the convolutions behind them. They are drawn in channels-last order whatever the memory format.
+    """
+    if generator is None or rate == 0:
+        return features
+    batch, channels, *size = features.shape
+    count = features.numel()
+    words = torch.empty(-(-count // 8), dtype=torch.int64, device=features.device).random_(-(2**63), None, generator=generator)
+    dropped = round(rate * 256)
+    keep = (words.view(torch.uint8)[:count] >= dropped).view(batch, *size, channels).movedim(-1, 1)
+    return features * (keep.to(features.dtype) * (256 / (256 - dropped)))
+
+
+def _max_pool(x, pool):
+    """Max pooling over windows that do not overlap, with a backward pass that is deterministic on every device."""
+    if x.is_cuda:  # max_pool3d adds gradients atomically there and refuses to run in deterministic mode
+        return _block_max(x, pool)
+    return nn.functional.max_pool3d(x, pool)
+
+
+def _block_max(x, pool):
+    batch, channels, *size = x.shape
+    blocks = [length for n, step in zip(size, pool, strict=True) for length in (n // step, step)]
+    return x.reshape(batch, channels, *blocks).amax(dim=(3, 5, 7))
+
+
+def _centre_crop(features, size):
+    z, y, x = ((have - want) // 2 for have, want in zip(features.shape[2:], size, strict=True))
+    return features[:, :, z : z + size[0], y : y + size[1], x : x + size[2]]
+
+
+class AUNet(nn.Module):
+    """Anisotropic u-net with `len(widths)` resolution levels, the first `flat_levels` of them without a z axis.
+
+    Dropout is asked for by handing `forward` or `decode` a generator. It does not depend on `train()` or `eval()`, which govern batch
+    normalization alone, so Monte Carlo sampling cannot move the running statistics by accident.
+
+    Attributes
+    ----------
+    halo : voxels `(z, y, x)` by which the output is smaller than the input on each side
+    stride : total pooling `(z, y, x)`; passes over one volume agree where their origins differ by multiples of it
+    """
+
+    def __init__(self, widths=(32, 72, 88, 168, 336), flat_levels=2, dropout=0.25):
+        super().__init__()
+        if len(widths) < 1 or not 0 <= flat_levels <= len(widths):
+            raise ValueError(f"widths must name at least one level and flat_levels lie in 0..{len(widths)}; got {widths}, {flat_levels}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1); got {dropout}")
+        self.dropout = dropout
+        flat = [level < flat_levels for level in range(len(widths))]
+        self.pools = [FLAT if level_is_flat else FULL for level_is_flat in flat[:-1]]
+        # Voxels that the units of a level take off each side, at the resolution of that level.
+        self._margins = [(0 if level_is_flat else UNITS_PER_LEVEL, UNITS_PER_LEVEL, UNITS_PER_LEVEL) for level_is_flat in flat]
+
+        self.encoder = nn.ModuleList(_level(*args) for args in zip((1, *widths[:-1]), widths, flat, strict=True))
+        self.up = nn.ModuleList(
+            _normalized(nn.ConvTranspose3d(below, width, pool, stride=pool, bias=False))
+            for width, below, pool in zip(widths[:-1], widths[1:], self.pools, strict=True)
+        )
+        self.decoder = nn.ModuleList(_level(2 * width, width, is_flat) for width, is_flat in zip(widths[:-1], flat[:-1], strict=True))
+        self.classify = nn.Conv3d(widths[0], 2, 1)
+        self.to(memory_format=torch.channels_last_3d)  # about halves a step on CPUs
+
+        smallest = self.output_size((1, 1, 1))
+        self.halo = tuple((big - small) // 2 for big, small in zip(self.input_size(smallest), smallest, strict=True))
+        self.stride = tuple(int(torch.tensor([pool[axis] for pool in self.pools]).prod()) for axis in range(3))
+
+    def output_size(self, at_least):
+        """Smallest valid output `(z, y, x)` that covers `at_least` voxels."""
+        return tuple(self._output_length(length, axis) for axis, length in enumerate(at_least))
+
+    def input_size(self, output_size):
+        """Input `(z, y, x)` that gives `output_size`, which must be a valid one."""
+        return tuple(self._input_length(length, axis) for axis, length in enumerate(output_size))
+
+    def _output_length(self, at_least, axis, level=0):
+        if level == len(self.pools):
+            return at_least
+        pool, margin = self.pools[level][axis], self._margins[level][axis]
+        below = self._output_length(-(-(at_least + 2 * margin) // pool), axis, level + 1)
+        return below * pool - 2 * margin
+
+    def _input_length(self, length, axis, level=0):
+        margin = self._margins[level][axis]
+        if level == len(self.pools):
+            return length + 2 * margin
+        pool = self.pools[level][axis]
+        upsampled = length + 2 * margin
+        if upsampled % pool:
+            raise ValueError(f"output length {length} on axis {axis} is not valid; ask output_size for the next valid one")
+        return self._input_length(upsampled // pool, axis, level + 1) * pool + 2 * margin
+
+    def encode(self, x):
+        """Features of every level, the finest first, of `x` `(batch, 1, z, y, x)`. Holds no dropout: one pass serves all MC samples."""
+        features = []
+        for level, units in enumerate(self.encoder):
+            if level:
+                x = _max_pool(x, self.pools[level - 1])
+            x = units(x)
+            features.append(x)
+        return features
+
+    def decode(self, features, generator=None):
+        """Logits `(batch, 2, z, y, x)`, background first. With a `generator`, dropout masks are drawn from it."""
+        x = features[-1]
+        for skip, up, units in reversed(list(zip(features[:-1], self.up, self.decoder, strict=True))):
+            x = up(x)
+            x = torch.cat([_centre_crop(skip, x.shape[2:]), x], dim=1)
+            x = units(_dropout(x, self.dropout, generator))
+        return self.classify(x)
+
+    def forward(self, x, generator=None):
+        return self.decode(self.encode(x.contiguous(memory_format=torch.channels_last_3d)), generator)
+
+
+def liver_probability(logits):
+    """Probability of the liver class `(batch, z, y, x)` from the two-class logits of an `AUNet`."""
+    return torch.softmax(logits, dim=1)[:, 1]

@@ -1,0 +1,232 @@
+"""Settings: dataclasses that hold the paper's values, presets that differ from them, and `section.key=value` overrides.
+
+`Config()` is the `paper` preset. Fields carry their help text and range, from which the command line's help and the checks are made.
+"""
+
+import ast
+import hashlib
+import json
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, replace
+
+from . import InputError
+
+
+def _setting(default, text, low=None, high=None):
+    return field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Data:
+    spacing: tuple[float, float, float] = _setting((1.5, 1.0, 1.0), "working grid (z, y, x) in mm", 0.1, 50.0)
+    window: tuple[float, float] = _setting((-1000.0, 1000.0), "HU are clipped to this range", -32768.0, 32767.0)
+    scale: float = _setting(1000.0, "and divided by this number", 1e-3)
+    pool: int | None = _setting(None, "use the manifest's first N pool cases (None: all)", 1)
+    val: int | None = _setting(None, "use the first N validation cases (None: all)", 1)
+    test: int | None = _setting(None, "use the first N test cases (None: all)", 1)
+
+
+@dataclass(frozen=True)
+class Network:
+    widths: tuple[int, ...] = _setting((32, 72, 88, 168, 336), "channels of each level, the finest first", 1)
+    flat_levels: int = _setting(2, "levels, from the finest, that convolve in x and y only", 0)
+    dropout: float = _setting(0.25, "rate behind each concatenation", 0.0, 0.99)
+
+
+@dataclass(frozen=True)
+class Training:
+    patch: tuple[int, int, int] = _setting((4, 180, 180), "output patch (z, y, x) in voxels, enlarged to the next valid size", 1)
+    batch_size: int = _setting(2, "patches in a mini-batch, one of them with annotated liver", 2)
+    learning_rate: float = _setting(1e-5, "of Adam", 0.0)
+    decay: float = _setting(0.0, "exponent with which the rate falls to zero at the limit of steps (0: constant rate)", 0.0)
+    validate_every: int = _setting(1000, "steps between validations", 1)
+    max_epochs: int = _setting(30, "limit of the initial and the iterations' models", 1)
+    max_steps: int | None = _setting(None, "further limit of these models, in steps", 1)
+    patience: int = _setting(50, "validations without a better Jaccard index that end the training of a converged model", 1)
+    converged_max_steps: int | None = _setting(None, "limit of the converged and data pool models, in steps", 1)
+
+
+@dataclass(frozen=True)
+class Inference:
+    samples: int = _setting(20, "Monte Carlo dropout passes", 1)
+    tile: tuple[int, int, int] | None = _setting((32, 244, 244), "largest output tile (z, y, x) of one pass (None: the volume)", 1)
+
+
+@dataclass(frozen=True)
+class Query:
+    iterations: int = _setting(5, "active learning iterations", 1)
+    initial_volumes: int = _setting(5, "fully annotated volumes of the initial model", 1)
+    volumes_per_iteration: int = _setting(5, "volumes that UVS and RVS add", 1)
+    slices_per_iteration: int | None = _setting(None, "slices that USS adds, liver slices that RSS adds (None: N_S from UVS)", 1)
+    min_distance: int = _setting(5, "least distance between slice candidates of a volume", 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    data: Data = Data()
+    network: Network = Network()
+    training: Training = Training()
+    inference: Inference = Inference()
+    query: Query = Query()
+
+    def digest(self):
+        """SHA-256 of the settings, as hexadecimal text."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+PRESETS = {
+    "paper": {},
+    # The phantoms on two CPU cores, in minutes.
+    "quick": {
+        "data.spacing": (6.0, 6.0, 6.0),
+        "data.window": (-150.0, 250.0),
+        "data.scale": 200.0,
+        "network.widths": (8, 16, 32),
+        "training.patch": (4, 64, 64),
+        "training.learning_rate": 1e-2,
+        "training.decay": 0.9,
+        "training.validate_every": 40,
+        "training.max_steps": 120,
+        "training.patience": 4,
+        "training.converged_max_steps": 400,
+        "inference.samples": 10,
+        "inference.tile": None,
+        "query.initial_volumes": 2,
+        "query.volumes_per_iteration": 2,
+    },
+    # Every stage on a few phantoms, in seconds: does it run at all?
+    "smoke": {
+        "data.spacing": (10.0, 10.0, 10.0),
+        "data.window": (-150.0, 250.0),
+        "data.scale": 200.0,
+        "data.pool": 6,
+        "data.val": 2,
+        "data.test": 4,
+        "network.widths": (4, 8),
+        "network.flat_levels": 1,
+        "training.patch": (4, 24, 24),
+        "training.learning_rate": 1e-2,
+        "training.validate_every": 10,
+        "training.max_steps": 20,
+        "training.patience": 2,
+        "training.converged_max_steps": 40,
+        "inference.samples": 3,
+        "inference.tile": None,
+        "query.iterations": 2,
+        "query.initial_volumes": 1,
+        "query.volumes_per_iteration": 1,
+    },
+    # A handful of real CTs on two CPU cores, in a quarter of an hour.
+    "real-smoke": {
+        "data.spacing": (6.0, 4.0, 4.0),
+        "data.window": (-150.0, 250.0),
+        "data.scale": 200.0,
+        "network.widths": (16, 24, 32, 64),
+        "training.patch": (8, 48, 48),
+        "training.learning_rate": 5e-3,
+        "training.decay": 0.9,
+        "training.validate_every": 50,
+        "training.max_epochs": 1000,
+        "training.max_steps": 200,
+        "training.patience": 4,
+        "training.converged_max_steps": 400,
+        "inference.samples": 5,
+        "inference.tile": None,
+        "query.iterations": 1,
+        "query.initial_volumes": 1,
+        "query.volumes_per_iteration": 1,
+    },
+}
+
+
+def resolve(preset, overrides=()):
+    """Config of a preset with `section.key=value` overrides applied.
+
+    Raises
+    ------
+    InputError
+        An unknown preset, section or key, or a value of the wrong type or out of range.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"--preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
+    config = Config()
+    for name, value in PRESETS[preset].items():
+        config = _with(config, name, value)
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator:
+            raise InputError(f"--set {override}: no '='; write section.key=value, for example training.max_steps=500")
+        try:
+            value = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError):
+            raise InputError(f"--set {override}: {text!r} is not a number, None or a tuple such as 1.5,1.0,1.0") from None
+        config = _with(config, name.strip(), value)
+    _check_combinations(config)
+    return config
+
+
+def differences(before, after):
+    """Names and values `(name, before, after)` in which two configs, given as nested dictionaries, differ."""
+    before, after = (
+        {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()} for config in (before, after)
+    )
+    return [(name, before.get(name), after.get(name)) for name in sorted(before | after) if before.get(name) != after.get(name)]
+
+
+def as_dict(config):
+    """Nested dictionary of plain JSON types, equal to what reading it back from JSON gives."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def describe():
+    """Lines `section.key  help (default)` for every field, for the command line's help."""
+    config = Config()
+    for section in fields(config):
+        for setting in fields(getattr(config, section.name)):
+            yield f"  {section.name}.{setting.name:<22} {setting.metadata['help']} ({setting.default})"
+
+
+def _with(config, name, value):
+    section, _, key = name.partition(".")
+    names = {f"{group.name}.{setting.name}" for group in fields(config) for setting in fields(getattr(config, group.name))}
+    if name not in names:
+        raise InputError(f"--set {name}: no such setting; benchmark.py --help lists them")
+    group = getattr(config, section)
+    setting = next(setting for setting in fields(group) if setting.name == key)
+    annotation = typing.get_type_hints(type(group))[key]
+    return replace(config, **{section: replace(group, **{key: _checked(name, value, annotation, setting.metadata)})})
+
+
+def _checked(name, value, annotation, limits):
+    if isinstance(annotation, types.UnionType):
+        if value is None:
+            return None
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    if typing.get_origin(annotation) is tuple:
+        kinds = typing.get_args(annotation)
+        length = None if kinds[-1] is Ellipsis else len(kinds)
+        value = value if isinstance(value, (tuple, list)) else (value,)
+        if not value or (length and len(value) != length):
+            raise InputError(
+                f"--set {name}: {value} has {len(value)} value(s); {f'give {length}' if length else 'give one or more'}, as 1,2,3"
+            )
+        return tuple(_checked(name, item, kinds[0], limits) for item in value)
+    if isinstance(value, bool) or not isinstance(value, (int, float) if annotation is float else int):
+        raise InputError(f"--set {name}: {value!r} is not {'a number' if annotation is float else 'a whole number'}")
+    value = annotation(value)
+    low, high = limits["low"], limits["high"]
+    if not (low is None or value >= low) or not (high is None or value <= high):
+        raise InputError(f"--set {name}: {value} is out of range; it must lie in [{low}, {'...' if high is None else high}]")
+    return value
+
+
+def _check_combinations(config):
+    if config.data.window[0] >= config.data.window[1]:
+        raise InputError(f"--set data.window: {config.data.window} is empty; give the lower bound first")
+    if config.training.decay and None in (config.training.max_steps, config.training.converged_max_steps):
+        raise InputError("--set training.decay: a rate that falls to zero needs training.max_steps and training.converged_max_steps")
+    if config.network.flat_levels > len(config.network.widths):
+        raise InputError(
+            f"--set network.flat_levels: {config.network.flat_levels} levels asked for, widths name {len(config.network.widths)}"
+        )

@@ -1,0 +1,103 @@
+"""From the command line's arguments to a report: reads the manifest, makes phantoms and volumes, simulates, writes, in that order."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from . import InputError, config, report, results
+from .manifest import SPLITS, read_manifest
+from .phantoms import write_missing_phantoms
+from .plan import check_plan, describe_plan, model_count
+from .progress import Progress
+from .simulation import Simulation
+from .storage import PROVENANCE, read_json, write_json
+from .volumes import load_volume
+
+
+def run(manifest, strategies, preset, overrides, seed, device, runs, reports, name=None, dry_run=False, report_only=False):
+    """Run the benchmark, continue it, or with `report_only` rebuild the report from its results. Returns the path of the report.
+
+    Raises
+    ------
+    InputError
+        Anything wrong with arguments, manifest or data, before any training.
+    """
+    name = name or f"{preset}-seed{seed}"
+    report_folder = Path(reports) / name
+    if report_only:
+        return report.write_report(report_folder)
+
+    settings = config.resolve(preset, overrides)
+    device = _device(device)
+    _make_deterministic()
+    cases = _chosen_cases(read_manifest(manifest), settings.data)
+    check_plan(settings, cases, strategies)
+    if dry_run:
+        print(describe_plan(settings, cases, strategies, device, runs))
+        return None
+
+    origin = results.provenance(settings, manifest, seed, strategies, device)
+    run_folder = Path(runs) / name
+    _claim(run_folder, origin)
+    written = write_missing_phantoms(cases)
+    progress = Progress(total=model_count(settings, strategies))
+    if written:
+        progress.say(f"made {written} phantom(s)")
+    volumes = _load_volumes(cases, settings.data.spacing, Path(runs) / "cache", progress)
+    records = Simulation(settings, volumes, run_folder, seed, device, progress).run(strategies)
+    results.write_results(report_folder, records, volumes, seed)
+    notes = [f"{record.name}: {note}" for record in records for note in record.notes]
+    write_json(report_folder / PROVENANCE, {**origin, "notes": notes})
+    path = report.write_report(report_folder)
+    progress.say(f"report: {path}")
+    return path
+
+
+def _device(name):
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build of PyTorch")
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _make_deterministic():
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts, which has not happened yet
+    torch.use_deterministic_algorithms(True)
+
+
+def _chosen_cases(cases, data):
+    """The first cases of each split, as many as the settings allow."""
+    return [case for split in SPLITS for case in [case for case in cases if case.split == split][: getattr(data, split)]]
+
+
+def _claim(run_folder, origin):
+    """Write `run.json`, or check that the one there belongs to this very run."""
+    path = run_folder / "run.json"
+    if path.exists():
+        before = read_json(path)
+        changes = [
+            f"{key}: {before.get(key)} there, {origin[key]} now"
+            for key in ("uss_bench", "seed", "manifest_sha256")
+            if before.get(key) != origin[key]
+        ]
+        changes += [f"{key}: {old} there, {new} now" for key, old, new in config.differences(before["config"], origin["config"])]
+        if changes:
+            raise InputError(
+                "\n  ".join([f"{run_folder} holds another run; choose another --name, or remove the folder. It differs in", *changes])
+            )
+    else:
+        write_json(path, origin)
+
+
+def _load_volumes(cases, spacing, cache, progress):
+    """Volumes by split and case id, all cases read before anything is trained on; all faulty ones are named together."""
+    volumes, problems = {split: {} for split in SPLITS}, []
+    for number, case in enumerate(cases, start=1):
+        progress.now(f"reading case {number} of {len(cases)}")
+        try:
+            volumes[case.split][case.case_id] = load_volume(case, spacing, cache)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("\n  ".join([f"{len(problems)} case(s) cannot be used", *problems]))
+    return volumes

@@ -1,0 +1,180 @@
+"""The paper's Tables 1-9 as Markdown, made from the results of a run."""
+
+from collections import defaultdict
+
+import numpy as np
+
+from .metrics import METRICS
+from .results import SIZE, SPACING
+from .statistics import holm, quantile_effects, stars, summarize, wilcoxon_against_best
+
+DECIMALS = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}
+TERMS = {"intercept": "Intercept", "uncertainty_sampling": "Uncertainty sampling", "slice_sampling": "Slice sampling"}
+
+
+def markdown_table(header, rows):
+    """A Markdown table with a left-aligned first column and right-aligned others."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def titled(metric):
+    """Metric with its unit, as `HD [mm]`."""
+    unit = METRICS[metric].unit
+    return f"{metric} [{unit}]" if unit else metric
+
+
+def p_text(p_value):
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def value_text(metric, value):
+    return f"{value:.{DECIMALS[metric]}f}"
+
+
+def score_cell(metric, values, best=False, marks=""):
+    """`mean ± sd (percentile)`, the best in bold, significance stars escaped for Markdown."""
+    summary = summarize(values, METRICS[metric].robust_quantile)
+    text = f"{value_text(metric, summary.mean)} ± {value_text(metric, summary.std)} ({value_text(metric, summary.percentile)})"
+    return (f"**{text}**" if best else text) + marks.replace("*", r"\*")
+
+
+def datasets(results):
+    """Table 1: volumes of each site by split, voxel sizes and resolutions."""
+    by_site = defaultdict(list)
+    for volume in results.volumes:
+        by_site[volume["site"]].append(volume)
+    rows = []
+    for site, volumes in sorted(by_site.items(), key=lambda item: (-len(item[1]), item[0])):
+        counts = [sum(volume["split"] == split for volume in volumes) for split in ("pool", "val", "test")]
+        spacing = " × ".join(_range(volumes, name, "{:.2f}") for name in reversed(SPACING))
+        size = " × ".join(_range(volumes, name, "{:.0f}") for name in reversed(SIZE))
+        rows.append([site, f"{len(volumes)} ({'/'.join(map(str, counts))})", spacing, size])
+    return markdown_table(["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"], rows)
+
+
+def _range(volumes, name, pattern):
+    values = [float(volume[name]) for volume in volumes]
+    low, high = pattern.format(min(values)), pattern.format(max(values))
+    return low if low == high else f"[{low}–{high}]"
+
+
+def training_data(results):
+    """Table 2: annotated slices / liver slices / patients."""
+
+    def cell(strategy, iteration):
+        return " / ".join(str(count) for count in results.effort[strategy, iteration].values())
+
+    return _by_iteration(results, cell, initial=cell("", 0), data_pool=cell("data pool", None))
+
+
+def training_steps(results):
+    """Table 3: steps of the checkpoint used for evaluation, of steps trained."""
+
+    def cell(key):
+        training = results.training[key]
+        return f"{training['best_step']} of {training['last_step']}"
+
+    last = max(results.iterations)
+    converged = [[f"iter. {last} (converged)", *(cell(("converged", strategy, last)) for strategy in results.strategies), ""]]
+    return _by_iteration(
+        results,
+        lambda strategy, iteration: cell(("iteration", strategy, iteration)),
+        initial=cell(("initial", "", 0)),
+        data_pool=cell(("data pool", "", None)),
+        further=converged,
+    )
+
+
+def _by_iteration(results, cell, initial, data_pool, further=()):
+    """Rows initial, iterations, data pool; a column for each strategy, and one for the models that belong to none."""
+    blanks = [""] * len(results.strategies)
+    rows = [["initial", *blanks, initial]]
+    rows += [[f"iter. {k}", *(cell(strategy, k) for strategy in results.strategies), ""] for k in results.iterations]
+    rows += [*further, ["data pool", *blanks, data_pool]]
+    return markdown_table(["", *results.strategies, "no query"], rows)
+
+
+def comparisons(results, metric, model):
+    """Wilcoxon comparisons of all strategies against the best of each iteration: `{iteration: {strategy: Comparison}}`."""
+    found = {}
+    for iteration in results.iterations if model == "iteration" else [max(results.iterations)]:
+        samples = {strategy: results.scores[model, strategy, iteration][metric] for strategy in results.strategies}
+        found[iteration] = wilcoxon_against_best(samples, METRICS[metric].higher_is_better)
+    return found
+
+
+def metric_by_iteration(results, metric):
+    """Tables 4-7: a metric of the iterations' models."""
+    tests = comparisons(results, metric, "iteration")
+
+    def cell(strategy, iteration):
+        test = tests[iteration].get(strategy)
+        best = test is None and len(results.strategies) > 1
+        return score_cell(metric, results.scores["iteration", strategy, iteration][metric], best, test.stars if test else "")
+
+    initial, data_pool = (score_cell(metric, results.scores[key][metric]) for key in (("initial", "", 0), ("data pool", "", None)))
+    return _by_iteration(results, cell, initial, data_pool)
+
+
+def converged(results):
+    """Table 8: all metrics of the converged models; the data pool's model takes no part in the comparison."""
+    last = max(results.iterations)
+    tests = {metric: comparisons(results, metric, "converged")[last] for metric in METRICS}
+    rows = []
+    for strategy in results.strategies:
+        cells = []
+        for metric in METRICS:
+            test = tests[metric].get(strategy)
+            best = test is None and len(results.strategies) > 1
+            cells.append(score_cell(metric, results.scores["converged", strategy, last][metric], best, test.stars if test else ""))
+        rows.append([strategy, *cells])
+    rows.append(["data pool", *(score_cell(metric, results.scores["data pool", "", None][metric]) for metric in METRICS)])
+    return markdown_table(["", *(titled(metric) for metric in METRICS)], rows)
+
+
+def effects(results, metric):
+    """Quantile regression of a metric of the converged models on uncertainty and slice sampling."""
+    last = max(results.iterations)
+    values = [results.scores["converged", strategy, last][metric] for strategy in results.strategies]
+    cases = len(results.cases)
+    uncertainty, slices = (
+        np.repeat([strategy in group for strategy in results.strategies], cases) for group in (("UVS", "USS"), ("USS", "RSS"))
+    )
+    return quantile_effects(np.concatenate(values), uncertainty, slices, METRICS[metric].robust_quantile)
+
+
+def quantile_regression(results):
+    """Table 9 and the metrics whose fit failed, `{metric: reason}`."""
+    fits = {metric: effects(results, metric) for metric in METRICS}
+    rows = []
+    for position, title in enumerate(TERMS.values()):
+        cells = []
+        for metric, fit in fits.items():
+            if fit.failure:
+                cells += ["failed", ""]
+                continue
+            row = fit.rows[position]
+            low, high = (value_text(metric, value) for value in (row.ci_low, row.ci_high))
+            cells += [f"{value_text(metric, row.coefficient)} [{low}, {high}]", p_text(row.p_value)]
+        rows.append([title, *cells])
+    header = [""] + [text for metric in METRICS for text in (titled(metric), "p")]
+    return markdown_table(header, rows), {metric: fit.failure for metric, fit in fits.items() if fit.failure}
+
+
+def corrected_tests(results, metric, model):
+    """Every comparison of a table with p, Holm's p over all comparisons of the table, and effect size; None without comparisons."""
+    tests = [
+        (iteration, strategy, test) for iteration, row in comparisons(results, metric, model).items() for strategy, test in row.items()
+    ]
+    if not tests:
+        return None
+    adjusted = holm([test.p for _, _, test in tests])
+    rows = [
+        [
+            f"iter. {iteration}", strategy, test.best, test.n, test.zeros, p_text(test.p),
+            p_text(corrected) + stars(corrected).replace("*", r"\*"), f"{test.effect:+.2f}", test.method,
+        ]
+        for (iteration, strategy, test), corrected in zip(tests, adjusted, strict=True)
+    ]  # fmt: skip
+    return markdown_table(["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size", "method"], rows)
