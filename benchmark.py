@@ -2,6 +2,7 @@
 """Benchmark of uncertainty slice sampling (USS) against UVS, RVS and RSS: simulates the annotation workflow, writes a report."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def parse_arguments(arguments=None):
         "--manifest", type=Path, default=Path(__file__).parent / "data_manifest.csv", help="CSV of cases (synthetic phantoms)"
     )
     parser.add_argument("--preset", choices=list(config.PRESETS), default="quick", help="settings to start from (quick)")
-    parser.add_argument("--seed", type=int, default=0, help="names every random draw (0)")
+    parser.add_argument(
+        "--seed", type=int, nargs="+", action="extend", help="names every random draw; several give a report across them (0)"
+    )
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="where networks run (auto: CUDA where there is one)"
     )
@@ -30,17 +33,22 @@ def parse_arguments(arguments=None):
     parser.add_argument(
         "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="change a setting; may be repeated"
     )
+    parser.add_argument(
+        "--workers", type=int, help="models trained at a time, which changes no result (CPU: one a core, at most 4; CUDA: 1)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan and its cost, run nothing")
     parser.add_argument("--report-only", action="store_true", help="rebuild the report from its results, run nothing")
     options = vars(parser.parse_args(arguments))
     strategy = options.pop("strategy")
+    options["seeds"] = list(dict.fromkeys(options.pop("seed") or [0]))
     options["strategies"] = STRATEGIES if strategy == "all" else (strategy.upper(),)
     return options
 
 
 def main(arguments=None):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a cluster sends is answered like Ctrl-C
     try:
-        pipeline.run(**parse_arguments(arguments))
+        pipeline.run_seeds(**parse_arguments(arguments))
     except InputError as error:
         print(f"benchmark.py: {error}", file=sys.stderr)
         return 2

@@ -15,6 +15,20 @@ FLAT, FULL = (1, 2, 2), (2, 2, 2)
 UNITS_PER_LEVEL = 2
 
 
+class ThinConv3d(nn.Conv3d):
+    """Convolution with a 1xNxN or Nx1x1 kernel, computed in two dimensions: z is folded into the batch, or y and x into one axis.
+
+    The numbers and parameters are those of `nn.Conv3d`, for some shapes of which PyTorch has only a slow kernel on CPUs.
+    """
+
+    def forward(self, x):
+        depth = x.shape[2]
+        if self.kernel_size[0] == 1:
+            planes = nn.functional.conv2d(x.transpose(1, 2).flatten(0, 1), self.weight[:, :, 0], self.bias)
+            return planes.unflatten(0, (-1, depth)).transpose(1, 2)
+        return nn.functional.conv2d(x.flatten(3), self.weight[..., 0], self.bias).unflatten(3, x.shape[3:])
+
+
 def _normalized(convolution):
     return nn.Sequential(convolution, nn.BatchNorm3d(convolution.out_channels), nn.ReLU(inplace=True))
 
@@ -22,9 +36,9 @@ def _normalized(convolution):
 def _level(inputs, outputs, flat):
     layers = []
     for channels in (inputs, outputs):
-        layers.append(_normalized(nn.Conv3d(channels, outputs, (1, 3, 3), bias=False)))
+        layers.append(_normalized(ThinConv3d(channels, outputs, (1, 3, 3), bias=False)))
         if not flat:
-            layers.append(_normalized(nn.Conv3d(outputs, outputs, (3, 1, 1), bias=False)))
+            layers.append(_normalized(ThinConv3d(outputs, outputs, (3, 1, 1), bias=False)))
     return nn.Sequential(*layers)
 
 
@@ -58,8 +72,9 @@ def _block_max(x, pool):
 
 
 def _centre_crop(features, size):
-    z, y, x = ((have - want) // 2 for have, want in zip(features.shape[2:], size, strict=True))
-    return features[:, :, z : z + size[0], y : y + size[1], x : x + size[2]]
+    # Negative padding and not slicing: its backward pass keeps the memory format, on which the speed of the layers before depends.
+    margins = [-((have - want) // 2) for have, want in zip(features.shape[2:], size, strict=True)]
+    return nn.functional.pad(features, [margin for margin in reversed(margins) for _ in range(2)])
 
 
 class AUNet(nn.Module):
@@ -92,12 +107,20 @@ class AUNet(nn.Module):
             for width, below, pool in zip(widths[:-1], widths[1:], self.pools, strict=True)
         )
         self.decoder = nn.ModuleList(_level(2 * width, width, is_flat) for width, is_flat in zip(widths[:-1], flat[:-1], strict=True))
-        self.classify = nn.Conv3d(widths[0], 2, 1)
+        self.classify = ThinConv3d(widths[0], 2, 1)
         self.to(memory_format=torch.channels_last_3d)  # about halves a step on CPUs
 
         smallest = self.output_size((1, 1, 1))
         self.halo = tuple((big - small) // 2 for big, small in zip(self.input_size(smallest), smallest, strict=True))
         self.stride = tuple(int(torch.tensor([pool[axis] for pool in self.pools]).prod()) for axis in range(3))
+
+    def draw_weights(self, generator):
+        """Draw all convolution weights anew from `generator` (on the CPU), by PyTorch's default rule and without its global stream."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
+                bound = module.weight[0].numel() ** -0.5
+                for parameter in module.parameters():
+                    parameter.data.uniform_(-bound, bound, generator=generator)
 
     def output_size(self, at_least):
         """Smallest valid output `(z, y, x)` that covers `at_least` voxels."""

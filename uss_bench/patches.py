@@ -1,4 +1,4 @@
-"""From volumes to the network's input: intensities, reflected crops, and training patches: the grid of cells over what is annotated, mini-batches stratified by liver, and the arrays of a batch.
+"""What the network is fed: scaled intensities, crops with a reflected halo, and mini-batches stratified by liver.
 
 A patch is the output region of the network; its input reaches `halo` voxels further on every side.
 """

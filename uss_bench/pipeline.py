@@ -1,21 +1,35 @@
 """From the command line's arguments to a report: reads the manifest, makes phantoms and volumes, simulates, writes, in that order."""
 
 import os
+import sys
 from pathlib import Path
 
 import torch
 
-from . import InputError, config, report, results
+from . import InputError, across, config, report, results
 from .manifest import SPLITS, read_manifest
 from .phantoms import write_missing_phantoms
 from .plan import check_plan, describe_plan, model_count
 from .progress import Progress
+from .showcase import write_showcase
 from .simulation import Simulation
-from .storage import PROVENANCE, read_json, write_json
+from .storage import PROVENANCE, SLICES, read_json, write_json
+from .strategies import STRATEGIES
 from .volumes import load_volume
 
 
-def run(manifest, strategies, preset, overrides, seed, device, runs, reports, name=None, dry_run=False, report_only=False):
+def run_seeds(seeds, preset, reports, name=None, dry_run=False, **options):
+    """Run every seed, and with several write the report across them. Arguments and errors as for `run`."""
+    names = {seed: f"{name or preset}-seed{seed}" if len(seeds) > 1 or not name else name for seed in seeds}
+    for seed in seeds:
+        run(preset=preset, seed=seed, reports=reports, name=names[seed], dry_run=dry_run, **options)
+    if len(seeds) > 1 and not dry_run:
+        folder = Path(reports) / (name or f"{preset}-seeds{'-'.join(map(str, seeds))}")
+        path = across.write_across(folder, {seed: Path(reports) / names[seed] for seed in seeds})
+        print(f"report across seeds: {path}", file=sys.stderr)
+
+
+def run(manifest, strategies, preset, overrides, seed, device, runs, reports, name, workers=None, dry_run=False, report_only=False):
     """Run the benchmark, continue it, or with `report_only` rebuild the report from its results. Returns the path of the report.
 
     Raises
@@ -23,7 +37,6 @@ def run(manifest, strategies, preset, overrides, seed, device, runs, reports, na
     InputError
         Anything wrong with arguments, manifest or data, before any training.
     """
-    name = name or f"{preset}-seed{seed}"
     report_folder = Path(reports) / name
     if report_only:
         return report.write_report(report_folder)
@@ -31,13 +44,14 @@ def run(manifest, strategies, preset, overrides, seed, device, runs, reports, na
     settings = config.resolve(preset, overrides)
     device = _device(device)
     _make_deterministic()
-    cases = _chosen_cases(read_manifest(manifest), settings.data)
+    manifest_cases = read_manifest(manifest)
+    cases = _chosen_cases(manifest_cases, settings.data)
     check_plan(settings, cases, strategies)
     if dry_run:
         print(describe_plan(settings, cases, strategies, device, runs))
         return None
 
-    origin = results.provenance(settings, manifest, seed, strategies, device)
+    origin = results.provenance(settings, manifest, manifest_cases, seed, strategies, device)
     run_folder = Path(runs) / name
     _claim(run_folder, origin)
     written = write_missing_phantoms(cases)
@@ -45,8 +59,10 @@ def run(manifest, strategies, preset, overrides, seed, device, runs, reports, na
     if written:
         progress.say(f"made {written} phantom(s)")
     volumes = _load_volumes(cases, settings.data.spacing, Path(runs) / "cache", progress)
-    records = Simulation(settings, volumes, run_folder, seed, device, progress).run(strategies)
+    simulation = Simulation(settings, volumes, run_folder, seed, device, progress, workers or _workers(device))
+    records = simulation.run(strategies)
     results.write_results(report_folder, records, volumes, seed)
+    write_showcase(simulation, records, report_folder / SLICES)
     notes = [f"{record.name}: {note}" for record in records for note in record.notes]
     write_json(report_folder / PROVENANCE, {**origin, "notes": notes})
     path = report.write_report(report_folder)
@@ -58,6 +74,11 @@ def _device(name):
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build of PyTorch")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _workers(device):
+    """Models worked on at a time: one on a GPU, which it fills; on a CPU one a core, but no more than there are strategies."""
+    return 1 if device.type == "cuda" else min(len(STRATEGIES), os.cpu_count() or 1)
 
 
 def _make_deterministic():

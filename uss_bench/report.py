@@ -2,34 +2,45 @@
 
 from pathlib import Path
 
-from . import storage, tables
+from . import comparison, figures, storage, tables
+from .captions import listed
 from .metrics import METRICS
 from .results import read_results
 from .tables import markdown_table, titled, value_text
 
-PAPER = "Chlebus et al., *Robust Segmentation Models using an Uncertainty Slice Sampling Based Annotation Workflow*"
+PAPER = (
+    "G. Chlebus, A. Schenk, H. K. Hahn, B. van Ginneken, H. Meine: "
+    "*Robust Segmentation Models using an Uncertainty Slice Sampling Based Annotation Workflow*"
+)
 
 
 def write_report(folder):
-    """Write `report.md` into a report folder from the `results/` in it; returns its path.
+    """Write `report.md` and `figures/` into a report folder from the `results/` in it; returns the path of the report.
 
     Raises
     ------
     InputError
         A result file is missing.
     """
+    folder = Path(folder)
     results = read_results(folder)
+    drawn = figures.write_figures(results, folder)
+    pictures = {figure.number: figure.markdown for figure in drawn}
     sections = [
         "# Uncertainty slice sampling benchmark",
         _summary(results),
         _key_table(results),
-        *_tables(results),
+        pictures.get(0),
+        figures.missing_note(results, drawn),
+        *_tables(results, pictures),
+        *_further_statistics(results),
         *_tests(results),
         _notes(results),
         _deviations(results),
         _provenance(results),
+        _citation(results),
     ]
-    path = Path(folder) / "report.md"
+    path = folder / "report.md"
     storage.write_text(path, "\n\n".join(section for section in sections if section) + "\n")
     return path
 
@@ -39,135 +50,207 @@ def _summary(results):
     last = max(results.iterations)
     dice = {strategy: results.scores["converged", strategy, last]["DICE"].mean() for strategy in results.strategies}
     order = sorted(dice, key=lambda strategy: -dice[strategy])
-    data_pool = results.scores["data pool", "", None]["DICE"].mean()
     total = results.effort["data pool", None]["annotated_slices"]
     counts = {split: sum(volume["split"] == split for volume in results.volumes) for split in ("pool", "val", "test")}
     ranking = ", ".join(f"{strategy} {dice[strategy]:.3f}" for strategy in order)
     shares = ", ".join(
         f"{strategy} {100 * results.effort[strategy, last]['annotated_slices'] / total:.1f}%" for strategy in results.strategies
     )
-    text = (
-        f"After {last} active learning iterations on {counts['pool']} pool cases, the converged models reached a mean test DICE "
-        f"of {ranking} ({counts['test']} test cases), against {data_pool:.3f} for the model trained on the whole pool. "
-        f"Of all pool slices they used {shares}. "
-    )
+    text = [
+        f"After {last} active learning iteration{'s' * (last > 1)} on a pool of {counts['pool']} cases, the converged models reach a mean "
+        f"DICE of {ranking} on {counts['test']} test cases; the model trained on the whole pool reaches "
+        f"{results.scores['data pool', '', None]['DICE'].mean():.3f}, the initial one "
+        f"{results.scores['initial', '', 0]['DICE'].mean():.3f}.",
+        f"Annotated were {shares} of all slices of the pool.",
+    ]
     if len(order) > 1:
         tests = tables.comparisons(results, "DICE", "converged")[last]
         worse = [strategy for strategy in order[1:] if tests[strategy].stars]
-        text += f"{order[0]} has the best mean DICE; the difference is significant (p < 0.05, uncorrected) "
-        text += f"against {', '.join(worse)}." if worse else "against no other strategy."
-    if "USS" in order and len(order) > 1:
-        text += f" USS ranks {order.index('USS') + 1} of {len(order)}."
-    return text
+        against = listed(worse) if worse else "no other strategy"
+        text.append(f"{order[0]} has the best mean DICE, significantly so (p < 0.05, uncorrected) against {against}.")
+        places = {metric: _place(results, metric, "USS") for metric in METRICS} if "USS" in order else {}
+        if places:
+            text.append("USS ranks " + ", ".join(f"{place} by {metric}" for metric, place in places.items()) + f" of {len(order)}.")
+    text.append("This is one seed; conclusions need several.")
+    return " ".join(text)
+
+
+def _place(results, metric, strategy):
+    last = max(results.iterations)
+    means = {name: results.scores["converged", name, last][metric].mean() for name in results.strategies}
+    return 1 + sorted(means, key=means.get, reverse=METRICS[metric].higher_is_better).index(strategy)
 
 
 def _key_table(results):
     last = max(results.iterations)
     rows = []
-    for strategy in results.strategies:
-        effort, scores = results.effort[strategy, last], results.scores["converged", strategy, last]
-        means = [value_text(metric, scores[metric].mean()) for metric in METRICS]
-        rows.append([strategy, effort["annotated_slices"], effort["annotated_liver_slices"], *means])
-    effort, scores = results.effort["data pool", None], results.scores["data pool", "", None]
-    means = [value_text(metric, scores[metric].mean()) for metric in METRICS]
-    rows.append(["data pool", effort["annotated_slices"], effort["annotated_liver_slices"], *means])
-    header = ["Converged model", "slices", "liver slices", *(titled(metric) for metric in METRICS)]
-    return markdown_table(header, rows)
+    for name, key in tables.final_models(results).items():
+        effort = results.effort[("data pool", None) if name == "data pool" else (name, last)]
+        means = [value_text(metric, results.scores[key][metric].mean()) for metric in METRICS]
+        rows.append([name, effort["annotated_slices"], effort["annotated_liver_slices"], *means])
+    return markdown_table(["Converged model", "slices", "liver slices", *(titled(metric) for metric in METRICS)], rows)
 
 
-def _tables(results):
-    best = "" if len(results.strategies) == 1 else " Best mean of a row in bold; stars: two-sided Wilcoxon signed-rank test against it."
-    marks = r" \* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected (corrected values below)."
-    yield "## Table 1. Data\n\n" + tables.datasets(results)
+def _tables(results, pictures):
+    cases = len(results.cases)
+    compared = len(results.strategies) > 1
+    best = "The best mean of a row is bold; stars are for its two-sided Wilcoxon signed-rank test against the others: " if compared else ""
+    best += r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected; the section Tests has every p." if compared else ""
+
+    yield f"## Table 1. Data\n\n{tables.datasets(results)}\n\n{comparison.published_datasets()}"
     yield (
         "## Table 2. Training data\n\nAnnotated slices / annotated liver slices / patients, on the working grid.\n\n"
-        + tables.training_data(results)
+        f"{tables.training_data(results)}\n\n{comparison.published_training_data(results)}"
     )
+    yield pictures.get(2)
+    yield pictures.get(4)
     yield (
-        "## Table 3. Training steps\n\nStep of the checkpoint with the best validation Jaccard index, of steps trained.\n\n"
-        + tables.training_steps(results)
+        "## Table 3. Training steps\n\nStep of the checkpoint with the best validation Jaccard index, which is evaluated, of steps trained."
+        f"\n\n{tables.training_steps(results)}\n\n{comparison.published_training_steps(results)}"
     )
+    yield pictures.get(3)
     for number, metric in enumerate(METRICS, start=4):
-        percentile = f"{METRICS[metric].robust_quantile * 100:.0f}th percentile"
         yield (
-            f"## Table {number}. {titled(metric)}\n\nMean ± standard deviation ({percentile}) over {len(results.cases)} test cases, "
-            f"models of the iterations.{best}{marks if best else ''}\n\n{tables.metric_by_iteration(results, metric)}"
+            f"## Table {number}. {titled(metric)}\n\nMean ± standard deviation ({METRICS[metric].robust_quantile * 100:.0f}th percentile) "
+            f"over n = {cases} test cases, models of the iterations. {best}\n\n{tables.metric_by_iteration(results, metric)}\n\n"
+            f"{_test_line(results, metric, 'iteration')}{comparison.published_metric(results, metric)}"
         )
     yield (
-        "## Table 8. Converged models\n\nMean ± standard deviation (5th percentile of DICE, 95th of the others)."
-        f"{best}\n\n{tables.converged(results)}"
+        "## Table 8. Converged models\n\nMean ± standard deviation (5th percentile of DICE, 95th of the others) "
+        f"over n = {cases} test cases. {best.replace('a row', 'a column')} "
+        f"The data pool's model takes no part.\n\n{tables.converged(results)}\n\n"
+        f"{''.join(_test_line(results, metric, 'converged') for metric in METRICS)}{comparison.published_converged(results)}"
     )
+    yield pictures.get(6)
+    yield pictures.get(5)
     table, failures = tables.quantile_regression(results)
+    fitted = f"over n = {cases * len(results.strategies)} results of the converged models"
     text = (
-        "## Table 9. Effects of uncertainty and slice sampling\n\nQuantile regression `metric ~ uncertainty + slice` over the converged "
-        "models' test cases, at the 5th percentile of DICE and the 95th of the others: "
-        f"coefficient [95% confidence interval] and p.\n\n{table}"
+        f"## Table 9. Effects of uncertainty and slice sampling\n\nQuantile regression `metric ~ uncertainty + slice` {fitted}, at the 5th "
+        f"percentile of DICE and the 95th of the others: coefficient [95% confidence interval] and p.\n\n{table}"
     )
     for metric, reason in failures.items():
-        text += f"\n\nThe fit of {metric} failed: {reason}"
-    yield text
+        text += f"\n\nThe fit of {metric} failed: {reason}."
+    yield f"{text}\n\n{comparison.published_quantile_regression(results)}"
+
+
+def _test_line(results, metric, model):
+    """What the stars of a table rest on, as a paragraph."""
+    tests = [test for row in tables.comparisons(results, metric, model).values() for test in row.values()]
+    if not tests:
+        return ""
+    zeros = sorted(test.zeros for test in tests)
+    span = str(zeros[0]) if zeros[0] == zeros[-1] else f"{zeros[0]} to {zeros[-1]}"
+    methods = listed(sorted({test.method for test in tests}))
+    return f"{metric}: {len(tests)} tests of n = {tests[0].n} pairs, {span} of them without a difference; p: {methods}.\n\n"
+
+
+def _further_statistics(results):
+    yield "## Further statistics"
+    yield f"### Confidence intervals\n\nPercentile bootstrap over the test cases, seeded.\n\n{tables.intervals(results)}"
+    areas, (start, stop) = tables.effort_areas(results)
+    rows = [[strategy, f"{area:.3f}"] for strategy, area in areas.items()]
+    yield (
+        "### Area under the effort curve\n\nMean DICE of the iterations' models against annotated liver slices, averaged over the range "
+        f"of {start} to {stop} liver slices, which every strategy covers.\n\n{markdown_table(['Strategy', 'mean DICE over effort'], rows)}"
+    )
+    sites = "\n\n".join(tables.by_site(results, metric) for metric in METRICS)
+    yield f"### By site\n\nMeans of the converged models and the data pool's over the test cases of each site.\n\n{sites}"
+    missed = tables.missed_livers(results)
+    yield "### Missed livers\n\n" + (
+        "Nothing was predicted in these cases: they count with DICE 0, RVE 100%, and the diagonal of the volume as MSD and HD.\n\n" + missed
+        if missed
+        else "No model missed a liver altogether."
+    )
 
 
 def _tests(results):
+    if len(results.strategies) < 2:
+        return
     yield (
-        "## Tests\n\nEvery comparison behind the stars. Pairs are test cases; zeros are pairs without a difference (Pratt's treatment). "
-        "Holm's correction is over all comparisons of one table. The effect size is the matched-pairs rank-biserial correlation, "
-        "positive where the strategy is better than the best mean's."
+        "## Tests\n\nEvery comparison behind the stars. Pairs are test cases; pairs without a difference are ranked and then dropped "
+        "(Pratt). Holm's correction is over all comparisons of a table. The effect size is the matched-pairs rank-biserial correlation, "
+        "positive where the strategy does better than the one of best mean."
     )
     for model, title in (("iteration", "iterations"), ("converged", "converged models")):
         for metric in METRICS:
-            table = tables.corrected_tests(results, metric, model)
-            if table:
-                yield f"### {metric}, {title}\n\n{table}"
+            yield f"### {metric}, {title}\n\n{tables.corrected_tests(results, metric, model)}"
 
 
 def _notes(results):
-    missed = [(key, count) for key, count in results.missed.items() if count]
-    lines = [f"- {' '.join(str(part) for part in key if part not in ('', None))}: {count} of {len(results.cases)}" for key, count in missed]
-    text = "## Missed livers\n\n"
-    if lines:
-        text += (
-            "Nothing was predicted in these cases: DICE 0, RVE 100%, and for MSD and HD the diagonal of the volume instead of infinity.\n\n"
-            + "\n".join(lines)
-        )
-    else:
-        text += "No model missed a liver altogether."
-    if results.provenance["notes"]:
-        text += "\n\n## Notes of the simulation\n\n" + "\n".join(f"- {note}" for note in results.provenance["notes"])
-    return text
+    notes = results.provenance["notes"]
+    return "## Notes of the simulation\n\n" + "\n".join(f"- {note}" for note in notes) if notes else ""
 
 
 def _deviations(results):
     settings = results.provenance["config"]
     widths = ", ".join(str(width) for width in settings["network"]["widths"])
+    limit = settings["training"]["converged_max_steps"]
     return f"""## What the paper leaves open, and deviations from it
 
 The method is that of {PAPER}. Settled by this benchmark:
 
-- The widths of the network ({widths} here) are not published; (32, 72, 88, 168, 336) meet the published geometry and parameter count.
-- The halo of a patch is real context where the volume has it, reflected where it has not.
-- USS adds exactly N_S candidates of highest slice uncertainty over the whole pool; N_S comes from UVS as in the paper.
-- The data pool model is trained like the converged ones, until {settings["training"]["patience"]} validations bring nothing better\
-{f" or {settings['training']['converged_max_steps']} steps" if settings["training"]["converged_max_steps"] else ""}.
-- MSD is the mean of the two directed mean distances; HD is the maximum, not a percentile. Evaluation is on the native grid.
-- Significance: zeros by Pratt; Holm's correction is an addition."""
+- Widths of the network ({widths} here) are not published; (32, 72, 88, 168, 336) meet the published geometry and parameter count.
+- Intensities are clipped to {settings["data"]["window"]} HU and divided by {settings["data"]["scale"]:g}.
+- The halo of a patch is real context where the volume has it, reflected (repeatedly if need be) where it has not.
+- An epoch is one pass over the cells that hold an annotated voxel; a lone annotated slice lies at a random depth of its cell.
+- Every mini-batch holds a patch with annotated liver. The loss is equation 1 over the mini-batch, with weight 1 on annotated slices.
+- USS adds exactly N_S candidates of highest slice uncertainty over the whole pool; RSS draws until N_S slices show liver. N_S is a third
+  of the mean number of liver slices that a UVS iteration adds, unless it is set.
+- The data pool model is trained like the converged ones: until {settings["training"]["patience"]} validations bring nothing better\
+{f", or {limit} steps" if limit else ""}.
+- MSD is the mean of the two directed mean distances, HD the larger directed maximum (no percentile); both on the native grid of the
+  reference. Surface voxels have a 6-neighbour outside the mask, and the image border is outside.
+- A liver that is missed altogether counts, with the diagonal of its volume as distance.
+- Ties and pairs without a difference are treated as stated under Tests; Holm's correction, effect sizes, intervals and the breakdown by
+  site are additions."""
 
 
 def _provenance(results):
     origin = results.provenance
     git = origin["git"]
+    counts = [
+        f"{split} {sum(volume['split'] == split for volume in results.volumes)} of {origin['manifest_cases'][split]}"
+        for split in ("pool", "val", "test")
+    ]
     rows = [
         ["uss-bench", origin["uss_bench"]],
-        ["git commit", f"{git['commit']}{', changed since' if git['changed'] else ''}" if git else "not a checkout"],
+        ["git commit", f"{git['commit']}{', with uncommitted changes' if git['changed'] else ''}" if git else "not a checkout"],
         ["Python", origin["python"]],
         *([name, number] for name, number in origin["libraries"].items()),
-        ["device", f"{origin['device']}, {origin['threads']} threads"],
+        ["device", origin["device"]],
         ["deterministic algorithms", "on" if origin["deterministic_algorithms"] else "off"],
         ["seed", origin["seed"]],
         ["manifest", f"{origin['manifest']}, SHA-256 {origin['manifest_sha256']}"],
+        ["cases used, of those in the manifest", f"{', '.join(counts)}; the rest is left out by data.pool, data.val and data.test"],
         ["settings", f"SHA-256 {origin['config_sha256']}"],
     ]
     settings = [[f"{section}.{key}", value] for section, values in origin["config"].items() for key, value in values.items()]
     return "\n\n".join(
-        ["## Provenance", markdown_table(["", "value"], rows), "### Settings", markdown_table(["setting", "value"], settings)]
+        [
+            f"## Provenance\n\nChecksums of all images and labels: [{storage.VOLUMES}]({storage.VOLUMES}). "
+            f"Every number above: [{storage.CASES}]({storage.CASES}), [{storage.ANNOTATION}]({storage.ANNOTATION}), "
+            f"[{storage.QUERIES}]({storage.QUERIES}), [{storage.TRAINING}]({storage.TRAINING}).",
+            markdown_table(["", "value"], rows),
+            "### Settings",
+            markdown_table(["setting", "value"], settings),
+        ]
     )
+
+
+def _citation(results):
+    version = results.provenance["uss_bench"]
+    return f"""## How to cite
+
+```bibtex
+@software{{uss_bench,
+  author  = {{{{The uss-bench developers}}}},
+  title   = {{uss-bench: a reproducible benchmark of uncertainty slice sampling for {{3D}} {{CT}} segmentation}},
+  version = {{{version}}}
+}}
+
+@article{{chlebus_uss,
+  author = {{Chlebus, Grzegorz and Schenk, Andrea and Hahn, Horst K. and van Ginneken, Bram and Meine, Hans}},
+  title  = {{Robust Segmentation Models using an Uncertainty Slice Sampling Based Annotation Workflow}}
+}}
+```"""

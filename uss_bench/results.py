@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from . import InputError, __version__, config, storage
+from .manifest import SPLITS
 from .metrics import METRICS, volume_diagonal
 from .strategies import STRATEGIES
 
@@ -77,7 +78,7 @@ def _key(record):
     return {name: getattr(record, name) for name in KEY}
 
 
-def provenance(settings, manifest, seed, strategies, device):
+def provenance(settings, manifest, manifest_cases, seed, strategies, device):
     """What a citation needs, as a dictionary without times, paths or host names."""
     return {
         "uss_bench": __version__,
@@ -85,7 +86,6 @@ def provenance(settings, manifest, seed, strategies, device):
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "threads": torch.get_num_threads(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "seed": seed,
         "strategies": list(strategies),
@@ -93,6 +93,7 @@ def provenance(settings, manifest, seed, strategies, device):
         "config_sha256": settings.digest(),
         "manifest": Path(manifest).name,
         "manifest_sha256": storage.file_digest(manifest),
+        "manifest_cases": {split: sum(case.split == split for case in manifest_cases) for split in SPLITS},
     }
 
 

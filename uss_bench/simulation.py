@@ -5,8 +5,10 @@ simulation again therefore continues it where it stopped, or only gathers what i
 """
 
 import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from threading import Event
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from .aunet import AUNet
 from .evaluation import THRESHOLD, evaluate_case, validation_jaccard
 from .inference import predict, predict_mc
 from .patches import PatchSampler, network_input
-from .seeding import generator, integer_seed
+from .seeding import generator, integer_seed, torch_generator
 from .storage import load_checkpoint, model_folder, read_json, save_checkpoint, write_json
 from .strategies import STRATEGIES, most_uncertain_slices, most_uncertain_volumes, random_slices, random_volumes
 from .training import train
@@ -56,44 +58,54 @@ class Simulation:
     seed : integer that names every random draw
     device : torch device
     progress : `progress.Progress`
+    workers : models that are worked on at a time, each by one thread. PyTorch's own threads gain little on small networks, and
+        sums split over them would depend on their number; models are independent.
     """
 
-    def __init__(self, config, volumes, run_folder, seed, device, progress):
+    def __init__(self, config, volumes, run_folder, seed, device, progress, workers=1):
         self.config, self.volumes, self.run_folder = config, volumes, run_folder
         self.seed, self.device, self.progress = seed, device, progress
         self.pool = volumes["pool"]
-        self._stages_run = 0
+        self.workers = workers
+        self._stop = Event()
 
     def run(self, strategies=STRATEGIES):
         """Records of all models, in the order of the report: initial, iterations, converged, data pool."""
-        initial = self._model("initial", "", 0, self._initial_annotations())
-        chains, slice_count = {}, self.config.query.slices_per_iteration
+        with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                return self._run(pool, strategies)
+            except BaseException:
+                # Leaving the block waits for models in the making; this makes them give up at their next step.
+                self._stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _run(self, pool, strategies):
+        everything = Annotations({case_id: range(volume.shape[0]) for case_id, volume in self.pool.items()})
+        initial_model = pool.submit(self._model, "initial", "", 0, self._initial_annotations())
+        data_pool_model = pool.submit(self._model, "data pool", "", None, everything)
+        initial, chains, slice_count = initial_model.result(), {}, self.config.query.slices_per_iteration
         # UVS goes first: the effort of its volumes sets the slices that USS and RSS may add.
         for strategy in [name for name in STRATEGIES if name in strategies]:
-            chains[strategy] = self._chain(strategy, initial, slice_count)
-            if strategy == "UVS" and slice_count is None:
-                slice_count = slices_per_iteration([record.effort["annotated_liver_slices"] for record in (initial, *chains["UVS"])])
-        iterations = self.config.query.iterations
-        converged = [self._model("converged", strategy, iterations, chain[-1].annotations) for strategy, chain in chains.items()]
-        everything = Annotations({case_id: range(volume.shape[0]) for case_id, volume in self.pool.items()})
-        return [
-            initial,
-            *(record for chain in chains.values() for record in chain),
-            *converged,
-            self._model("data pool", "", None, everything),
-        ]
+            if strategy in ("USS", "RSS") and slice_count is None:
+                counts = [record.effort["annotated_liver_slices"] for record in (initial, *chains["UVS"].result()[:-1])]
+                slice_count = slices_per_iteration(counts)
+            chains[strategy] = pool.submit(self._chain, strategy, initial, slice_count)
+        chains = [chain.result() for chain in chains.values()]
+        iterations, converged = [record for chain in chains for record in chain[:-1]], [chain[-1] for chain in chains]
+        return [initial, *iterations, *converged, data_pool_model.result()]
 
     def _chain(self, strategy, initial, slice_count):
+        """Records of a strategy's iterations and, last, of its converged model."""
         records = [initial]
         for iteration in range(1, self.config.query.iterations + 1):
-            query, seconds = self._stage(
-                ("iteration", strategy, iteration), "query", lambda: self._query(strategy, records[-1], slice_count)
-            )
+            key = ("iteration", strategy, iteration)
+            query = self._stage(key, "query", partial(self._query, strategy, records[-1], slice_count))
             annotations = records[-1].annotations
-            for case_id, z, _ in query["queries"]:
+            for case_id, z, _ in query["result"]["queries"]:
                 annotations = annotations.add(case_id, range(self.pool[case_id].shape[0]) if z is None else [z])
-            records.append(self._model("iteration", strategy, iteration, annotations, query, seconds))
-        return records[1:]
+            records.append(self._model(*key, annotations, query))
+        return [*records[1:], self._model("converged", strategy, self.config.query.iterations, records[-1].annotations)]
 
     def _initial_annotations(self):
         chosen = [case_id for case_id, volume in self.pool.items() if volume.case.initial]
@@ -102,44 +114,54 @@ class Simulation:
             chosen = random_volumes(free, self.config.query.initial_volumes, generator(self.seed, purpose="initial volumes"))
         return Annotations({case_id: range(self.pool[case_id].shape[0]) for case_id in chosen})
 
-    def _model(self, model, strategy, iteration, annotations, query=None, query_seconds=0.0):
+    def _model(self, model, strategy, iteration, annotations, query=None):
         key = (model, strategy, iteration)
-        query = query or {"queries": [], "notes": []}
-        stages_run = self._stages_run
-        training, training_seconds = self._stage(key, "training", lambda: self._train(key, annotations))
-        evaluation, evaluation_seconds = self._stage(key, "evaluation", lambda: self._evaluate(key))
-        counts = effort(annotations, lambda case_id, z: self.pool[case_id].shows_liver(z), self._patients)
-        seconds = {"query": query_seconds, "training": training_seconds, "evaluation": evaluation_seconds}
-        record = ModelRecord(*key, annotations, query["queries"], query["notes"], counts, training, evaluation, seconds)
-        dice = np.mean([row["DICE"] for row in evaluation])
-        steps = f"best of {training['last_step']} steps: {training['best_step']}"
-        self.progress.finished(f"{record.name}: mean test DICE {dice:.3f}, {steps}", computed=self._stages_run > stages_run)
+        stages = {
+            "query": query or {"result": {"queries": [], "notes": []}, "seconds": 0.0, "found": True},
+            "training": self._stage(key, "training", partial(self._train, key, annotations)),
+            "evaluation": self._stage(key, "evaluation", partial(self._evaluate, key)),
+        }
+        record = ModelRecord(
+            *key,
+            annotations,
+            **stages["query"]["result"],
+            effort=effort(annotations, lambda case_id, z: self.pool[case_id].shows_liver(z), self._patients),
+            training=stages["training"]["result"],
+            evaluation=stages["evaluation"]["result"],
+            seconds={name: stage["seconds"] for name, stage in stages.items()},
+        )
+        dice = np.mean([row["DICE"] for row in record.evaluation])
+        steps = f"best of {record.training['last_step']} steps: {record.training['best_step']}"
+        found = all(stage["found"] for stage in stages.values())
+        self.progress.finished(f"{record.name}: mean test DICE {dice:.3f}, {steps}", computed=not found)
         return record
 
     @cached_property
     def _patients(self):
         return {case_id: volume.case.patient_id for case_id, volume in self.pool.items()}
 
+    def _tell(self, text):
+        if self._stop.is_set():
+            raise CancelledError
+        self.progress.now(text)
+
     def _stage(self, key, name, compute):
-        """Result of a stage and the seconds it took, from its file or by running it."""
+        """A stage as `{"result", "seconds", "found"}`, from its file or by running it."""
         path = model_folder(self.run_folder, *key) / f"{name}.json"
-        if not path.exists():
+        found = path.exists()
+        if not found:
             started = time.monotonic()
             result = compute()
-            self._stages_run += 1
             write_json(path, {"result": result, "seconds": time.monotonic() - started})
-        stage = read_json(path)
-        return stage["result"], stage["seconds"]
+        return {**read_json(path), "found": found}
 
     def _new_model(self, key):
         network = self.config.network
-        # Weights are drawn on the CPU from the global stream, which is given back as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(integer_seed(**self._draw(key), purpose="weights"))
-            model = AUNet(network.widths, network.flat_levels, network.dropout)
+        model = AUNet(network.widths, network.flat_levels, network.dropout)
+        model.draw_weights(torch_generator(**self._draw(key), purpose="weights"))
         return model.to(self.device)
 
-    def _trained_model(self, key):
+    def trained_model(self, key):
         model = self._new_model(key)
         model.load_state_dict(load_checkpoint(model_folder(self.run_folder, *key) / "model.pt", self.device))
         return model
@@ -160,26 +182,24 @@ class Simulation:
         title = " ".join(str(part) for part in key if part not in ("", None))
 
         def validate(model):
-            return float(np.mean([validation_jaccard(self._predict(model, volume), volume) for volume in self.volumes["val"].values()]))
+            return float(np.mean([validation_jaccard(self.predict(model, volume), volume) for volume in self.volumes["val"].values()]))
 
         def progress(step, limit, loss, best):
-            self.progress.now(
-                f"{title}: training step {step}{f'/{limit}' if limit else ''}, loss {loss:.3f}, best Jaccard {max(best, 0):.3f}"
-            )
+            self._tell(f"{title}: training step {step}{f'/{limit}' if limit else ''}, loss {loss:.3f}, best Jaccard {max(best, 0):.3f}")
 
         trained = train(model, sampler, validate, config, self._draw(key), converge=key[0] in ("converged", "data pool"), progress=progress)
         save_checkpoint(model_folder(self.run_folder, *key) / "model.pt", trained.state)
         return {name: value for name, value in asdict(trained).items() if name != "state"}
 
-    def _predict(self, model, volume):
+    def predict(self, model, volume):
         return predict(model, self._input(volume), self.config.inference.tile)
 
     def _evaluate(self, key):
-        model = self._trained_model(key)
+        model = self.trained_model(key)
         rows = []
         for case_id, volume in self.volumes["test"].items():
-            self.progress.now(f"{' '.join(str(part) for part in key if part)}: evaluating {case_id}")
-            rows.append({"case_id": case_id, **evaluate_case(self._predict(model, volume), volume)})
+            self._tell(f"{' '.join(str(part) for part in key if part)}: evaluating {case_id}")
+            rows.append({"case_id": case_id, **evaluate_case(self.predict(model, volume), volume)})
         return rows
 
     def _query(self, strategy, before, slice_count):
@@ -214,16 +234,13 @@ class Simulation:
     def _scores(self, record, case_ids):
         """Uncertainty of cases under a model: `{case_id: {"volume", "profile", "empty"}}`."""
         key = (record.model, record.strategy, record.iteration)
-        scores, _ = self._stage(key, "scores", lambda: self._score(key, case_ids))
-        return scores
+        return self._stage(key, "scores", partial(self._score, key, case_ids))["result"]
 
     def _score(self, key, case_ids):
-        model, scores = self._trained_model(key), {}
+        scores = {}
         for case_id in case_ids:
-            self.progress.now(f"{' '.join(str(part) for part in key if part)}: uncertainty of {case_id}")
-            seed = integer_seed(**self._draw(key), purpose="mc dropout", case=case_id)
-            inference = self.config.inference
-            mean, entropy = predict_mc(model, self._input(self.pool[case_id]), inference.samples, seed, inference.tile)
+            self._tell(f"{' '.join(str(part) for part in key if part)}: uncertainty of {case_id}")
+            mean, entropy = self.uncertainty(key, case_id)
             liver = mean >= THRESHOLD
             scores[case_id] = {
                 "volume": volume_uncertainty(entropy, liver),
@@ -231,3 +248,9 @@ class Simulation:
                 "empty": not liver.any(),
             }
         return scores
+
+    def uncertainty(self, key, case_id):
+        """Monte Carlo dropout on a pool case under a trained model: mean liver probability and entropy in nats, both `(z, y, x)`."""
+        seed = integer_seed(**self._draw(key), purpose="mc dropout", case=case_id)
+        inference = self.config.inference
+        return predict_mc(self.trained_model(key), self._input(self.pool[case_id]), inference.samples, seed, inference.tile)

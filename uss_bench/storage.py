@@ -4,20 +4,24 @@ A file either exists whole or not at all: it is written under a temporary name i
 """
 
 import csv
+import gzip
 import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import nibabel as nib
 import torch
 
 CASES, ANNOTATION, QUERIES, TRAINING, VOLUMES, TIMING = (
     f"results/{name}.csv" for name in ("cases", "annotation", "queries", "training", "volumes", "timing")
 )
 PROVENANCE = "results/provenance.json"
+SLICES = "results/slices.npz"
 
 
 def model_folder(run, model, strategy, iteration):
@@ -96,6 +100,19 @@ def save_checkpoint(path, value):
 
 def load_checkpoint(path, device="cpu"):
     return torch.load(path, map_location=device, weights_only=True)
+
+
+def write_nifti(path, array, affine):
+    """Write a `.nii.gz` whose bytes depend on the content alone: no time, no file name in the gzip header."""
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
+
+
+def natural_key(path):
+    """Sorting key by which `slice-2` comes before `slice-10`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def file_digest(path):

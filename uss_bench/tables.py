@@ -1,12 +1,14 @@
-"""The paper's Tables 1-9 as Markdown, made from the results of a run."""
+"""The paper's Tables 1-9 and further statistics as Markdown, made from the results of a run."""
 
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
+from scipy.integrate import trapezoid
 
 from .metrics import METRICS
 from .results import SIZE, SPACING
-from .statistics import holm, quantile_effects, stars, summarize, wilcoxon_against_best
+from .statistics import bootstrap_interval, holm, quantile_effects, stars, summarize, wilcoxon_against_best
 
 DECIMALS = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}
 TERMS = {"intercept": "Intercept", "uncertainty_sampling": "Uncertainty sampling", "slice_sampling": "Slice sampling"}
@@ -178,3 +180,65 @@ def corrected_tests(results, metric, model):
         for (iteration, strategy, test), corrected in zip(tests, adjusted, strict=True)
     ]  # fmt: skip
     return markdown_table(["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size", "method"], rows)
+
+
+def intervals(results):
+    """Bootstrap 95% confidence intervals of mean and percentile of the models that are compared at the end."""
+    rows = []
+    for name, key in final_models(results).items():
+        for metric, properties in METRICS.items():
+            values = results.scores[key][metric]
+            cells = []
+            for statistic in (np.mean, partial(np.quantile, q=properties.robust_quantile)):
+                ends = bootstrap_interval(values, statistic, seed=results.provenance["seed"])
+                low, high = (value_text(metric, end) for end in ends)
+                cells.append(f"{value_text(metric, statistic(values))} [{low}, {high}]")
+            rows.append([name, titled(metric), *cells])
+    return markdown_table(["Model", "Metric", "mean [95% CI]", "5th or 95th percentile [95% CI]"], rows)
+
+
+def by_site(results, metric):
+    """Mean of a metric at each site of the test cases, for the models that are compared at the end."""
+    sites = sorted(set(results.sites))
+    places = {site: [index for index, other in enumerate(results.sites) if other == site] for site in sites}
+    rows = [
+        [name, *(value_text(metric, results.scores[key][metric][places[site]].mean()) for site in sites)]
+        for name, key in final_models(results).items()
+    ]
+    return markdown_table([titled(metric), *(f"{site} (n = {len(places[site])})" for site in sites)], rows)
+
+
+def final_models(results):
+    """Keys of the converged models and the data pool's, by the name that a reader knows them by."""
+    last = max(results.iterations)
+    return {**{strategy: ("converged", strategy, last) for strategy in results.strategies}, "data pool": ("data pool", "", None)}
+
+
+def effort_areas(results):
+    """Area under the curve of mean DICE against annotated liver slices, `{strategy: area}`, and the range of slices it is over.
+
+    The curve starts at the initial model. All areas are over the range of effort that every strategy covers, and divided by it: a
+    mean DICE between 0 and 1.
+    """
+    curves = {}
+    for strategy in results.strategies:
+        keys = [("initial", "", 0), *(("iteration", strategy, iteration) for iteration in results.iterations)]
+        effort = [results.effort[key[1:]]["annotated_liver_slices"] for key in keys]
+        curves[strategy] = effort, [results.scores[key]["DICE"].mean() for key in keys]
+    start, stop = results.effort["", 0]["annotated_liver_slices"], min(effort[-1] for effort, _ in curves.values())
+    areas = {}
+    for strategy, (effort, dice) in curves.items():
+        grid = np.unique([start, *(slices for slices in effort if slices < stop), stop])
+        height = np.interp(grid, effort, dice)
+        areas[strategy] = float(trapezoid(height, grid) / (stop - start)) if stop > start else float(dice[0])
+    return areas, (start, stop)
+
+
+def missed_livers(results):
+    """Models that missed a liver altogether, with counts; None without any."""
+    rows = [
+        [" ".join(str(part) for part in key if part not in ("", None)), count, len(results.cases)]
+        for key, count in results.missed.items()
+        if count
+    ]
+    return markdown_table(["Model", "missed livers", "test cases"], rows) if rows else None

@@ -1,0 +1,211 @@
+"""Settings: the paper's numbers, what presets change of them, and what overrides may and may not do."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+
+from uss_bench import InputError, config
+from uss_bench.config import Config, resolve
+
+# The numbers of sections II-A to IV-A.
+PAPER = {
+    "data.spacing": (1.5, 1.0, 1.0),
+    "network.dropout": 0.25,
+    "network.flat_levels": 2,
+    "training.patch": (4, 180, 180),
+    "training.batch_size": 2,
+    "training.learning_rate": 1e-5,
+    "training.decay": 0,
+    "training.validate_every": 1000,
+    "training.max_epochs": 30,
+    "inference.samples": 20,
+    "query.iterations": 5,
+    "query.initial_volumes": 5,
+    "query.volumes_per_iteration": 5,
+    "query.min_distance": 5,
+}
+
+# One override a setting: text and value.
+OVERRIDES = {
+    "data.spacing": ("3, 2.5,2", (3.0, 2.5, 2.0)),
+    "data.window": ("(-200,300)", (-200.0, 300.0)),
+    "data.scale": ("250", 250.0),
+    "data.pool": ("7", 7),
+    "data.val": ("3", 3),
+    "data.test": ("9", 9),
+    "network.widths": ("[4, 5, 6]", (4, 5, 6)),
+    "network.flat_levels": ("1", 1),
+    "network.dropout": ("0", 0.0),
+    "training.patch": ("8,32,48", (8, 32, 48)),
+    "training.batch_size": ("4", 4),
+    "training.learning_rate": ("2e-3", 0.002),
+    "training.validate_every": ("17", 17),
+    "training.max_epochs": ("2", 2),
+    "training.max_steps": ("500", 500),
+    "training.patience": ("3", 3),
+    "training.converged_max_steps": ("900", 900),
+    "inference.samples": ("6", 6),
+    "inference.tile": ("None", None),
+    "query.iterations": ("4", 4),
+    "query.initial_volumes": ("2", 2),
+    "query.volumes_per_iteration": ("1", 1),
+    "query.slices_per_iteration": ("200", 200),
+    "query.min_distance": ("8", 8),
+}
+
+
+def flat(settings):
+    return {f"{section}.{key}": value for section, values in asdict(settings).items() for key, value in values.items()}
+
+
+def test_the_paper_preset_holds_the_numbers_of_the_paper():
+    assert resolve("paper") == Config()
+    assert {name: value for name, value in flat(resolve("paper")).items() if name in PAPER} == PAPER
+
+
+@pytest.mark.parametrize("preset", config.PRESETS)
+def test_a_preset_differs_from_the_paper_in_the_fields_it_names_and_no_other(preset):
+    paper, settings = flat(Config()), flat(resolve(preset))
+    assert {name for name in paper if settings[name] != paper[name]} == set(config.PRESETS[preset])
+    assert {name: settings[name] for name in config.PRESETS[preset]} == config.PRESETS[preset]
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_an_override_changes_its_setting_alone(name):
+    text, value = OVERRIDES[name]
+    before, after = flat(Config()), flat(resolve("paper", [f"{name}={text}"]))
+    assert after.pop(name) == value != before.pop(name)
+    assert after == before
+
+
+def test_every_setting_can_be_overridden():
+    # The rate of decay needs two limits beside it; see below.
+    assert {*OVERRIDES, "training.decay"} == set(flat(Config()))
+    limits = ["training.max_steps=10", "training.converged_max_steps=20"]
+    assert resolve("paper", [*limits, "training.decay=0.9"]).training.decay == 0.9
+
+
+def test_values_take_the_type_of_their_setting():
+    settings = resolve("paper", ["data.spacing=3,2,1", "data.scale=1", " network.flat_levels = 1 ", "network.widths=4", "data.pool=None"])
+    assert [type(value) for value in settings.data.spacing] == [float] * 3
+    assert type(settings.data.scale) is float
+    assert settings.network.widths == (4,)  # one number is a tuple of one
+    assert settings.data.pool is None
+
+
+def test_later_overrides_win_over_earlier_ones_and_over_the_preset():
+    assert resolve("smoke", ["inference.samples=4", "inference.samples=5"]).inference.samples == 5
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.steps=5",  # unknown key
+        "train.max_steps=5",  # unknown section
+        "max_steps=5",
+        "training=5",
+        "=5",
+        "training.max_steps",  # no value
+        "training.max_steps=",
+        "training.max_steps=many",
+        "training.max_steps=5 steps",
+        "training.max_steps=__import__('os')",
+        "training.max_steps={[]: 1}",
+        "training.max_steps=2.0",  # wrong type
+        "training.max_steps=True",
+        "training.max_steps='5'",
+        "training.max_steps=1,2",
+        "training.max_epochs=None",
+        "training.learning_rate='fast'",
+        "training.learning_rate=1j",
+        "data.scale=None",
+        "data.spacing=1,2,x",
+        "data.spacing=(1,2),3,4",
+        "data.spacing={1: 2}",
+        "network.widths=1.5,2",
+        "training.max_steps=0",  # out of range
+        "training.batch_size=1",
+        "training.learning_rate=-1",
+        "network.dropout=1",
+        "network.widths=8,0",
+        "data.spacing=1,1,0",
+        "data.scale=0",
+        "data.scale=1e999",
+        "data.spacing=1,1",  # wrong length
+        "data.spacing=1",
+        "data.window=1,2,3",
+        "network.widths=()",
+        "inference.tile=4,4",
+    ],
+)
+def test_a_faulty_override_is_an_input_error_that_names_it(override):
+    with pytest.raises(InputError) as error:
+        resolve("paper", [override])
+    assert override.partition("=")[0] in str(error.value)
+    assert "--set" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["data.window=100,100"], "data.window"),
+        (["data.window=100,-100"], "data.window"),
+        (["training.decay=1"], "training.decay"),
+        (["training.decay=1", "training.max_steps=5"], "training.decay"),
+        (["network.widths=4,8", "network.flat_levels=3"], "network.flat_levels"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_an_input_error(overrides, name):
+    with pytest.raises(InputError, match=name):
+        resolve("paper", overrides)
+
+
+def test_an_unknown_preset_is_an_input_error_that_lists_the_known_ones():
+    with pytest.raises(InputError, match=r"--preset huge.*paper, quick, smoke, real-smoke"):
+        resolve("huge")
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_the_digest_changes_with_every_setting(name):
+    assert resolve("paper", [f"{name}={OVERRIDES[name][0]}"]).digest() != Config().digest()
+
+
+def test_the_digest_depends_on_values_alone():
+    assert resolve("paper", ["data.window=-1000,1000", "data.scale=1000"]).digest() == Config().digest()
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", "from uss_bench.config import resolve; print(resolve('quick').digest())"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert elsewhere.stdout.strip() == resolve("quick").digest()
+
+
+@pytest.mark.parametrize("preset", config.PRESETS)
+def test_a_config_as_dictionary_survives_json(preset):
+    stored = config.as_dict(resolve(preset))
+    assert json.loads(json.dumps(stored)) == stored
+    assert stored["network"]["widths"] == list(resolve(preset).network.widths)
+
+
+def test_differences_name_what_changed_in_both_directions():
+    before, after = (config.as_dict(resolve("paper", overrides)) for overrides in ([], ["inference.samples=3", "data.spacing=2,2,2"]))
+    assert config.differences(before, before) == []
+    assert config.differences(before, after) == [("data.spacing", [1.5, 1.0, 1.0], [2.0, 2.0, 2.0]), ("inference.samples", 20, 3)]
+    del before["inference"]["samples"], after["data"]["spacing"]  # settings of another version
+    assert config.differences(before, after) == [("data.spacing", [1.5, 1.0, 1.0], None), ("inference.samples", None, 3)]
+
+
+def test_the_help_lists_every_setting_with_its_text_and_default():
+    lines = list(config.describe())
+    settings = [(f"{section.name}.{setting.name}", setting) for section in fields(Config) for setting in fields(section.default)]
+    assert len(lines) == len(settings) == len(flat(Config()))
+    for line, (name, setting) in zip(lines, settings, strict=True):
+        assert line.split()[0] == name
+        assert setting.metadata["help"] in line
+        assert line.endswith(f"({setting.default})")

@@ -1,0 +1,508 @@
+"""Reading and resampling against SimpleITK, NumPy and shapes of known place; files that are broken; the cache."""
+
+import gzip
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from uss_bench import InputError, volumes
+from uss_bench.manifest import Case
+from uss_bench.metrics import segmentation_metrics
+from uss_bench.volumes import Volume, grid_shape, interpolation_weights, load_volume, read_image, read_label, read_nifti, resample
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")
+
+SPACING = (2.5, 0.75, 1.25)  # z, y, x in mm
+SHAPE = (5, 7, 6)
+
+
+def noise(shape=SHAPE, seed=0):
+    return np.random.default_rng(seed).integers(-1000, 1000, size=shape).astype(np.int16)
+
+
+def turned(array, spacing, codes, oblique=0.0):
+    """A `(z, y, x)` RAS array as a NIfTI image stored in the order `codes`, of the same place in the world."""
+    affine = np.diag([*spacing[::-1], 1.0])
+    angle = np.deg2rad(oblique)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine[:3, :3] = turn @ affine[:3, :3]
+    affine[:3, 3] = (-40, 17, 230)
+    image = nib.Nifti1Image(array.transpose(2, 1, 0), affine)
+    return image.as_reoriented(
+        nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
+    )
+
+
+def bare_case(image="absent.nii.gz", label="absent.nii.gz", **fields):
+    return Case("c1", "site", "pool", Path(image), Path(label), "c1", **fields)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("oblique", [0, 20])
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "RPI", "ASR", "SRA", "PIL", "IAL", "SPR"])
+def test_any_orientation_is_turned_to_ras(tmp_path, codes, oblique):
+    array = noise()
+    nib.save(turned(array, SPACING, codes, oblique), tmp_path / "ct.nii.gz")
+    values, spacing, affine = read_nifti(tmp_path / "ct.nii.gz")
+    np.testing.assert_array_equal(values, array)
+    assert values.dtype == np.int16
+    assert spacing == pytest.approx(SPACING, rel=1e-6)
+    np.testing.assert_allclose(affine, turned(array, SPACING, "RAS", oblique).affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "ASR", "PIL", "SRA"])
+def test_reading_equals_that_of_simpleitk(tmp_path, codes):
+    sitk = pytest.importorskip("SimpleITK")
+    nib.save(turned(noise(), SPACING, codes, oblique=10), tmp_path / "ct.nii.gz")
+    peer = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "ct.nii.gz")), "RAS")
+    values, spacing, affine = read_nifti(tmp_path / "ct.nii.gz")
+    np.testing.assert_array_equal(values, sitk.GetArrayFromImage(peer))
+    assert spacing == pytest.approx(peer.GetSpacing()[::-1], rel=1e-5)
+    assert affine[:3, 3] == pytest.approx(np.array(peer.GetOrigin()) * (-1, -1, 1), abs=1e-3)  # ITK's world is LPS
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "u1", "<i4", ">i4", "<f4", ">f4", "<f8"])
+def test_types_and_byte_orders(tmp_path, dtype):
+    array = np.abs(noise()) % 200
+    header = nib.Nifti1Header(endianness=">" if dtype[0] == ">" else "<")
+    header.set_data_dtype(dtype)
+    nib.save(nib.Nifti1Image(array.astype(dtype).transpose(2, 1, 0), np.diag([*SPACING[::-1], 1]), header), tmp_path / "ct.nii")
+    values, _, _ = read_nifti(tmp_path / "ct.nii")
+    np.testing.assert_array_equal(values, array)
+    assert values.dtype.itemsize == np.dtype(dtype).itemsize  # no float64 copy of an int16 file
+    assert resample(values, SPACING, SPACING).numpy().tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, -1024), (2, 0), (0.5, 10)])
+def test_slope_and_intercept_are_applied(tmp_path, dtype, slope, intercept):
+    array = np.abs(noise()) % 200
+    image = nib.Nifti1Image(array.astype(dtype).transpose(2, 1, 0), np.diag([*SPACING[::-1], 1]))
+    image.header.set_slope_inter(slope, intercept)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    # nibabel rescales on saving; the raw numbers are put back as they were.
+    raw = bytearray(gzip.decompress((tmp_path / "ct.nii.gz").read_bytes()))
+    raw[352:] = array.astype(dtype).tobytes()
+    (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(bytes(raw)))
+    values, _, _ = read_nifti(tmp_path / "ct.nii.gz")
+    np.testing.assert_allclose(values, array * slope + intercept)
+    assert values.dtype == np.float32  # and not four times the file
+
+
+def test_a_spacing_of_the_manifest_overrides_that_of_the_file(nifti_case):
+    case = nifti_case(noise(), np.zeros(SHAPE), spacing=(1.0, 1.0, 1.0))
+    assert read_image(case)[1] == (1.0, 1.0, 1.0)
+    assert read_image(replace(case, spacing=(1.5, 1.3, 1.6)))[1] == (1.5, 1.3, 1.6)
+
+
+@pytest.mark.parametrize(("label_values", "expected"), [((), [1, 2, 3]), ((1,), [1]), ((1, 2), [1, 2]), ((7,), [])])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_label_values_make_the_mask(tmp_path, label_values, expected, dtype):
+    array = np.random.default_rng(0).integers(0, 4, size=SHAPE)
+    nib.save(turned(array.astype(dtype), SPACING, "LPS"), tmp_path / "liver.nii.gz")
+    mask, _ = read_label(bare_case(label=tmp_path / "liver.nii.gz", label_values=label_values))
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, np.isin(array, expected))
+
+
+@needs_data
+def test_the_same_mask_in_another_orientation_is_the_same():
+    plain, turned_to_las = (
+        read_label(bare_case(label=DATA / "real" / "ircadb01" / f"{name}.nii.gz"))[0] for name in ("liver", "liver_LAS")
+    )
+    np.testing.assert_array_equal(plain, turned_to_las)
+    _, spacing, _ = read_nifti(DATA / "real" / "ircadb01" / "liver.nii.gz")
+    assert segmentation_metrics(plain, turned_to_las, spacing) == {"DICE": 1.0, "RVE": 0.0, "MSD": 0.0, "HD": 0.0}
+    assert plain.sum() * np.prod(spacing) / 1000 == pytest.approx(1489, abs=1)  # mL, as the data's notes have it
+
+
+@needs_data
+def test_tumours_inside_the_liver_belong_to_it():
+    folder = DATA / "real" / "ircadb01"
+    liver, _ = read_label(bare_case(label=folder / "liver.nii.gz"))
+    both, _ = read_label(bare_case(label=folder / "liver1_tumour2.nii.gz", label_values=(1, 2)))
+    np.testing.assert_array_equal(liver, both)
+
+
+# --- broken files ---------------------------------------------------------------------------------------------------------
+
+
+def file_of(tmp_path, fault):
+    """Path of an image with a fault."""
+    path = tmp_path / f"{fault}.nii.gz"
+    array, affine = noise((40, 30, 20)).transpose(2, 1, 0), np.diag([1, 1, 2.5, 1])
+    if fault == "4D":
+        array = array[..., None].repeat(2, axis=3)
+    if fault == "2D":
+        array = array[..., 0]
+    nib.save(nib.Nifti1Image(array, affine), path)
+    content = path.read_bytes()
+    if fault == "missing":
+        path.unlink()
+    elif fault == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif fault == "header only":
+        path.write_bytes(content[:100])
+    elif fault == "empty":
+        path.write_bytes(b"")
+    elif fault == "damaged":
+        damaged, middle = compressed_in_two(gzip.decompress(content))
+        damaged[middle] = 255  # a kind of block that does not exist
+        path.write_bytes(damaged)
+    elif fault == "flipped bit":
+        flipped = bytearray(gzip.compress(gzip.decompress(content), compresslevel=0))
+        flipped[len(flipped) // 2] ^= 64  # decompresses well; the checksum at the end of the file does not fit
+        path.write_bytes(flipped)
+    elif fault == "text":
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    elif fault == "text in gzip":
+        path.write_bytes(gzip.compress(b"no image at all" * 100))
+    elif fault == "folder":
+        path.unlink()
+        path.mkdir()
+    elif fault == "truncated, not compressed":
+        path = tmp_path / "truncated.nii"
+        path.write_bytes(gzip.decompress(content)[:-1000])
+    elif fault in HEADER_FAULTS:
+        at, value = HEADER_FAULTS[fault]
+        raw = bytearray(gzip.decompress(content))
+        raw[at : at + value.itemsize] = value.tobytes()
+        path.write_bytes(gzip.compress(bytes(raw)))
+    return path
+
+
+def compressed_in_two(content):
+    """Content in gzip, and where in it the block begins that holds its second half."""
+    packer, half = zlib.compressobj(wbits=31), len(content) // 2
+    first = packer.compress(content[:half]) + packer.flush(zlib.Z_FULL_FLUSH)
+    return bytearray(first + packer.compress(content[half:]) + packer.flush()), len(first)
+
+
+# Place in the header and value: the first numbers of the sform's first row and of the dimensions, the datatype.
+HEADER_FAULTS = {
+    "zero column": (280, np.float32(0)),
+    "NaN affine": (280, np.float32(np.nan)),
+    "negative size": (42, np.int16(-5)),
+    "unknown type": (70, np.int16(77)),
+}
+FAULTS = ["4D", "2D", "missing", "truncated", "header only", "empty", "damaged", "flipped bit", "text", "text in gzip", "folder"]
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "truncated, not compressed", *HEADER_FAULTS])
+def test_a_broken_file_is_an_input_error_that_names_it(tmp_path, fault):
+    path = file_of(tmp_path, fault)
+    with pytest.raises(InputError) as error:
+        read_nifti(path)
+    assert str(path) in str(error.value)
+
+
+@needs_data
+def test_a_pointer_of_git_lfs_is_an_input_error():
+    with pytest.raises(InputError, match="lfs_pointer_named"):
+        read_nifti(DATA / "problem" / "lfs_pointer_named.nii.gz")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_an_input_error(nifti_case, value):
+    image = noise().astype(np.float32)
+    image[2, 3, 4] = value
+    with pytest.raises(InputError, match=r"case c7: .*NaN or infinite"):
+        read_image(nifti_case(image, np.zeros(SHAPE), case_id="c7"))
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan])
+def test_labels_that_are_not_whole_are_an_input_error(tmp_path, value):
+    array = np.zeros(SHAPE, np.float32)
+    array[1, 2, 3] = value
+    nib.save(turned(array, SPACING, "RAS"), tmp_path / "liver.nii.gz")
+    with pytest.raises(InputError, match=r"case c1: .*not whole numbers"):
+        read_label(bare_case(label=tmp_path / "liver.nii.gz"))
+
+
+@needs_data
+def test_a_mask_resampled_with_splines_is_an_input_error():
+    with pytest.raises(InputError, match="not whole numbers"):
+        read_label(bare_case(label=DATA / "problem" / "mask_interpolated_noninteger.nii.gz"))
+
+
+@needs_data
+def test_an_empty_mask_reads_as_no_liver():
+    assert not read_label(bare_case(label=DATA / "problem" / "empty_liver_mask.nii.gz"))[0].any()
+
+
+# --- resampling -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("new_spacing", [(1.5, 1.0, 1.0), (2.0, 0.5, 0.9), (4.9, 1.4, 2.4), (0.7, 0.7, 0.7)])
+def test_linear_resampling_equals_that_of_simpleitk(new_spacing):
+    sitk = pytest.importorskip("SimpleITK")
+    volume = ndimage.gaussian_filter(noise((13, 30, 22)).astype(np.float32), 1)
+    shape = grid_shape(volume.shape, SPACING, new_spacing)
+    image = sitk.GetImageFromArray(volume)
+    image.SetSpacing(SPACING[::-1])
+    # The same centre: half the difference of the extents between the outermost voxel centres.
+    first = [((n - 1) * old - (m - 1) * new) / 2 for n, old, m, new in zip(volume.shape, SPACING, shape, new_spacing, strict=True)]
+    peer = sitk.GetArrayFromImage(
+        sitk.Resample(
+            image, shape[::-1], sitk.Transform(), sitk.sitkLinear, first[::-1], new_spacing[::-1], np.eye(3).ravel().tolist(), 1e6
+        )
+    )
+    result = resample(volume, SPACING, new_spacing).numpy()
+    inside = peer < 1e5  # positions between the outermost voxel centres
+    assert result.shape == peer.shape == shape
+    assert result.dtype == np.float32
+    assert inside.mean() > 0.6
+    np.testing.assert_allclose(result[inside], peer[inside], atol=0.5)
+
+
+def test_linear_resampling_by_hand():
+    """Halves of 2 mm: new centres at a quarter and three quarters; beyond the outermost centres their value holds."""
+    line = np.array([0.0, 8.0, 4.0]).reshape(1, 1, 3)
+    assert resample(line, (1, 1, 2), (1, 1, 1)).flatten().tolist() == [0, 2, 6, 7, 5, 4]
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("ratio", [2, 3, 5])
+def test_whole_blocks_are_averaged_where_the_grid_is_coarser(axis, ratio):
+    volume = noise((4, 4, 4)).astype(np.float64)
+    volume = np.concatenate([volume * factor for factor in range(ratio)], axis=axis)  # 4 ratio voxels along the axis
+    new_spacing = [1.0, 1.0, 1.0]
+    new_spacing[axis] = float(ratio)
+    blocks = np.moveaxis(volume, axis, 0).reshape(4, ratio, 4, 4).mean(axis=1)
+    np.testing.assert_allclose(np.moveaxis(resample(volume, (1, 1, 1), new_spacing).numpy(), axis, 0), blocks, atol=1e-3)
+
+
+def test_a_grid_two_and_a_half_times_coarser_averages_two_samples():
+    line = np.array([0.0, 10, 0, 0, 20]).reshape(1, 1, 5)
+    # New centres 0.75 and 3.25; samples half a voxel to either side: 0.25, 1.25 and 2.75, 3.75.
+    assert resample(line, (1, 1, 1), (1, 1, 2.5)).flatten().tolist() == pytest.approx([(2.5 + 7.5) / 2, (0 + 15) / 2])
+
+
+@pytest.mark.parametrize("new_spacing", [(1.5, 1.0, 1.0), (6.0, 6.0, 6.0), (10.0, 0.3, 2.5), (0.5, 4.0, 1.25), (50.0, 50.0, 50.0)])
+def test_a_constant_stays_constant(new_spacing):
+    np.testing.assert_allclose(resample(np.full((9, 11, 10), 37), SPACING, new_spacing).numpy(), 37, rtol=1e-6)
+
+
+@pytest.mark.parametrize("new_spacing", [(1.5, 1.0, 1.0), (6.0, 2.0, 4.0), (5.0, 0.3, 2.5), (2.4, 3.1, 0.5)])
+@pytest.mark.parametrize("axis", range(3))
+def test_a_ramp_stays_the_ramp_where_it_is_in_the_world(axis, new_spacing):
+    shape = (24, 40, 32)
+    place = (np.arange(shape[axis]) - (shape[axis] - 1) / 2) * SPACING[axis]  # mm from the centre
+    volume = np.broadcast_to(np.expand_dims(place, [other for other in range(3) if other != axis]), shape)
+    result = np.moveaxis(resample(volume, SPACING, new_spacing).numpy(), axis, 0)
+    new_place = (np.arange(len(result)) - (len(result) - 1) / 2) * new_spacing[axis]
+    inside = np.abs(new_place) <= place[-1] - new_spacing[axis] / 2
+    assert inside.sum() > 3
+    np.testing.assert_allclose(result[inside], np.broadcast_to(new_place[inside, None, None], result[inside].shape), atol=1e-4)
+
+
+def test_equal_spacing_changes_nothing():
+    volume = noise()
+    result = resample(volume, SPACING, SPACING)
+    np.testing.assert_array_equal(result.numpy(), volume)
+    result += 1
+    np.testing.assert_array_equal(volume, noise())  # a copy
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "new_spacing", "expected"),
+    [
+        ((129, 512, 512), (1.6, 0.57, 0.57), (1.5, 1.0, 1.0), (138, 292, 292)),
+        ((1, 1, 1), (1, 1, 1), (50, 50, 50), (1, 1, 1)),
+        ((10, 10, 10), (2, 1, 0.5), (1, 1, 1), (20, 10, 5)),
+    ],
+)
+def test_the_new_grid_covers_the_same_extent(shape, spacing, new_spacing, expected):
+    assert grid_shape(shape, spacing, new_spacing) == expected
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0, 1.7, 2.0, 2.5, 7.3])
+def test_interpolation_weights_are_means(ratio):
+    weights = interpolation_weights(20, max(1, round(20 / ratio)), ratio)
+    assert weights.min() >= 0
+    assert weights.sum(dim=1).tolist() == pytest.approx([1] * len(weights), abs=1e-6)
+    np.testing.assert_allclose(weights.flip(0, 1), weights, atol=1e-6)  # about the common centre
+
+
+# --- the working grid and back --------------------------------------------------------------------------------------------
+
+
+def ball(shape, spacing, centre, radius):
+    """Ball in mm, centre from the volume's corner."""
+    places = [(np.arange(n) + 0.5) * size for n, size in zip(shape, spacing, strict=True)]
+    z, y, x = np.meshgrid(*places, indexing="ij", sparse=True)
+    return (z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2 <= radius**2
+
+
+@pytest.mark.parametrize("spacing", [(1.5, 1.0, 1.0), (3.0, 2.0, 2.0), (6.0, 4.0, 4.0), (7.0, 5.5, 6.1)])
+def test_a_ball_comes_back_from_the_working_grid_where_it_was(nifti_case, tmp_path, spacing):
+    native = (2.5, 0.9, 0.8)
+    mask = ball((37, 103, 117), native, centre=(47.0, 41.0, 55.0), radius=27.0)
+    volume = load_volume(nifti_case(np.zeros(mask.shape, np.int16), mask, native), spacing, tmp_path / "cache")
+    assert volume.shape == volume.label.shape == grid_shape(mask.shape, native, spacing)
+    back = volume.to_native(volume.label)
+    assert back.dtype == np.float32
+    prediction = back >= 0.5
+    assert 2 * (prediction & mask).sum() / (prediction.sum() + mask.sum()) > (0.98 if max(spacing) < 4 else 0.93)
+    shift = np.subtract(ndimage.center_of_mass(prediction), ndimage.center_of_mass(mask)) * native / spacing
+    assert np.abs(shift).max() < 0.05  # of a working voxel
+
+
+def test_a_soft_ball_comes_back_without_a_shift_of_a_twentieth_of_a_native_voxel(nifti_case, tmp_path):
+    """Probabilities keep what a mask on the coarse grid loses."""
+    native, spacing = (2.5, 0.9, 0.8), (6.0, 4.0, 4.0)
+    mask = ball((37, 103, 117), native, centre=(47.0, 41.0, 55.0), radius=27.0)
+    volume = load_volume(nifti_case(np.zeros(mask.shape, np.int16), mask, native), spacing, tmp_path / "cache")
+    prediction = volume.to_native(resample(mask, native, spacing).numpy()) >= 0.5
+    assert np.abs(np.subtract(ndimage.center_of_mass(prediction), ndimage.center_of_mass(mask))).max() < 0.05
+
+
+def test_a_loaded_volume_holds_the_arrays_and_facts_of_its_files(nifti_case, tmp_path):
+    image, label = noise((8, 10, 12)), noise((8, 10, 12), seed=1) > 0
+    label[3] = False
+    case = nifti_case(image, label, (2.0, 1.0, 1.0))
+    volume = load_volume(case, (4.0, 2.0, 3.0), tmp_path / "cache")
+    assert (volume.shape, volume.spacing) == ((4, 5, 4), (4.0, 2.0, 3.0))
+    assert (volume.native_shape, volume.native_spacing) == ((8, 10, 12), (2.0, 1.0, 1.0))
+    np.testing.assert_array_equal(volume.reference(), label)
+    means = image.reshape(4, 2, 5, 2, 4, 3).mean(axis=(1, 3, 5))
+    assert volume.image.dtype == np.int16
+    np.testing.assert_allclose(volume.image, means, atol=0.51)
+    shares = label.reshape(4, 2, 5, 2, 4, 3).mean(axis=(1, 3, 5))
+    assert (volume.label.dtype, set(np.unique(volume.label))) == (np.uint8, {0, 1})
+    clear = np.abs(shares - 0.5) > 1e-6
+    np.testing.assert_array_equal(np.asarray(volume.label)[clear], (shares >= 0.5)[clear])
+    assert [volume.shows_liver(z) for z in range(4)] == volume.label.any(axis=(1, 2)).tolist()
+
+
+def test_shows_liver_tells_the_slices(nifti_case, tmp_path):
+    label = np.zeros((6, 4, 4), bool)
+    label[2:4, 1, 1] = True
+    volume = load_volume(nifti_case(np.zeros(label.shape, np.int16), label), (2.0, 1.0, 1.0), tmp_path / "cache")
+    assert [volume.shows_liver(z) for z in range(6)] == [False, False, True, True, False, False]
+
+
+def test_hu_beyond_int16_are_clipped_and_fractions_rounded(nifti_case, tmp_path):
+    image = np.zeros(SHAPE, np.float32)
+    image[0, 0, :4] = 40_000, -40_000, 10.4, -10.6
+    volume = load_volume(nifti_case(image, np.zeros(SHAPE), SPACING), SPACING, tmp_path / "cache")
+    assert volume.image[0, 0, :4].tolist() == [32767, -32768, 10, -11]
+
+
+def test_label_and_image_may_be_stored_in_different_orientations(tmp_path):
+    image, label = noise(), noise(seed=1) > 500
+    nib.save(turned(image, SPACING, "LPS"), tmp_path / "ct.nii.gz")
+    nib.save(turned(label.astype(np.uint8), SPACING, "ASR"), tmp_path / "liver.nii.gz")
+    volume = load_volume(bare_case(tmp_path / "ct.nii.gz", tmp_path / "liver.nii.gz"), SPACING, tmp_path / "cache")
+    np.testing.assert_array_equal(volume.image, image)
+    np.testing.assert_array_equal(volume.reference(), label)
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "fits"), [(0.05, 1.0, True), (0.2, 1.0, False), (2.0, 1.0, False), (0.0, 1.001, True), (0.0, 1.1, False)]
+)
+def test_a_label_off_its_image_is_an_input_error(nifti_case, tmp_path, shift, scale, fits):
+    affine = np.diag([scale, 1.0, 2.0, 1.0])
+    affine[1, 3] = shift
+    case = nifti_case(noise(), np.zeros(SHAPE), (2.0, 1.0, 1.0), label_affine=affine)
+    if fits:
+        load_volume(case, SPACING, tmp_path / "cache")
+    else:
+        with pytest.raises(InputError, match=r"case case: .*affines differ"):
+            load_volume(case, SPACING, tmp_path / "cache")
+
+
+def test_a_label_of_another_shape_is_an_input_error(nifti_case, tmp_path):
+    with pytest.raises(InputError, match=r"case case: image \(5, 7, 6\) and label \(5, 6, 7\)"):
+        load_volume(nifti_case(noise(), np.zeros((5, 6, 7))), SPACING, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("role", ["image", "label"])
+@pytest.mark.parametrize("fault", ["missing", "truncated"])
+def test_loading_a_broken_file_is_an_input_error_that_names_it(nifti_case, tmp_path, role, fault):
+    case = replace(nifti_case(noise((40, 30, 20)), np.zeros((40, 30, 20)), (2.5, 1, 1)), **{role: file_of(tmp_path, fault)})
+    with pytest.raises(InputError, match=fault):
+        load_volume(case, SPACING, tmp_path / "cache")
+
+
+# --- cache ----------------------------------------------------------------------------------------------------------------
+
+
+def entries(cache):
+    return sorted(path.name for path in cache.iterdir()) if cache.exists() else []
+
+
+def test_a_second_load_reads_the_cache_and_not_the_files(nifti_case, tmp_path, monkeypatch):
+    case, cache = nifti_case(noise(), noise(seed=1) > 0, SPACING), tmp_path / "cache"
+    first = load_volume(case, SPACING, cache)
+    monkeypatch.setattr(nib, "load", lambda *_: pytest.fail("read again"))
+    second = load_volume(case, SPACING, cache)
+    assert second == first
+    assert isinstance(second, Volume)
+    assert entries(cache) == [first.folder.name]
+    np.testing.assert_array_equal(second.image, noise())
+
+
+def test_equal_files_share_an_entry_whatever_their_names(nifti_case, tmp_path):
+    folders = {load_volume(nifti_case(noise(), np.ones(SHAPE), case_id=name), SPACING, tmp_path / "cache").folder for name in "ab"}
+    assert len(folders) == 1
+
+
+def test_everything_that_shapes_the_arrays_makes_a_new_entry(nifti_case, tmp_path):
+    cache = tmp_path / "cache"
+    case = nifti_case(noise(), np.ones(SHAPE), SPACING)
+    first = load_volume(case, SPACING, cache)
+    others = [
+        load_volume(case, (2.5, 0.75, 1.0), cache),
+        load_volume(replace(case, label_values=(1,)), SPACING, cache),
+        load_volume(replace(case, label_values=(1, 2)), SPACING, cache),
+        load_volume(replace(case, spacing=(2.5, 0.8, 1.25)), SPACING, cache),
+        load_volume(nifti_case(noise(seed=5), np.ones(SHAPE), SPACING), SPACING, cache),  # changed files of the same names
+        load_volume(nifti_case(noise(), np.zeros(SHAPE), SPACING), SPACING, cache),
+    ]
+    assert len({volume.folder for volume in (first, *others)}) == 7
+    assert others[4].image_digest != first.image_digest == others[5].image_digest
+    assert others[5].label_digest != first.label_digest == others[4].label_digest
+    np.testing.assert_array_equal(first.image, noise())
+    np.testing.assert_array_equal(others[4].image, noise(seed=5))
+    assert not others[5].reference().any()
+
+
+def test_a_failure_leaves_nothing_in_the_cache(nifti_case, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    with pytest.raises(InputError):
+        load_volume(nifti_case(noise(), np.zeros((5, 6, 7))), SPACING, cache)
+    assert entries(cache) == []
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(volumes, "write_json", full)
+    case = nifti_case(noise(), np.ones(SHAPE), SPACING)
+    with pytest.raises(OSError, match="disk full"):
+        load_volume(case, SPACING, cache)
+    assert entries(cache) == []
+    monkeypatch.undo()
+    np.testing.assert_array_equal(load_volume(case, SPACING, cache).image, noise())
+
+
+@needs_data
+def test_a_real_case_through_the_cache(tmp_path):
+    """The small one, 3 mm, on a grid of 6 mm: volume of the liver and place of its centre survive."""
+    folder = DATA / "real" / "totalseg_example"
+    volume = load_volume(bare_case(folder / "ct.nii.gz", folder / "liver.nii.gz"), (6.0, 6.0, 6.0), tmp_path)
+    reference = volume.reference()
+    assert reference.sum() * np.prod(volume.native_spacing) / 1000 == pytest.approx(1123, abs=1)  # mL, as the data's notes have it
+    prediction = volume.to_native(volume.label) >= 0.5
+    assert 2 * (prediction & reference).sum() / (prediction.sum() + reference.sum()) > 0.93
+    assert np.abs(np.subtract(ndimage.center_of_mass(prediction), ndimage.center_of_mass(reference))).max() < 0.3
+    hu = volume.image[np.asarray(volume.label, bool)]
+    assert 40 < np.median(hu) < 160
