@@ -72,7 +72,10 @@ def test_scores_are_of_the_native_grid_and_thresholding_comes_after_resampling(v
     assert volume.shape == (6, 5, 6)
     probability = np.zeros(volume.shape, np.float32)
     probability[:, :, :3] = 0.9  # native x 0-5; voxel 6 gets 0.25 * 0.9 = 0.225, less than a half
-    assert evaluate_case(probability, volume)["DICE"] == pytest.approx(2 * 6 / 13)
+    scores = evaluate_case(probability, volume)
+    assert scores["DICE"] == pytest.approx(2 * 6 / 13)
+    assert scores["RVE"] == pytest.approx(100 / 7)
+    assert scores["HD"] == 2.0  # one native voxel along x
     probability[:, :, 3] = 0.4  # voxel 6 gets 0.75 * 0.4 + 0.25 * 0.9 = 0.525, voxel 7 gets 0.3
     assert evaluate_case(probability, volume)["DICE"] == 1
 

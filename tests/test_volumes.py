@@ -280,6 +280,12 @@ def test_whole_blocks_are_averaged_where_the_grid_is_coarser(axis, ratio):
     np.testing.assert_allclose(np.moveaxis(resample(volume, (1, 1, 1), new_spacing).numpy(), axis, 0), blocks, atol=1e-3)
 
 
+def test_a_ratio_that_rounds_to_just_below_a_whole_number_counts_as_whole():
+    assert 4.8 / 1.6 < 3
+    line = np.array([3.0, 0, 0, 0, 30, 0]).reshape(1, 1, 6)
+    assert resample(line, (1, 1, 1.6), (1, 1, 4.8)).flatten().tolist() == pytest.approx([1, 10])
+
+
 def test_a_grid_two_and_a_half_times_coarser_averages_two_samples():
     line = np.array([0.0, 10, 0, 0, 20]).reshape(1, 1, 5)
     # New centres 0.75 and 3.25; samples half a voxel to either side: 0.25, 1.25 and 2.75, 3.75.

@@ -82,7 +82,7 @@ PRESETS = {
         "data.spacing": (6.0, 6.0, 6.0),
         "data.window": (-150.0, 250.0),
         "data.scale": 200.0,
-        "network.widths": (8, 16, 32),
+        "network.widths": (8, 16, 24),
         "training.patch": (4, 64, 64),
         "training.learning_rate": 5e-3,
         "training.decay": 0.9,

@@ -1,0 +1,130 @@
+"""The program as a user runs it: `benchmark.py` in processes of its own."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+REAL = ROOT.parent / "shared" / "data" / "real"
+
+
+def benchmark(*arguments, folder, **options):
+    command = [sys.executable, str(ROOT / "benchmark.py"), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def deterministic_files(report):
+    """Bytes of everything in a report folder that equal runs must agree on."""
+    files = {path.relative_to(report).as_posix(): path.read_bytes() for path in report.rglob("*") if path.is_file()}
+    del files["results/timing.csv"]
+    return files
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Folder of a finished smoke run."""
+    folder = tmp_path_factory.mktemp("smoke")
+    code, _, err = finish(benchmark("--preset", "smoke", folder=folder))
+    assert code == 0, err
+    return folder
+
+
+def test_all_models_are_trained_evaluated_and_reported(smoke):
+    report = smoke / "reports" / "smoke-seed0"
+    rows = list(csv.DictReader((report / "results" / "cases.csv").open()))
+    models = {(row["model"], row["strategy"], row["iteration"]) for row in rows}
+    assert len(models) == 1 + 4 * 2 + 4 + 1
+    assert len(rows) == 4 * len(models)
+    text = (report / "report.md").read_text()
+    assert all(f"## Table {number}." in text for number in range(1, 10))
+
+
+def test_interrupted_run_continues_to_the_same_bytes(smoke, tmp_path):
+    process = benchmark("--preset", "smoke", "--workers", 1, folder=tmp_path)
+    while not list(tmp_path.glob("runs/smoke-seed0/UVS/iter-1/training.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert "continues" in err and "Traceback" not in err
+    assert not (tmp_path / "reports").exists()
+
+    code, _, err = finish(benchmark("--preset", "smoke", "--workers", 2, folder=tmp_path))
+    assert code == 0 and "(found)" in err
+    ours, theirs = (deterministic_files(folder / "reports" / "smoke-seed0") for folder in (tmp_path, smoke))
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_report_is_rebuilt_from_its_results_alone(smoke, tmp_path):
+    report = tmp_path / "elsewhere" / "smoke-seed0"
+    original = smoke / "reports" / "smoke-seed0"
+    for path in (original / "results").iterdir():
+        (report / "results").mkdir(parents=True, exist_ok=True)
+        (report / "results" / path.name).write_bytes(path.read_bytes())
+    code, _, err = finish(benchmark("--preset", "smoke", "--report-only", "--reports", report.parent, folder=tmp_path))
+    assert code == 0, err
+    assert deterministic_files(report) == deterministic_files(original)
+
+
+def test_results_hold_neither_paths_nor_host_names(smoke):
+    secrets = [str(ROOT), str(smoke), os.uname().nodename]
+    for name, content in deterministic_files(smoke / "reports" / "smoke-seed0").items():
+        assert not [secret for secret in secrets if secret.encode() in content], name
+
+
+def test_other_settings_never_mix_with_a_run(smoke):
+    before = deterministic_files(smoke / "reports" / "smoke-seed0")
+    code, _, err = finish(benchmark("--preset", "smoke", "--set", "training.max_steps=30", folder=smoke))
+    assert code == 2
+    assert "training.max_steps: 20 there, 30 now" in err and "Traceback" not in err
+    assert deterministic_files(smoke / "reports" / "smoke-seed0") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--manifest", "absent.csv"], "absent.csv"),
+        (["--set", "training.max_stepz=3"], "training.max_stepz"),
+        (["--set", "training.max_steps=many"], "training.max_steps"),
+        (["--strategy", "uss"], "query.slices_per_iteration"),
+        (["--set", "query.iterations=40"], "pool cases"),
+        (["--report-only", "--name", "absent"], "run the benchmark first"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(tmp_path, arguments, message):
+    code, _, err = finish(benchmark("--preset", "smoke", *arguments, folder=tmp_path))
+    assert code == 2
+    assert message in err and "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
+    code, out, err = finish(benchmark("--dry-run", folder=tmp_path))
+    assert code == 0, err
+    assert "24 pool, 4 val, 20 test" in out and "models      26" in out and "520 cases" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.exists(), reason="the shared real CTs are not here")
+def test_real_volumes_run_from_end_to_end(tmp_path):
+    """A coarser grid and fewer steps than `real-smoke`, which takes a quarter of an hour."""
+    short = ["data.spacing=8,8,8", "network.widths=8,16,32", "training.patch=4,32,32", "training.max_steps=40", "training.converged_max_steps=40"]
+    arguments = [part for setting in short for part in ("--set", setting)]
+    code, _, err = finish(benchmark("--manifest", REAL / "manifest_real.csv", "--preset", "real-smoke", *arguments, folder=tmp_path))
+    assert code == 0, err
+    rows = list(csv.DictReader((tmp_path / "reports" / "real-smoke-seed0" / "results" / "cases.csv").open()))
+    assert len(rows) == 10 and {row["case_id"] for row in rows} == {"chaos03"}
