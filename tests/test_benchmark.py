@@ -122,7 +122,13 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
 @pytest.mark.skipif(not REAL.exists(), reason="the shared real CTs are not here")
 def test_real_volumes_run_from_end_to_end(tmp_path):
     """A coarser grid and fewer steps than `real-smoke`, which takes a quarter of an hour."""
-    short = ["data.spacing=8,8,8", "network.widths=8,16,32", "training.patch=4,32,32", "training.max_steps=40", "training.converged_max_steps=40"]
+    short = [
+        "data.spacing=8,8,8",
+        "network.widths=8,16,32",
+        "training.patch=4,32,32",
+        "training.max_steps=40",
+        "training.converged_max_steps=40",
+    ]
     arguments = [part for setting in short for part in ("--set", setting)]
     code, _, err = finish(benchmark("--manifest", REAL / "manifest_real.csv", "--preset", "real-smoke", *arguments, folder=tmp_path))
     assert code == 0, err

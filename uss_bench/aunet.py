@@ -8,6 +8,8 @@ Axes are `(batch, channel, z, y, x)`. Since nothing is padded, the output is sma
 side; halo and valid sizes follow from the levels by the rule in `input_size` and are not typed in anywhere.
 """
 
+import math
+
 import torch
 from torch import nn
 
@@ -112,7 +114,7 @@ class AUNet(nn.Module):
 
         smallest = self.output_size((1, 1, 1))
         self.halo = tuple((big - small) // 2 for big, small in zip(self.input_size(smallest), smallest, strict=True))
-        self.stride = tuple(int(torch.tensor([pool[axis] for pool in self.pools]).prod()) for axis in range(3))
+        self.stride = tuple(math.prod(pool[axis] for pool in self.pools) for axis in range(3))
 
     def draw_weights(self, generator):
         """Draw all convolution weights anew from `generator` (on the CPU), by PyTorch's default rule and without its global stream."""

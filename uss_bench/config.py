@@ -6,6 +6,7 @@
 import ast
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -122,7 +123,7 @@ PRESETS = {
         "data.spacing": (6.0, 4.0, 4.0),
         "data.window": (-150.0, 250.0),
         "data.scale": 200.0,
-        "network.widths": (16, 24, 32, 64),
+        "network.widths": (8, 16, 32, 64),
         "training.patch": (8, 48, 48),
         "training.learning_rate": 5e-3,
         "training.decay": 0.9,
@@ -159,7 +160,7 @@ def resolve(preset, overrides=()):
             raise InputError(f"--set {override}: no '='; write section.key=value, for example training.max_steps=500")
         try:
             value = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             raise InputError(f"--set {override}: {text!r} is not a number, None or a tuple such as 1.5,1.0,1.0") from None
         config = _with(config, name.strip(), value)
     _check_combinations(config)
@@ -216,7 +217,7 @@ def _checked(name, value, annotation, limits):
         raise InputError(f"--set {name}: {value!r} is not {'a number' if annotation is float else 'a whole number'}")
     value = annotation(value)
     low, high = limits["low"], limits["high"]
-    if not (low is None or value >= low) or not (high is None or value <= high):
+    if not math.isfinite(value) or not (low is None or value >= low) or not (high is None or value <= high):
         raise InputError(f"--set {name}: {value} is out of range; it must lie in [{low}, {'...' if high is None else high}]")
     return value
 

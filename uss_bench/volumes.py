@@ -3,10 +3,12 @@
 The only module that knows axis orders other than `(z, y, x)`: files are turned to RAS orientation, then their axes are reversed.
 """
 
+import gzip
 import hashlib
 import json
+import secrets
 import shutil
-import tempfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,19 @@ from . import InputError
 from .manifest import Case
 from .storage import file_digest, read_json, write_json
 
-CACHE_FORMAT = 1  # raised whenever the cached arrays would differ
+CACHE_FORMAT = 2  # raised whenever the cached arrays would differ
+# What nibabel, gzip and NumPy raise on files that are missing, damaged or no NIfTI.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    OverflowError,
+    np.linalg.LinAlgError,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+    nib.orientations.OrientationError,
+)
 AFFINE_TOLERANCE = 0.1  # of a voxel, between the corners of image and label
 
 
@@ -33,22 +47,30 @@ def read_nifti(path):
     affine : (4, 4) array from (x, y, z) indices of the turned volume to mm
     """
     try:
+        _check_compression(path)
         image = nib.load(path)
         if image.ndim != 3:
             raise InputError(f"{path}: {image.ndim}D with shape {image.shape}; give one 3D volume a file")
         unscaled = (image.dataobj.slope, image.dataobj.inter) == (1, 0)
         # get_fdata and as_closest_canonical would scale in float64: up to four times the memory of the file's int16.
         values = np.asanyarray(image.dataobj) if unscaled else image.get_fdata(dtype=np.float32, caching="unchanged")
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
+        turn = nib.orientations.io_orientation(image.affine)
+        affine = image.affine @ nib.orientations.inv_ornt_aff(turn, image.shape)
+        values = nib.orientations.apply_orientation(values, turn).transpose(2, 1, 0)
+    except InputError:
+        raise
+    except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as NIfTI ({error}); check that the file is there and complete") from None
-    turn = nib.orientations.io_orientation(image.affine)
-    affine = image.affine @ nib.orientations.inv_ornt_aff(turn, image.shape)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    return (
-        nib.orientations.apply_orientation(values, turn).transpose(2, 1, 0),
-        tuple(round(float(size), 6) for size in spacing[::-1]),
-        affine,
-    )
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    return values, tuple(round(float(size), 6) for size in spacing), affine
+
+
+def _check_compression(path):
+    """Read a `.gz` to its end, where its checksum is: nibabel stops before it and would take damaged data for sound."""
+    if str(path).endswith(".gz"):
+        with gzip.open(path) as file:
+            while file.read(1 << 24):
+                pass
 
 
 def read_image(case):
@@ -93,7 +115,7 @@ def grid_shape(shape, spacing, new_spacing):
 
 def interpolation_weights(length, new_length, ratio):
     """Matrix `(new_length, length)` of linear interpolation at steps of `ratio` voxels about the common centre."""
-    block = max(1, int(ratio))
+    block = max(1, int(ratio + 1e-6))  # 4.8 / 1.6 is a little less than 3
     centres = (torch.arange(new_length, dtype=torch.float64) - (new_length - 1) / 2) * ratio + (length - 1) / 2
     weights = torch.zeros(new_length, length, dtype=torch.float64)
     rows = torch.arange(new_length)
@@ -151,7 +173,10 @@ def load_volume(case, spacing, cache):
 
     The key is made of the files' content and everything that shapes the arrays, so a changed image is a new entry.
     """
-    digests = [file_digest(path) for path in (case.image, case.label)]
+    try:
+        digests = [file_digest(path) for path in (case.image, case.label)]
+    except OSError as error:
+        raise InputError(f"case {case.case_id}: {error.filename}: {error.strerror}; mend the path or the permissions") from None
     key = {"format": CACHE_FORMAT, "image": digests[0], "label": digests[1], "spacing": list(spacing), "label_values": case.label_values}
     key["header_spacing"] = case.spacing
     folder = Path(cache) / _entry_name(key)
@@ -172,15 +197,18 @@ def _build_entry(case, spacing, folder):
     image = resample(hu, native_spacing, spacing).round().clamp(-32768, 32767).to(torch.int16).numpy()
     label = (resample(reference, native_spacing, spacing) >= 0.5).to(torch.uint8).numpy()
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    partial = folder.with_name(f".partial-{secrets.token_hex(6)}")
+    partial.mkdir(parents=True)
     try:
         np.save(partial / "image.npy", image)
         np.save(partial / "label.npy", label)
         np.save(partial / "reference.npy", np.packbits(reference))
         write_json(partial / "volume.json", {"shape": image.shape, "native_shape": hu.shape, "native_spacing": native_spacing})
-        if not folder.exists():
+        try:
             partial.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another run has built the same entry meanwhile
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
