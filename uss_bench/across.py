@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import storage
+from . import InputError, storage
 from .metrics import METRICS
 from .results import KEY, read_results
 from .strategies import STRATEGIES
@@ -21,9 +21,12 @@ AREA = "area"
 
 def write_across(folder, reports):
     """Write the report across seeds into `folder`, from `{seed: report folder}` of finished runs; returns its path."""
-    rows = []
+    rows, models = [], None
     for seed, report in reports.items():
         results = read_results(report)
+        models = models or results.scores.keys()
+        if results.scores.keys() != models:
+            raise InputError(f"{report}: other strategies or iterations than the seeds before; run all seeds with the same options")
         areas, _ = effort_areas(results)
         for key, scores in results.scores.items():
             row = dict(zip(KEY, key, strict=True)) | {"seed": seed, AREA: areas[key[1]] if key[0] == "converged" else None}
@@ -71,6 +74,8 @@ def _write_report(folder):
 def _summary(values, strategies, last, count):
     wins = _winners(values, strategies, ("converged", last), "DICE", count)
     means = {strategy: np.mean(values["converged", strategy, last, "DICE"]) for strategy in strategies}
+    if len(strategies) < 2:
+        return f"Over {count} seeds; with one strategy, there is nothing to compare the seeds' spread with."
     between = max(means.values()) - min(means.values())
     within = np.mean([np.ptp(values["converged", strategy, last, "DICE"]) for strategy in strategies])
     text = f"Over {count} seeds, the converged models' best mean DICE is that of " + ", ".join(

@@ -117,12 +117,15 @@ class AUNet(nn.Module):
         self.stride = tuple(math.prod(pool[axis] for pool in self.pools) for axis in range(3))
 
     def draw_weights(self, generator):
-        """Draw all convolution weights anew from `generator` (on the CPU), by PyTorch's default rule and without its global stream."""
+        """Draw all convolution weights anew from `generator` (on the CPU), uniformly with the variance of He et al. for ReLU."""
         for module in self.modules():
             if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
-                bound = module.weight[0].numel() ** -0.5
-                for parameter in module.parameters():
-                    parameter.data.uniform_(-bound, bound, generator=generator)
+                # The transposed convolutions do not overlap: one input voxel makes each output voxel.
+                inputs = module.in_channels if isinstance(module, nn.ConvTranspose3d) else module.weight[0].numel()
+                bound = (6 / inputs) ** 0.5
+                module.weight.data.uniform_(-bound, bound, generator=generator)
+                if module.bias is not None:
+                    module.bias.data.zero_()
 
     def output_size(self, at_least):
         """Smallest valid output `(z, y, x)` that covers `at_least` voxels."""

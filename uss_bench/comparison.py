@@ -15,7 +15,7 @@ def published_datasets():
     """Table 1 as published."""
     rows = []
     for site, data in published.datasets().items():
-        plane, slices = (f"[{low:g}–{high:g}]" for low, high in (data.inplane_spacing_mm, data.slice_spacing_mm))
+        plane, slices = (f"[{low:.1f}–{high:.1f}]" for low, high in (data.inplane_spacing_mm, data.slice_spacing_mm))
         counts = "/".join(str(count) for count in data.counts.values())
         size = f"{data.inplane_size} × {data.inplane_size} × [{data.slices[0]}–{data.slices[1]}]"
         rows.append([site, f"{data.volumes} ({counts})", f"{plane} × {plane} × {slices}", size])
@@ -90,7 +90,7 @@ def published_quantile_regression(results):
         for metric, fit in fits.items():
             effect = there[metric, term]
             coefficient, low, high = (value_text(metric, value) for value in (effect.coefficient, effect.low, effect.high))
-            same = "no fit here" if fit.failure else _sign(fit.rows[position].coefficient, effect.coefficient)
+            same = "no fit here" if fit.failure else _sign(round(fit.rows[position].coefficient, DECIMALS[metric]), effect.coefficient)
             cells += [f"{coefficient} [{low}, {high}], {same}", effect.p]
         rows.append([title, *cells])
     header = [""] + [text for metric in METRICS for text in (titled(metric), "p")]
@@ -114,7 +114,7 @@ def _score(results, metric, key, key_here=None):
 
 
 def _direction(metric, here, there):
-    here, there = round(here, DECIMALS[metric]), round(there, DECIMALS[metric])
+    here, there = round(float(here), DECIMALS[metric]), round(there, DECIMALS[metric])
     if here == there:
         return "equal"
     return "better" if (here > there) == METRICS[metric].higher_is_better else "worse"

@@ -116,7 +116,9 @@ def _load_volumes(cases, spacing, cache, progress):
     for number, case in enumerate(cases, start=1):
         progress.now(f"reading case {number} of {len(cases)}")
         try:
-            volumes[case.split][case.case_id] = load_volume(case, spacing, cache)
+            volume = volumes[case.split][case.case_id] = load_volume(case, spacing, cache)
+            if case.split != "pool" and not volume.liver_voxels:
+                problems.append(f"case {case.case_id}: {case.label}: no liver, and {case.split} cases need one; check label_values")
         except InputError as error:
             problems.append(str(error))
     if problems:

@@ -14,7 +14,7 @@ from .aunet import AUNet, liver_probability
 from .manifest import SPLITS
 from .patches import spread_origins
 from .phantoms import make_phantom
-from .volumes import grid_shape
+from .volumes import UNREADABLE, grid_shape
 
 
 def check_plan(settings, cases, strategies):
@@ -97,16 +97,17 @@ def _shapes(case, spacing):
     if case.extra.get("phantom") and not case.image.is_file():
         hu, _, affine = make_phantom(case.case_id, case.site, case.extra["phantom"])
         header = nib.Nifti1Image(hu, affine)
+        turned = nib.as_closest_canonical(header)
     else:
         try:
             header = nib.load(case.image)
-        except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+            turned = nib.as_closest_canonical(header) if len(header.shape) == 3 else header
+        except UNREADABLE as error:
             raise InputError(f"case {case.case_id}: {case.image}: cannot be read as NIfTI ({error}); check that it is complete") from None
     if len(header.shape) != 3:
         raise InputError(f"case {case.case_id}: {case.image}: {len(header.shape)}D; give one 3D volume a file")
-    turned = nib.as_closest_canonical(header)
     native = turned.shape[::-1]
-    return native, grid_shape(native, case.spacing or turned.header.get_zooms()[::-1], spacing)
+    return native, grid_shape(native, case.spacing or nib.affines.voxel_sizes(turned.affine)[::-1], spacing)
 
 
 def _estimate(settings, by_split, models, mc_volumes, device):

@@ -101,9 +101,13 @@ def _git_state():
     """Commit of the code and whether it was changed since, or None outside a checkout."""
     root = Path(__file__).parent.parent
     try:
-        commit, changes = (
+        _, commit, changes = (
             subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", "uss_bench", "benchmark.py"])
+            for arguments in (
+                ["ls-files", "--error-unmatch", __file__],  # fails where the repository around is another project's
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no", "--", "uss_bench", "benchmark.py"],
+            )
         )
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -164,6 +168,12 @@ def read_results(folder):
     by_model = {}
     for row in rows:
         by_model.setdefault(_read_key(row), []).append(row)
+    first = next(iter(by_model.values()))
+    places = {row["case_id"]: place for place, row in enumerate(first)}
+    for key, found in by_model.items():
+        if sorted(row["case_id"] for row in found) != sorted(places):
+            raise InputError(f"{folder}: {storage.CASES} has other cases for {key} than for the first model; run the benchmark again")
+        found.sort(key=lambda row: places[row["case_id"]])
     scores = {
         key: {
             metric: np.array([diagonals[row["case_id"]] if row[metric] == "inf" else float(row[metric]) for row in found])
@@ -171,7 +181,6 @@ def read_results(folder):
         }
         for key, found in by_model.items()
     }
-    first = next(iter(by_model.values()))
     return Results(
         scores=scores,
         missed={key: sum(int(row["missed"]) for row in found) for key, found in by_model.items()},

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 from statsmodels.regression.quantile_regression import QuantReg, hall_sheather
-from statsmodels.stats.multitest import multipletests
 from statsmodels.tools.sm_exceptions import ConvergenceWarning, IterationLimitWarning
 
 # Up to this number of pairs the null distribution of the signed-rank statistic is counted out instead of approximated.
@@ -164,7 +163,10 @@ def holm(p_values):
         raise ValueError(f"p_values must be a vector of numbers in [0, 1], not {p_values!r}")
     if p_values.size == 0:
         return p_values
-    return multipletests(p_values, method="holm")[1]
+    order = np.argsort(p_values, kind="stable")
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p_values[order] * np.arange(p_values.size, 0, -1)))
+    return adjusted
 
 
 def quantile_effects(values, uncertainty, slice_sampling, quantile):

@@ -17,7 +17,7 @@ TERMS = {"intercept": "Intercept", "uncertainty_sampling": "Uncertainty sampling
 def markdown_table(header, rows):
     """A Markdown table with a left-aligned first column and right-aligned others."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def titled(metric):
@@ -37,7 +37,8 @@ def value_text(metric, value):
 def score_cell(metric, values, best=False, marks=""):
     """`mean ± sd (percentile)`, the best in bold, significance stars escaped for Markdown."""
     summary = summarize(values, METRICS[metric].robust_quantile)
-    text = f"{value_text(metric, summary.mean)} ± {value_text(metric, summary.std)} ({value_text(metric, summary.percentile)})"
+    spread = f" ± {value_text(metric, summary.std)}" if summary.n > 1 else ""
+    text = f"{value_text(metric, summary.mean)}{spread} ({value_text(metric, summary.percentile)})"
     return (f"**{text}**" if best else text) + marks.replace("*", r"\*")
 
 

@@ -21,7 +21,7 @@ from . import InputError
 from .manifest import Case
 from .storage import file_digest, read_json, write_json
 
-CACHE_FORMAT = 2  # raised whenever the cached arrays would differ
+CACHE_FORMAT = 3  # raised whenever the cached arrays would differ
 # What nibabel, gzip and NumPy raise on files that are missing, damaged or no NIfTI.
 UNREADABLE = (
     OSError,
@@ -142,6 +142,7 @@ class Volume:
     shape: tuple
     native_shape: tuple
     native_spacing: tuple
+    liver_voxels: int  # of the reference
     image_digest: str
     label_digest: str
 
@@ -183,7 +184,8 @@ def load_volume(case, spacing, cache):
     if not folder.exists():
         _build_entry(case, spacing, folder)
     facts = read_json(folder / "volume.json")
-    return Volume(case, folder, tuple(spacing), *(tuple(facts[name]) for name in ("shape", "native_shape", "native_spacing")), *digests)
+    shapes = (tuple(facts[name]) for name in ("shape", "native_shape", "native_spacing"))
+    return Volume(case, folder, tuple(spacing), *shapes, facts["liver_voxels"], *digests)
 
 
 def _build_entry(case, spacing, folder):
@@ -203,7 +205,8 @@ def _build_entry(case, spacing, folder):
         np.save(partial / "image.npy", image)
         np.save(partial / "label.npy", label)
         np.save(partial / "reference.npy", np.packbits(reference))
-        write_json(partial / "volume.json", {"shape": image.shape, "native_shape": hu.shape, "native_spacing": native_spacing})
+        facts = {"shape": image.shape, "native_shape": hu.shape, "native_spacing": native_spacing}
+        write_json(partial / "volume.json", {**facts, "liver_voxels": int(np.count_nonzero(reference))})
         try:
             partial.rename(folder)
         except OSError:
