@@ -184,3 +184,19 @@ def test_finished_stages_are_read_and_not_run(simulate, monkeypatch):
     monkeypatch.setattr("uss_bench.simulation.train", None)
     monkeypatch.setattr("uss_bench.simulation.predict_mc", None)
     assert [outcome(record) for record in simulate("again", ("USS",), settings)] == [outcome(record) for record in first]
+
+
+def test_a_failure_in_one_worker_ends_the_others_and_is_the_one_raised(simulate, monkeypatch):
+    train = Simulation._train
+
+    def fail_in_the_data_pool(self, key, annotations):
+        if key[0] == "data pool":
+            raise FloatingPointError("step 3")
+        return train(self, key, annotations)
+
+    monkeypatch.setattr(Simulation, "_train", fail_in_the_data_pool)
+    finished = []
+    monkeypatch.setattr("uss_bench.simulation.evaluate_case", lambda *_: finished.append(1) or {"DICE": 0.0})
+    with pytest.raises(FloatingPointError, match="step 3"):
+        simulate("failing", ("UVS", "RVS", "USS", "RSS"), workers=2)
+    assert len(finished) <= 2 * 3  # the model in the making and hardly another one; 13 models were to come

@@ -84,7 +84,7 @@ PRESETS = {
         "data.window": (-150.0, 250.0),
         "data.scale": 200.0,
         "network.widths": (8, 16, 32),
-        "training.patch": (4, 64, 64),
+        "training.patch": (4, 56, 56),
         "training.learning_rate": 4e-3,
         "training.decay": 1.0,
         "training.validate_every": 80,

@@ -170,8 +170,8 @@ def _tests(results):
         return
     yield (
         "## Tests\n\nEvery comparison behind the stars. Pairs are test cases; pairs without a difference are ranked and then dropped "
-        "(Pratt). Holm's correction is over all comparisons of a table. The effect size is the matched-pairs rank-biserial correlation, "
-        "positive where the strategy does better than the one of best mean."
+        "(Pratt). Holm's correction is over all comparisons of one metric in one table. The effect size is the matched-pairs rank-biserial "
+        "correlation, positive where the strategy does better than the one of best mean."
     )
     for model, title in (("iteration", "iterations"), ("converged", "converged models")):
         for metric in METRICS:

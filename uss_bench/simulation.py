@@ -67,33 +67,43 @@ class Simulation:
         self.seed, self.device, self.progress = seed, device, progress
         self.pool = volumes["pool"]
         self.workers = workers
-        self._stop = Event()
+        self._stop, self._failure = Event(), None
 
     def run(self, strategies=STRATEGIES):
         """Records of all models, in the order of the report: initial, iterations, converged, data pool."""
         with ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             try:
                 return self._run(pool, strategies)
-            except BaseException:
+            except BaseException as error:
                 # Leaving the block waits for models in the making; this makes them give up at their next step.
                 self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                raise (self._failure or error) from None
 
     def _run(self, pool, strategies):
         everything = Annotations({case_id: range(volume.shape[0]) for case_id, volume in self.pool.items()})
-        initial_model = pool.submit(self._model, "initial", "", 0, self._initial_annotations())
-        data_pool_model = pool.submit(self._model, "data pool", "", None, everything)
+        initial_model = pool.submit(self._guarded, self._model, "initial", "", 0, self._initial_annotations())
+        data_pool_model = pool.submit(self._guarded, self._model, "data pool", "", None, everything)
         initial, chains, slice_count = initial_model.result(), {}, self.config.query.slices_per_iteration
         # UVS goes first: the effort of its volumes sets the slices that USS and RSS may add.
         for strategy in [name for name in STRATEGIES if name in strategies]:
             if strategy in ("USS", "RSS") and slice_count is None:
                 counts = [record.effort["annotated_liver_slices"] for record in (initial, *chains["UVS"].result()[:-1])]
                 slice_count = slices_per_iteration(counts)
-            chains[strategy] = pool.submit(self._chain, strategy, initial, slice_count)
+            chains[strategy] = pool.submit(self._guarded, self._chain, strategy, initial, slice_count)
         chains = [chain.result() for chain in chains.values()]
         iterations, converged = [record for chain in chains for record in chain[:-1]], [chain[-1] for chain in chains]
         return [initial, *iterations, *converged, data_pool_model.result()]
+
+    def _guarded(self, work, *arguments):
+        """Work whose failure ends the other workers' at their next step; else it would show only when they are done."""
+        try:
+            return work(*arguments)
+        except BaseException as error:
+            if not self._stop.is_set():
+                self._failure = error
+                self._stop.set()
+            raise
 
     def _chain(self, strategy, initial, slice_count):
         """Records of a strategy's iterations and, last, of its converged model."""

@@ -166,7 +166,7 @@ def quantile_regression(results):
 
 
 def corrected_tests(results, metric, model):
-    """Every comparison of a table with p, Holm's p over all comparisons of the table, and effect size; None without comparisons."""
+    """Every comparison of a table with p, Holm's p over these comparisons, and effect size; None without comparisons."""
     tests = [
         (iteration, strategy, test) for iteration, row in comparisons(results, metric, model).items() for strategy, test in row.items()
     ]
