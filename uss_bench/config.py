@@ -127,7 +127,7 @@ PRESETS = {
         "training.patch": (8, 48, 48),
         "training.learning_rate": 5e-3,
         "training.decay": 1.0,
-        "training.validate_every": 50,
+        "training.validate_every": 100,
         "training.max_epochs": 1000,
         "training.max_steps": 200,
         "training.patience": 4,
