@@ -136,7 +136,7 @@ def _estimate(settings, by_split, models, mc_volumes, device):
 def _rates(model, device):
     """Seconds per input voxel of a training step, an encoder pass and a decoder pass."""
     size = model.input_size(model.output_size(model.stride))
-    inputs = torch.randn(2, 1, *size, device=device)
+    inputs = torch.randn(1, 1, *size, device=device)
 
     def step():
         liver_probability(model(inputs)).mean().backward()
@@ -154,7 +154,7 @@ def _rates(model, device):
     return [_seconds(work, device) / inputs.numel() for work in (step, encode, decode)]
 
 
-def _seconds(work, device, repeats=3):
+def _seconds(work, device, repeats=2):
     times = []
     for _ in range(repeats + 1):  # the first warms up
         started = time.perf_counter()

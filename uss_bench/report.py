@@ -224,7 +224,7 @@ def _provenance(results):
         ["deterministic algorithms", "on" if origin["deterministic_algorithms"] else "off"],
         ["seed", origin["seed"]],
         ["manifest", f"{origin['manifest']}, SHA-256 {origin['manifest_sha256']}"],
-        ["cases used, of those in the manifest", f"{', '.join(counts)}; the rest is left out by data.pool, data.val and data.test"],
+        ["cases used, of those in the manifest", f"{', '.join(counts)} (data.pool, data.val and data.test limit them)"],
         ["settings", f"SHA-256 {origin['config_sha256']}"],
     ]
     settings = [[f"{section}.{key}", value] for section, values in origin["config"].items() for key, value in values.items()]
