@@ -13,7 +13,7 @@ from . import InputError, storage
 from .metrics import METRICS
 from .results import KEY, read_results
 from .strategies import STRATEGIES
-from .tables import effort_areas, markdown_table, titled, value_text
+from .tables import by_iteration, effort_areas, markdown_table, titled, value_text
 
 SEEDS = "results/seeds.csv"
 AREA = "area"
@@ -63,7 +63,10 @@ def _write_report(folder):
             ["Strategy", "mean DICE over effort"],
             [[strategy, _spread("DICE", values["converged", strategy, last, AREA])] for strategy in strategies],
         ),
-        *(f"## {titled(metric)}\n\n{_spread_note(seeds)}\n\n{_by_iteration(values, strategies, iterations, metric)}" for metric in METRICS),
+        *(
+            f"## {titled(metric)}\n\n{_spread_note(seeds)}\n\n{_metric_by_iteration(values, strategies, iterations, metric)}"
+            for metric in METRICS
+        ),
         f"Every number: [{SEEDS}]({SEEDS}). The seeds have reports of their own, with tests and provenance.",
     ]
     path = folder / "report.md"
@@ -111,14 +114,14 @@ def _converged(values, strategies, last):
     return f"{table}\n\nThe 5th percentile of DICE and the 95th of the others, likewise:\n\n{percentiles}"
 
 
-def _by_iteration(values, strategies, iterations, metric):
-    blanks = [""] * len(strategies)
-    rows = [["initial", *blanks, _spread(metric, values["initial", "", 0, metric])]]
-    rows += [
-        [f"iter. {k}", *(_spread(metric, values["iteration", strategy, k, metric]) for strategy in strategies), ""] for k in iterations
-    ]
-    rows.append(["data pool", *blanks, _spread(metric, values["data pool", "", None, metric])])
-    return markdown_table(["", *strategies, "no query"], rows)
+def _metric_by_iteration(values, strategies, iterations, metric):
+    return by_iteration(
+        strategies,
+        iterations,
+        lambda strategy, iteration: _spread(metric, values["iteration", strategy, iteration, metric]),
+        _spread(metric, values["initial", "", 0, metric]),
+        _spread(metric, values["data pool", "", None, metric]),
+    )
 
 
 def _wins(values, strategies, iterations):

@@ -6,9 +6,10 @@ whether it is right.
 
 from . import published
 from .metrics import METRICS
-from .tables import DECIMALS, TERMS, effects, markdown_table, titled, value_text
+from .tables import DECIMALS, TERMS, by_iteration, effects, markdown_table, titled, value_text
 
 LABEL = "**Published** (five clinical sites, 234 other test cases)"
+ITERATIONS = range(1, 6)  # of the paper
 
 
 def published_datasets():
@@ -36,7 +37,7 @@ def published_training_data(results):
         f"{100 * results.effort[strategy, last]['annotated_slices'] / here:.0f}% here"
         for strategy in results.strategies
     )
-    table = _by_iteration(results, cell, cell("", 0), cell("data pool", None))
+    table = by_iteration(results.strategies, ITERATIONS, cell, cell("", 0), cell("data pool", None))
     return f"{LABEL}\n\n{table}\n\nShare of all pool slices annotated in the end: {shares}."
 
 
@@ -44,8 +45,13 @@ def published_training_steps(results):
     """Table 3 as published."""
     steps = published.training_steps()
     converged = [["iter. 5 (converged)", *(steps["converged", strategy, 5] for strategy in results.strategies), ""]]
-    table = _by_iteration(
-        results, lambda strategy, k: steps["iteration", strategy, k], steps["initial", "", 0], steps["data pool", "", None], converged
+    table = by_iteration(
+        results.strategies,
+        ITERATIONS,
+        lambda strategy, iteration: steps["iteration", strategy, iteration],
+        steps["initial", "", 0],
+        steps["data pool", "", None],
+        converged,
     )
     return f"{LABEL}\n\n{table}"
 
@@ -60,7 +66,7 @@ def published_metric(results, metric):
     last = max(results.iterations)
     here, there = _order(results.scores, metric, "iteration", last, results), _order(published.scores(), metric, "iteration", 5, results)
     return (
-        f"{LABEL}\n\n{_by_iteration(results, cell, initial, data_pool)}\n\n"
+        f"{LABEL}\n\n{by_iteration(results.strategies, ITERATIONS, cell, initial, data_pool)}\n\n"
         f"Order by mean in the last iteration, best first: here {', '.join(here)}; published {', '.join(there)}."
     )
 
@@ -95,14 +101,6 @@ def published_quantile_regression(results):
         rows.append([title, *cells])
     header = [""] + [text for metric in METRICS for text in (titled(metric), "p")]
     return f"{LABEL}\n\n{markdown_table(header, rows)}"
-
-
-def _by_iteration(results, cell, initial, data_pool, further=()):
-    blanks = [""] * len(results.strategies)
-    rows = [["initial", *blanks, initial]]
-    rows += [[f"iter. {k}", *(cell(strategy, k) for strategy in results.strategies), ""] for k in range(1, 6)]
-    rows += [*further, ["data pool", *blanks, data_pool]]
-    return markdown_table(["", *results.strategies, "no query"], rows)
 
 
 def _score(results, metric, key, key_here=None):

@@ -68,7 +68,7 @@ def training_data(results):
     def cell(strategy, iteration):
         return " / ".join(str(count) for count in results.effort[strategy, iteration].values())
 
-    return _by_iteration(results, cell, initial=cell("", 0), data_pool=cell("data pool", None))
+    return by_iteration(results.strategies, results.iterations, cell, cell("", 0), cell("data pool", None))
 
 
 def training_steps(results):
@@ -80,22 +80,26 @@ def training_steps(results):
 
     last = max(results.iterations)
     converged = [[f"iter. {last} (converged)", *(cell(("converged", strategy, last)) for strategy in results.strategies), ""]]
-    return _by_iteration(
-        results,
+    return by_iteration(
+        results.strategies,
+        results.iterations,
         lambda strategy, iteration: cell(("iteration", strategy, iteration)),
-        initial=cell(("initial", "", 0)),
-        data_pool=cell(("data pool", "", None)),
-        further=converged,
+        cell(("initial", "", 0)),
+        cell(("data pool", "", None)),
+        converged,
     )
 
 
-def _by_iteration(results, cell, initial, data_pool, further=()):
-    """Rows initial, iterations, data pool; a column for each strategy, and one for the models that belong to none."""
-    blanks = [""] * len(results.strategies)
+def by_iteration(strategies, iterations, cell, initial, data_pool, further=()):
+    """The layout of Tables 2-7: rows initial, iterations, data pool; a column a strategy, and one for models that belong to none.
+
+    `cell(strategy, iteration)` gives the text of a cell; `further` are rows between the iterations and the data pool.
+    """
+    blanks = [""] * len(strategies)
     rows = [["initial", *blanks, initial]]
-    rows += [[f"iter. {k}", *(cell(strategy, k) for strategy in results.strategies), ""] for k in results.iterations]
+    rows += [[f"iter. {iteration}", *(cell(strategy, iteration) for strategy in strategies), ""] for iteration in iterations]
     rows += [*further, ["data pool", *blanks, data_pool]]
-    return markdown_table(["", *results.strategies, "no query"], rows)
+    return markdown_table(["", *strategies, "no query"], rows)
 
 
 def comparisons(results, metric, model):
@@ -117,7 +121,7 @@ def metric_by_iteration(results, metric):
         return score_cell(metric, results.scores["iteration", strategy, iteration][metric], best, test.stars if test else "")
 
     initial, data_pool = (score_cell(metric, results.scores[key][metric]) for key in (("initial", "", 0), ("data pool", "", None)))
-    return _by_iteration(results, cell, initial, data_pool)
+    return by_iteration(results.strategies, results.iterations, cell, initial, data_pool)
 
 
 def converged(results):
