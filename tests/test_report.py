@@ -352,7 +352,7 @@ def test_provenance(text):
     for value in (
         f"| git commit | {origin['git']['commit']}, with uncommitted changes |",
         f"| manifest | made_up.csv, SHA-256 {origin['manifest_sha256']} |",
-        "| cases used, of those in the manifest | pool 6 of 9, val 2 of 2, test 8 of 8; the rest is left out by ",
+        "| cases used, of those in the manifest | pool 6 of 9, val 2 of 2, test 8 of 8 (data.pool",
         f"| settings | SHA-256 {origin['config_sha256']} |",
         *("| seed | 7 |", "| device | CPU |", "| deterministic algorithms | on |", "| torch | 2.13.0 |", "| uss-bench | 0.1.0 |"),
     ):
