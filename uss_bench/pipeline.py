@@ -17,6 +17,8 @@ from .storage import PROVENANCE, SLICES, read_json, write_json
 from .strategies import STRATEGIES
 from .volumes import load_volume
 
+NO_AIR = -200  # HU; every CT shows air around the patient or within
+
 
 def run_seeds(seeds, preset, reports, name=None, dry_run=False, **options):
     """Run every seed, and with several write the report across them. Arguments and errors as for `run`."""
@@ -112,15 +114,23 @@ def _claim(run_folder, origin):
 
 def _load_volumes(cases, spacing, cache, progress):
     """Volumes by split and case id, all cases read before anything is trained on; all faulty ones are named together."""
-    volumes, problems = {split: {} for split in SPLITS}, []
+    volumes, problems, first_of = {split: {} for split in SPLITS}, [], {}
     for number, case in enumerate(cases, start=1):
         progress.now(f"reading case {number} of {len(cases)}")
         try:
             volume = volumes[case.split][case.case_id] = load_volume(case, spacing, cache)
-            if case.split != "pool" and not volume.liver_voxels:
-                problems.append(f"case {case.case_id}: {case.label}: no liver, and {case.split} cases need one; check label_values")
         except InputError as error:
             problems.append(str(error))
+            continue
+        same = first_of.setdefault(volume.image_digest, case.case_id)
+        if same != case.case_id:
+            problems.append(f"case {case.case_id}: {case.image}: the very image of case {same}; keep one of the two")
+        if not volume.liver_voxels and case.split != "pool":
+            problems.append(f"case {case.case_id}: {case.label}: no liver, and {case.split} cases need one; check label_values")
+        elif not volume.liver_voxels:
+            progress.say(f"warning: case {case.case_id}: {case.label}: no liver in it; check label_values")
+        if volume.darkest > NO_AIR:
+            progress.say(f"warning: case {case.case_id}: {case.image}: nothing below {volume.darkest:g} HU, so perhaps no CT in HU")
     if problems:
         raise InputError("\n  ".join([f"{len(problems)} case(s) cannot be used", *problems]))
     return volumes

@@ -21,7 +21,7 @@ from . import InputError
 from .manifest import Case
 from .storage import file_digest, read_json, write_json
 
-CACHE_FORMAT = 3  # raised whenever the cached arrays would differ
+CACHE_FORMAT = 4  # raised whenever the cached arrays would differ
 # What nibabel, gzip and NumPy raise on files that are missing, damaged or no NIfTI.
 UNREADABLE = (
     OSError,
@@ -34,6 +34,7 @@ UNREADABLE = (
     nib.spatialimages.HeaderDataError,
     nib.orientations.OrientationError,
 )
+SPACINGS = (0.1, 20.0)  # mm, beyond which a header is not believed
 AFFINE_TOLERANCE = 0.1  # of a voxel, between the corners of image and label
 
 
@@ -78,7 +79,13 @@ def read_image(case):
     values, spacing, affine = read_nifti(case.image)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(f"case {case.case_id}: {case.image}: NaN or infinite values; repair or exclude the case")
-    return values, case.spacing or spacing, affine
+    spacing = case.spacing or spacing
+    if not all(SPACINGS[0] <= size <= SPACINGS[1] for size in spacing):
+        raise InputError(
+            f"case {case.case_id}: {case.image}: spacing {' x '.join(f'{size:g}' for size in reversed(spacing))} mm (x, y, z) is no CT's; "
+            "give the true one in the manifest's column spacing, or exclude the case"
+        )
+    return values, spacing, affine
 
 
 def read_label(case):
@@ -143,6 +150,7 @@ class Volume:
     native_shape: tuple
     native_spacing: tuple
     liver_voxels: int  # of the reference
+    darkest: float  # HU
     image_digest: str
     label_digest: str
 
@@ -185,7 +193,7 @@ def load_volume(case, spacing, cache):
         _build_entry(case, spacing, folder)
     facts = read_json(folder / "volume.json")
     shapes = (tuple(facts[name]) for name in ("shape", "native_shape", "native_spacing"))
-    return Volume(case, folder, tuple(spacing), *shapes, facts["liver_voxels"], *digests)
+    return Volume(case, folder, tuple(spacing), *shapes, facts["liver_voxels"], facts["darkest"], *digests)
 
 
 def _build_entry(case, spacing, folder):
@@ -206,7 +214,7 @@ def _build_entry(case, spacing, folder):
         np.save(partial / "label.npy", label)
         np.save(partial / "reference.npy", np.packbits(reference))
         facts = {"shape": image.shape, "native_shape": hu.shape, "native_spacing": native_spacing}
-        write_json(partial / "volume.json", {**facts, "liver_voxels": int(np.count_nonzero(reference))})
+        write_json(partial / "volume.json", {**facts, "liver_voxels": int(np.count_nonzero(reference)), "darkest": float(hu.min())})
         try:
             partial.rename(folder)
         except OSError:
