@@ -46,10 +46,13 @@ def test_all_faulty_cases_are_named_in_one_message(load, nifti_case):
     twin = nifti_case(ct(1), liver(), case_id="twin")
     empty = replace(nifti_case(ct(2), 0 * liver(), case_id="empty"), split="val")
     thick = nifti_case(ct(3), liver(), case_id="thick", spacing=(62.0, 1.0, 1.0))
+    pointer = nifti_case(ct(4), liver(), case_id="pointer")
+    pointer.image.write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(InputError) as caught:
-        load(sound, twin, empty, thick)
+        load(sound, twin, empty, thick, pointer)
     message = str(caught.value)
-    assert "3 case(s)" in message
+    assert "4 case(s)" in message
+    assert "case pointer" in message and str(pointer.image) in message
     assert "case twin" in message and "image of case sound" in message
     assert "case empty" in message and "no liver" in message
     assert "case thick" in message and "1 x 1 x 62 mm" in message

@@ -55,12 +55,14 @@ def run(manifest, strategies, preset, overrides, seed, device, runs, reports, na
 
     origin = results.provenance(settings, manifest, manifest_cases, seed, strategies, device)
     run_folder = Path(runs) / name
-    _claim(run_folder, origin)
+    _refuse_another_run(run_folder / "run.json", origin)
     written = write_missing_phantoms(cases)
     progress = Progress(total=model_count(settings, strategies))
     if written:
         progress.say(f"made {written} phantom(s)")
     volumes = _load_volumes(cases, settings.data.spacing, Path(runs) / "cache", progress)
+    if not (run_folder / "run.json").exists():
+        write_json(run_folder / "run.json", origin)
     simulation = Simulation(settings, volumes, run_folder, seed, device, progress, workers or _workers(device))
     records = simulation.run(strategies)
     results.write_results(report_folder, records, volumes, seed)
@@ -93,23 +95,21 @@ def _chosen_cases(cases, data):
     return [case for split in SPLITS for case in [case for case in cases if case.split == split][: getattr(data, split)]]
 
 
-def _claim(run_folder, origin):
-    """Write `run.json`, or check that the one there belongs to this very run."""
-    path = run_folder / "run.json"
-    if path.exists():
-        before = read_json(path)
-        changes = [
-            f"{key}: {before.get(key)} there, {origin[key]} now"
-            for key in ("uss_bench", "seed", "manifest_sha256")
-            if before.get(key) != origin[key]
-        ]
-        changes += [f"{key}: {old} there, {new} now" for key, old, new in config.differences(before["config"], origin["config"])]
-        if changes:
-            raise InputError(
-                "\n  ".join([f"{run_folder} holds another run; choose another --name, or remove the folder. It differs in", *changes])
-            )
-    else:
-        write_json(path, origin)
+def _refuse_another_run(path, origin):
+    """Check that a `run.json` that is there already belongs to this very run."""
+    if not path.exists():
+        return
+    before = read_json(path)
+    changes = [
+        f"{key}: {before.get(key)} there, {origin[key]} now"
+        for key in ("uss_bench", "seed", "manifest_sha256")
+        if before.get(key) != origin[key]
+    ]
+    changes += [f"{key}: {old} there, {new} now" for key, old, new in config.differences(before["config"], origin["config"])]
+    if changes:
+        raise InputError(
+            "\n  ".join([f"{path.parent} holds another run; choose another --name, or remove the folder. It differs in", *changes])
+        )
 
 
 def _load_volumes(cases, spacing, cache, progress):
@@ -120,7 +120,8 @@ def _load_volumes(cases, spacing, cache, progress):
         try:
             volume = volumes[case.split][case.case_id] = load_volume(case, spacing, cache)
         except InputError as error:
-            problems.append(str(error))
+            text = str(error)
+            problems.append(text if text.startswith("case ") else f"case {case.case_id}: {text}")
             continue
         same = first_of.setdefault(volume.image_digest, case.case_id)
         if same != case.case_id:
