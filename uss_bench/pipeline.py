@@ -41,7 +41,9 @@ def run(manifest, strategies, preset, overrides, seed, device, runs, reports, na
     """
     report_folder = Path(reports) / name
     if report_only:
-        return report.write_report(report_folder)
+        path = report.write_report(report_folder)
+        print(f"report: {path}", file=sys.stderr)
+        return path
 
     settings = config.resolve(preset, overrides)
     device = _device(device)
