@@ -66,13 +66,14 @@ def train(model, sampler, validate, settings, name, converge=False, progress=Non
         image, label, weight = (tensor.to(device) for tensor in sampler.load(batch))
         model.train()
         loss = soft_dice_loss(liver_probability(model(image, dropout)), label, weight)
+        loss_value = loss.item()
+        if not math.isfinite(loss_value):
+            raise FloatingPointError(f"step {step}: the loss is {loss_value} on {batch}; lower training.learning_rate or check these cases")
         optimizer.param_groups[0]["lr"] = learning_rate(settings, step, limit)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(f"step {step}: the loss is {losses[-1]} on {batch}; lower training.learning_rate or check these cases")
+        losses.append(loss_value)
 
         if is_last or step % settings.validate_every == 0:
             jaccard = validate(model)
@@ -82,7 +83,7 @@ def train(model, sampler, validate, settings, name, converge=False, progress=Non
                 best_state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
                 best_step, best_jaccard, without_progress = step, jaccard, 0
         if progress:
-            progress(step, limit, loss.item(), best_jaccard)
+            progress(step, limit, loss_value, best_jaccard)
         if converge and without_progress == settings.patience:
             break
     return Trained(best_state, best_step, step, best_jaccard, curve)
