@@ -58,7 +58,7 @@ def _summary(results):
     )
     text = [
         f"After {last} active learning iteration{'s' * (last > 1)} on a pool of {counts['pool']} cases, the converged models reach a mean "
-        f"DICE of {ranking} on {counts['test']} test cases; the model trained on the whole pool reaches "
+        f"DICE of {ranking} on {counts['test']} test case{'s' * (counts['test'] > 1)}; the model trained on the whole pool reaches "
         f"{results.scores['data pool', '', None]['DICE'].mean():.3f}, the initial one "
         f"{results.scores['initial', '', 0]['DICE'].mean():.3f}.",
         f"Annotated were {shares} of all slices of the pool.",
