@@ -1,5 +1,7 @@
 """The whole workflow on a handful of tiny volumes, with the four strategies."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -158,7 +160,8 @@ def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):
         volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
     bare = Simulation(settings, volumes, tmp_path / "bare", 0, torch.device("cpu"), Progress(0))
     torch.manual_seed(123)  # nothing may come from the global stream
-    again = bare._train(("iteration", "RSS", 1), record.annotations)
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:  # one thread, as the workers have
+        again = pool.submit(bare._train, ("iteration", "RSS", 1), record.annotations).result()
     assert {name: again[name] for name in ("best_step", "last_step", "best_jaccard")} == {
         name: record.training[name] for name in ("best_step", "last_step", "best_jaccard")
     }
