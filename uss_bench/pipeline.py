@@ -52,7 +52,7 @@ def run(manifest, strategies, preset, overrides, seed, device, runs, reports, na
     cases = _chosen_cases(manifest_cases, settings.data)
     check_plan(settings, cases, strategies)
     if dry_run:
-        print(describe_plan(settings, cases, strategies, device, runs))
+        print(describe_plan(settings, cases, strategies, device, runs, workers or _workers(device)))
         return None
 
     origin = results.provenance(settings, manifest, manifest_cases, seed, strategies, device)

@@ -16,6 +16,8 @@ from .patches import spread_origins
 from .phantoms import make_phantom
 from .volumes import UNREADABLE, grid_shape
 
+LARGE = 2_000_000  # voxels
+
 
 def check_plan(settings, cases, strategies):
     """Check that the cases suffice for the plan and that their files are there.
@@ -63,7 +65,7 @@ def model_count(settings, strategies):
     return 2 + len(strategies) * (settings.query.iterations + 1)
 
 
-def describe_plan(settings, cases, strategies, device, folder):
+def describe_plan(settings, cases, strategies, device, folder, workers=1):
     """Text for `--dry-run`: cases, models, passes, disk and an estimate of hours on `device`."""
     shapes = {case.case_id: _shapes(case, settings.data.spacing) for case in cases}
     disk = sum(3 * prod(grid) + prod(native) // 8 for native, grid in shapes.values())
@@ -76,7 +78,7 @@ def describe_plan(settings, cases, strategies, device, folder):
     scorings = {"UVS": query.iterations, "USS": query.iterations}
     scored = max(0, sum(scorings.get(strategy, 0) for strategy in strategies) - ({"UVS", "USS"} <= set(strategies)))
     mc_volumes = scored * len(by_split["pool"])
-    seconds, steps = _estimate(settings, by_split, models, mc_volumes, device)
+    seconds, steps = _estimate(settings, by_split, models, len(strategies) + 1, mc_volumes, device)
     missing = sum(bool(case.extra.get("phantom")) and not case.image.is_file() for case in cases)
     lines = [
         f"cases       {', '.join(f'{len(by_split[split])} {split}' for split in SPLITS)}"
@@ -87,7 +89,7 @@ def describe_plan(settings, cases, strategies, device, folder):
         f"MC dropout  up to {mc_volumes} volumes of {settings.inference.samples} passes",
         f"evaluation  {models * len(by_split['test'])} cases",
         f"cache       {_size(disk)} ({_size(free)} free)",
-        f"time        about {_duration(seconds)} on {device.type}, from a few timed steps",
+        f"time        about {_duration(seconds / workers)} on {device.type}, from a few timed steps",
     ]
     return "\n".join(lines)
 
@@ -110,13 +112,16 @@ def _shapes(case, spacing):
     return native, grid_shape(native, case.spacing or nib.affines.voxel_sizes(turned.affine)[::-1], spacing)
 
 
-def _estimate(settings, by_split, models, mc_volumes, device):
-    """Seconds of the whole run and steps of a model, scaled by network input voxels from small timed passes."""
+def _estimate(settings, by_split, models, converged, mc_volumes, device):
+    """Seconds of the whole run by one worker and steps of a model, scaled by network input voxels from a few timed passes.
+
+    `converged` of the models train to their own limit; where they have none, they count like the others.
+    """
     training, network = settings.training, settings.network
     model = AUNet(network.widths, network.flat_levels, network.dropout).to(device)
     patch = model.output_size(training.patch)
     batch_voxels = training.batch_size * prod(model.input_size(patch))
-    per_step, per_encode, per_decode = (rate * batch_voxels for rate in _rates(model, device))
+    per_step, per_encode, per_decode = (rate * batch_voxels for rate in _rates(model, patch, device))
 
     columns = [prod(len(spread_origins(length, size)) for length, size in zip(shape, patch, strict=True)) for shape in by_split["pool"]]
     largest = settings.query.initial_volumes + settings.query.iterations * settings.query.volumes_per_iteration
@@ -126,16 +131,21 @@ def _estimate(settings, by_split, models, mc_volumes, device):
         split: sum(prod(model.input_size(model.output_size(shape))) for shape in shapes) / batch_voxels
         for split, shapes in by_split.items()
     }
-    validations = max(1, steps / training.validate_every)
-    evaluated = models * (passes["test"] + validations * passes["val"])
+    total_steps = (models - converged) * steps + converged * (training.converged_max_steps or steps)
+    evaluated = models * passes["test"] + max(models, total_steps / training.validate_every) * passes["val"]
     scored = mc_volumes * passes["pool"] / len(by_split["pool"])
     samples = settings.inference.samples
-    return models * steps * per_step + evaluated * (per_encode + per_decode) + scored * (per_encode + samples * per_decode), steps
+    return total_steps * per_step + evaluated * (per_encode + per_decode) + scored * (per_encode + samples * per_decode), steps
 
 
-def _rates(model, device):
-    """Seconds per input voxel of a training step, an encoder pass and a decoder pass."""
-    size = model.input_size(model.output_size(model.stride))
+def _rates(model, patch, device):
+    """Seconds per input voxel of a training step, an encoder pass and a decoder pass, by one thread as a worker has on a CPU.
+
+    They are timed on a training patch, or on the smallest input where the patch might not fit the memory of a laptop.
+    """
+    size = model.input_size(patch)
+    if prod(size) > LARGE:
+        size = model.input_size(model.output_size(model.stride))
     inputs = torch.randn(1, 1, *size, device=device)
 
     def step():
@@ -151,7 +161,12 @@ def _rates(model, device):
         with torch.inference_mode():
             return model.decode(features)
 
-    return [_seconds(work, device) / inputs.numel() for work in (step, encode, decode)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return [_seconds(work, device) / inputs.numel() for work in (step, encode, decode)]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds(work, device, repeats=2):
