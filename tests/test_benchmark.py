@@ -47,7 +47,7 @@ def test_all_models_are_trained_evaluated_and_reported(smoke):
     models = {(row["model"], row["strategy"], row["iteration"]) for row in rows}
     assert len(models) == 1 + 4 * 2 + 4 + 1
     assert len(rows) == 4 * len(models)
-    text = (report / "report.md").read_text()
+    text = (report / "report.md").read_text(encoding="utf-8")
     assert all(f"## Table {number}." in text for number in range(1, 10))
 
 

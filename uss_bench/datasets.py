@@ -18,7 +18,7 @@ from .layouts import LAYOUTS
 from .manifest import OPTIONAL, REQUIRED, SPLITS, read_manifest
 from .seeding import generator
 from .storage import natural_key, write_csv, write_nifti
-from .volumes import read_nifti
+from .volumes import UNREADABLE, liver_of, read_nifti
 
 LOST = "lost"
 
@@ -96,7 +96,7 @@ def _lits_spacing(case):
     """None where the affine is sound. An identity affine says nothing: then `(z, y, x)` as the header's pixdim has it, or LOST."""
     try:
         image = nib.load(case.image)
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{case.image}: cannot be read as NIfTI ({error}); check that the file is complete") from None
     if not np.array_equal(np.abs(image.affine), np.eye(4)):
         return None
@@ -105,8 +105,7 @@ def _lits_spacing(case):
 
 
 def _shows_liver(case):
-    values = read_nifti(case.label)[0]
-    return bool((np.isin(values, case.label_values) if case.label_values else values).any())
+    return bool(liver_of(read_nifti(case.label)[0], case.label_values).any())
 
 
 def assign_splits(existing, new, shares, seed):

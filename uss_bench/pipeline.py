@@ -90,6 +90,7 @@ def _workers(device):
 def _make_deterministic():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts, which has not happened yet
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # sums split over threads would depend on their number; models, not sums, are worked on side by side
 
 
 def _chosen_cases(cases, data):

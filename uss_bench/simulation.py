@@ -189,13 +189,14 @@ class Simulation:
         model = self._new_model(key)
         patch = model.output_size(config.patch)
         sampler = PatchSampler(self.pool, annotations, patch, model.halo, config.batch_size, data.window, data.scale)
-        title = " ".join(str(part) for part in key if part not in ("", None))
 
         def validate(model):
             return float(np.mean([validation_jaccard(self.predict(model, volume), volume) for volume in self.volumes["val"].values()]))
 
         def progress(step, limit, loss, best):
-            self._tell(f"{title}: training step {step}{f'/{limit}' if limit else ''}, loss {loss:.3f}, best Jaccard {max(best, 0):.3f}")
+            self._tell(
+                f"{_title(key)}: training step {step}{f'/{limit}' if limit else ''}, loss {loss:.3f}, best Jaccard {max(best, 0):.3f}"
+            )
 
         trained = train(model, sampler, validate, config, self._draw(key), converge=key[0] in ("converged", "data pool"), progress=progress)
         save_checkpoint(model_folder(self.run_folder, *key) / "model.pt", trained.state)
@@ -208,7 +209,7 @@ class Simulation:
         model = self.trained_model(key)
         rows = []
         for case_id, volume in self.volumes["test"].items():
-            self._tell(f"{' '.join(str(part) for part in key if part)}: evaluating {case_id}")
+            self._tell(f"{_title(key)}: evaluating {case_id}")
             rows.append({"case_id": case_id, **evaluate_case(self.predict(model, volume), volume)})
         return rows
 
@@ -249,7 +250,7 @@ class Simulation:
     def _score(self, key, case_ids):
         scores = {}
         for case_id in case_ids:
-            self._tell(f"{' '.join(str(part) for part in key if part)}: uncertainty of {case_id}")
+            self._tell(f"{_title(key)}: uncertainty of {case_id}")
             mean, entropy = self.uncertainty(key, case_id)
             liver = mean >= THRESHOLD
             scores[case_id] = {
@@ -264,3 +265,7 @@ class Simulation:
         seed = integer_seed(**self._draw(key), purpose="mc dropout", case=case_id)
         inference = self.config.inference
         return predict_mc(self.trained_model(key), self._input(self.pool[case_id]), inference.samples, seed, inference.tile)
+
+
+def _title(key):
+    return " ".join(str(part) for part in key if part not in ("", None))

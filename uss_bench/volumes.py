@@ -93,7 +93,12 @@ def read_label(case):
     values, _, affine = read_nifti(case.label)
     if not np.array_equal(values, np.rint(values)):
         raise InputError(f"case {case.case_id}: {case.label}: labels are not whole numbers; resample masks with nearest neighbours")
-    return (np.isin(values, case.label_values) if case.label_values else values != 0), affine
+    return liver_of(values, case.label_values), affine
+
+
+def liver_of(values, label_values):
+    """Liver as a bool array from label codes; no `label_values` stand for every non-zero one."""
+    return np.isin(values, label_values) if label_values else values != 0
 
 
 def resample(volume, spacing, new_spacing, new_shape=None):
