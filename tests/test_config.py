@@ -149,6 +149,19 @@ def test_a_faulty_override_is_an_input_error_that_names_it(override):
     assert "--set" in str(error.value)
 
 
+def test_all_faulty_overrides_are_named_in_one_message():
+    faulty = ["training.max_stepz=3", "network.dropout=2", "data.window=5,5", "training.max_steps", "query.iterations=many"]
+    with pytest.raises(InputError) as error:
+        resolve("paper", [*faulty[:2], "inference.samples=4", *faulty[2:]])
+    title, *lines = str(error.value).split("\n  ")
+    assert title == "5 problem(s) with the settings"
+    assert sorted(line.split(":")[0] for line in lines) == sorted(f"--set {name}" for name in (
+        "training.max_stepz", "network.dropout", "training.max_steps", "query.iterations=many", "data.window"
+    ))  # fmt: skip
+    with pytest.raises(InputError, match=r"^--set network\.dropout: 2"):  # one alone needs no title
+        resolve("paper", [faulty[1]])
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [

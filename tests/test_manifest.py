@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from uss_bench import InputError
-from uss_bench.manifest import Case, read_manifest
+from uss_bench.manifest import Case, parse_manifest, read_manifest
 
 HEADER = "case_id,site,split,image,label"
 
@@ -131,6 +131,51 @@ def test_a_faulty_row_is_named_with_its_fault(read, row, says):
     message = problems_of(read, HEADER + ",patient_id,label_values,spacing,initial", row)
     assert "manifest.csv: 1 problem(s)" in message
     assert all(text in message for text in says), message
+
+
+def test_all_faults_of_a_row_are_named(read):
+    message = problems_of(read, HEADER + ",label_values,spacing,initial", "c1,,train,i,l,liver,thick,yes", "c2,s,pool,i,l,0,1x1,2,more")
+    starts = ["c1: empty site", "c1: split 'train'", "c1: label_values 'liver'", "c1: spacing 'thick'", "c1: initial 'yes'"]
+    starts += ["1 more value(s)", "c2: label_values '0'", "c2: spacing '1x1'", "c2: initial '2'"]
+    assert "9 problem(s)" in message and all(start in message for start in starts)
+
+
+def test_cases_that_can_be_made_out_are_given_beside_the_problems(tmp_path):
+    """So that their files can be checked in the same breath; a faulty optional value is left out."""
+    path = tmp_path / "manifest.csv"
+    path.write_text(HEADER + ",spacing\na,s,pool,i,l,1x1\nb,s,train,i,l,\nc,s,val,i,l,1x2x3\n")
+    cases, problems = parse_manifest(path)
+    assert [(case.case_id, case.spacing) for case in cases] == [("a", None), ("c", (3, 2, 1))]
+    assert [problem.split(";")[0] for problem in problems] == [
+        "line 2: case a: spacing '1x1' is not three positive numbers",
+        "line 3: case b: split 'train' is unknown",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("patientid", "patient_id"), ("Patient ID", "patient_id"), ("patient", "patient_id"), ("Spacing", "spacing"),
+        ("spacing_mm", "spacing"), ("label_value", "label_values"), ("label-values", "label_values"), ("labelvalues", "label_values"),
+        ("inital", "initial"),
+    ],
+)  # fmt: skip
+def test_a_column_that_is_nearly_a_known_one_is_a_problem(read, column, meant):
+    message = problems_of(read, f"{HEADER},{column}", "c1,s,pool,i,l,1")
+    assert "1 problem(s)" in message and f"column {column!r} is nearly {meant}; name it so" in message
+    assert len(read(f"{HEADER},{column},{meant}", "c1,s,pool,i,l,1,")) == 1  # where the known one is there, the other is meant
+
+
+@pytest.mark.parametrize("column", ["scanner", "phase", "patient_age", "image_md5", "slices", "kernel", "phantom", "path", "id", "title"])
+def test_further_columns_are_not_taken_for_known_ones(read, column):
+    assert read(f"{HEADER},{column}", "c1,s,pool,i,l,1")[0].extra == {column: "1"}
+
+
+def test_all_problems_with_columns_come_in_one_message(read):
+    message = problems_of(read, "Case_ID,site,split,image,image,patientid", "c1,s,pool,i,i,p")
+    lines = message.split("\n  ")[1:]
+    starts = ["missing column(s) case_id, label", "column(s) image named more than once", "column 'Case_ID'", "column 'patientid'"]
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 
 
 def test_faults_between_rows(read):

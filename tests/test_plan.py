@@ -1,13 +1,10 @@
 """Plans that cannot work, each by hand, and the counts of a plan that can."""
 
-import gzip
 import math
-import struct
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -15,7 +12,8 @@ import torch
 from uss_bench import InputError, config, plan
 from uss_bench.aunet import AUNet
 from uss_bench.manifest import Case
-from uss_bench.plan import check_plan, describe_plan, model_count
+from uss_bench.plan import check_disk, describe_plan, model_count, plan_problems
+from uss_bench.volumes import load_volume
 
 STRATEGIES = ("UVS", "RVS", "USS", "RSS")
 CPU = torch.device("cpu")
@@ -40,82 +38,63 @@ def make_cases(pool=3, val=1, test=1):
     return [Case(case_id, "site", split, Path("ct.nii.gz"), Path("liver.nii.gz"), case_id, extra=extra) for split, case_id in ids]
 
 
-def problems(settings, cases, strategies=STRATEGIES):
-    with pytest.raises(InputError) as caught:
-        check_plan(settings, cases, strategies)
-    title, *lines = str(caught.value).split("\n  ")
-    assert title == f"{len(lines)} problem(s) with the plan"
-    return lines
-
-
 def test_a_plan_that_needs_every_case_is_accepted():
-    check_plan(settings(), make_cases(pool=3), STRATEGIES)
+    assert plan_problems(settings(), make_cases(pool=3), STRATEGIES) == []
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_every_split_needs_a_case(split):
-    assert problems(settings(), make_cases(**{split: 0})) == [f"no {split} case; mark at least one row with split {split}"]
+    assert plan_problems(settings(), make_cases(**{split: 0}), STRATEGIES) == [f"no {split} case; mark at least one row with split {split}"]
 
 
 def test_volumes_run_out():
-    (line,) = problems(settings(), make_cases(pool=2))
+    (line,) = plan_problems(settings(), make_cases(pool=2), STRATEGIES)
     assert line.startswith("3 pool cases are needed (initial and 2 iterations) and 2 are there; ")
     assert "query.volumes_per_iteration" in line
-    (line,) = problems(settings("query.volumes_per_iteration=2"), make_cases(pool=4), ("RVS",))
+    (line,) = plan_problems(settings("query.volumes_per_iteration=2"), make_cases(pool=4), ("RVS",))
     assert line.startswith("5 pool cases are needed")
 
 
 @pytest.mark.parametrize("strategy", ["USS", "RSS"])
 def test_slices_need_no_further_volumes(strategy):
     enough = settings("query.slices_per_iteration=5")
-    check_plan(enough, make_cases(pool=1), (strategy,))
-    assert problems(settings("query.slices_per_iteration=5", "query.initial_volumes=2"), make_cases(pool=1), (strategy,))
+    assert plan_problems(enough, make_cases(pool=1), (strategy,)) == []
+    assert plan_problems(settings("query.slices_per_iteration=5", "query.initial_volumes=2"), make_cases(pool=1), (strategy,))
 
 
 def test_marked_volumes_count_instead_of_the_setting():
     cases = make_cases(pool=4)
     marked = [replace(case, initial=number < 2) for number, case in enumerate(cases)]
-    check_plan(settings(), marked, STRATEGIES)  # 2 marked and 2 added
-    (line,) = problems(settings(), [replace(case, initial=number < 3) for number, case in enumerate(cases)])
+    assert plan_problems(settings(), marked, STRATEGIES) == []  # 2 marked and 2 added
+    (line,) = plan_problems(settings(), [replace(case, initial=number < 3) for number, case in enumerate(cases)], STRATEGIES)
     assert line.startswith("5 pool cases are needed")
-    check_plan(settings("query.initial_volumes=4"), marked, STRATEGIES)
+    assert plan_problems(settings("query.initial_volumes=4"), marked, STRATEGIES) == []
 
 
 def test_cases_marked_with_0_are_not_drawn_as_initial():
     cases = [replace(case, initial=False if case.case_id in ("pool-0", "pool-1", "pool-2") else None) for case in make_cases(pool=4)]
-    check_plan(settings(), cases, STRATEGIES)
-    (line,) = problems(settings("query.initial_volumes=2"), cases)
+    assert plan_problems(settings(), cases, STRATEGIES) == []
+    (line,) = plan_problems(settings("query.initial_volumes=2"), cases, STRATEGIES)
     assert line == "2 initial volumes are needed and 1 pool cases may be initial; clear the column `initial`"
 
 
 @pytest.mark.parametrize("strategies", [("USS",), ("RSS",), ("USS", "RSS"), ("RVS", "RSS")])
 def test_slice_strategies_need_a_number_of_slices(strategies):
-    (line,) = problems(settings(), make_cases(), strategies)
+    (line,) = plan_problems(settings(), make_cases(), strategies)
     assert "--strategy all" in line and "query.slices_per_iteration=N" in line
-    check_plan(settings("query.slices_per_iteration=5"), make_cases(), strategies)
-    check_plan(settings(), make_cases(), ("UVS", *strategies))
+    assert plan_problems(settings("query.slices_per_iteration=5"), make_cases(), strategies) == []
+    assert plan_problems(settings(), make_cases(), ("UVS", *strategies)) == []
 
 
-def test_files_must_be_there_unless_they_are_phantoms(nifti_case, tmp_path):
-    written = nifti_case(np.zeros((2, 3, 4), np.int16), np.zeros((2, 3, 4)))
-    check_plan(settings(), [*make_cases(), written], STRATEGIES)
-    lost = replace(written, case_id="lost", image=tmp_path / "away.nii.gz")
-    folder = replace(written, case_id="folder", label=tmp_path)
-    assert problems(settings(), [*make_cases(), lost, folder]) == [
-        f"case lost: image {tmp_path / 'away.nii.gz'} does not exist; mend the path in the manifest",
-        f"case folder: label {tmp_path} does not exist; mend the path in the manifest",
-    ]
-
-
-def test_all_problems_come_in_one_message(tmp_path):
-    case = Case("a", "site", "pool", tmp_path / "ct.nii.gz", tmp_path / "liver.nii.gz", "a", initial=False)
-    lines = problems(settings("query.initial_volumes=2"), [case], ("USS",))
-    starts = ["no val case", "no test case", "2 pool cases", "2 initial volumes", "USS and RSS", "case a: image", "case a: label"]
+def test_all_problems_are_listed():
+    case = replace(make_cases()[0], initial=False)
+    lines = plan_problems(settings("query.initial_volumes=2"), [case], ("USS",))
+    starts = ["no val case", "no test case", "2 pool cases", "2 initial volumes", "USS and RSS"]
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 
 
 def test_no_cases_at_all():
-    lines = problems(settings(), [], ("UVS",))
+    lines = plan_problems(settings(), [], ("UVS",))
     assert lines[:3] == [f"no {split} case; mark at least one row with split {split}" for split in ("pool", "val", "test")]
 
 
@@ -143,22 +122,35 @@ def lines_of(text):
 
 def test_counts_of_a_small_plan(small_cases, tmp_path):
     lines = lines_of(describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, tmp_path / "runs" / "later"))
-    assert list(lines) == ["cases", "strategies", "models", "MC dropout", "evaluation", "cache", "time"]
+    assert list(lines) == ["cases", "strategies", "models", "training", "slices", "MC dropout", "evaluation", "disk", "time"]
     assert lines["cases"] == "4 pool, 1 val, 2 test"
     assert lines["strategies"] == "UVS, RVS, USS, RSS, 2 iterations"
     assert lines["models"] == "14, of about 20 steps at most"
-    assert lines["MC dropout"] == "up to 12 volumes of 3 passes"  # the pool under the initial model and the first ones of UVS and USS
+    assert lines["training"] == "about 380 steps in all"  # 9 models of 20 and 5 of 40
+    assert lines["slices"] == "40 in the pool; USS and RSS ask for as many as follow from UVS"
+    # The pool under the initial model and the first ones of UVS and USS.
+    assert lines["MC dropout"] == "up to 12 volumes of 3 passes, 36 in all"
     assert lines["evaluation"] == "28 cases"
     # Of each of 7 cases, 1000 voxels of image (2 bytes) and label (1 byte), and 4000 of the reference in bits: 3500 bytes.
-    assert lines["cache"].startswith("24 kB (")  # 24.5, rounded half to even
+    # Weights of 4 bytes: units of 44 + 152 in level 1, 512 + 800 in level 2, 136 up, 296 + 152 in level 1 again, the last layer's 10.
+    # One worker's checkpoint holds them four times.
+    assert lines["disk"].startswith("cache 24 kB, models 118 kB, checkpoints 34 kB (")  # 24.5, rounded half to even
     assert lines["time"].endswith("on cpu, from a few timed steps")
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize(("strategies", "scored"), [(("UVS",), 8), (("RVS", "RSS"), 0), (("RVS", "USS"), 8)])
-def test_volumes_scored_by_strategy(small_cases, tmp_path, strategies, scored):
-    lines = lines_of(describe_plan(settings(*GRID), small_cases, strategies, CPU, tmp_path))
-    assert lines["MC dropout"] == f"up to {scored} volumes of 3 passes"
+@pytest.mark.parametrize(
+    ("strategies", "scored", "slices"),
+    [
+        (("UVS",), 8, "40 in the pool"),
+        (("RVS", "RSS"), 0, "40 in the pool; RSS ask for 7 an iteration"),
+        (("RVS", "USS"), 8, "40 in the pool; USS ask for 7 an iteration"),
+    ],
+)
+def test_volumes_scored_and_slices_queried_by_strategy(small_cases, tmp_path, strategies, scored, slices):
+    lines = lines_of(describe_plan(settings(*GRID, "query.slices_per_iteration=7"), small_cases, strategies, CPU, tmp_path))
+    assert lines["MC dropout"] == f"up to {scored} volumes of 3 passes, {3 * scored} in all"
+    assert lines["slices"] == slices
     assert lines["strategies"] == f"{', '.join(strategies)}, 2 iterations"
 
 
@@ -172,42 +164,64 @@ def test_steps_follow_from_the_epochs(small_cases, tmp_path):
 
 def test_training_without_a_limit_is_said_to_be_unforeseen(small_cases, tmp_path):
     lines = lines_of(describe_plan(settings(*GRID, "training.converged_max_steps=None"), small_cases, STRATEGIES, CPU, tmp_path))
-    assert "; 5 of them until convergence" in lines["models"]
+    assert "; 5 models train until convergence" in lines["training"]
 
 
-def test_a_small_disk_is_refused(small_cases, tmp_path, monkeypatch):
-    asked = []
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk whose free bytes can be set, and which keeps the folders that were asked for."""
+    disk = SimpleNamespace(free=0, asked=[])
 
     def usage(path):
-        asked.append(path)
-        return SimpleNamespace(free=free)
+        disk.asked.append(path)
+        return disk
 
     monkeypatch.setattr(plan.shutil, "disk_usage", usage)
-    free = 24_499
-    with pytest.raises(InputError, match=r"^--runs .*later: the cache needs 24 kB and 24 kB are free; choose a folder on a larger disk$"):
-        describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, tmp_path / "runs" / "later")
-    assert asked == [tmp_path]  # the nearest folder there is
-    free = 24_500
-    assert lines_of(describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, tmp_path))["cache"] == "24 kB (24 kB free)"
+    return disk
+
+
+def test_a_small_disk_is_refused(small_cases, tmp_path, disk):
+    """Seven entries of 3500 bytes are needed."""
+    later = tmp_path / "runs" / "later"
+    disk.free = 24_499
+    with pytest.raises(
+        InputError, match=r"later.cache: 24 kB more are needed and 24 kB are free; choose a folder on a larger disk with --runs$"
+    ):
+        describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, later)
+    assert disk.asked == [tmp_path]  # the nearest folder there is
+    disk.free = 24_500
+    assert lines_of(describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, later))["disk"].endswith("(24 kB free)")
+    assert not later.parent.exists()
+
+
+def test_entries_that_are_there_need_no_room(small_cases, tmp_path, disk):
+    cache, grid = tmp_path / "cache", (4.0, 4.0, 4.0)
+    for case in small_cases[:3]:  # which are alike, and so one entry
+        load_volume(case, grid, cache)
+    check_disk(small_cases, grid, cache)
+    other = replace(small_cases[0], case_id="other", label_values=(1,))
+    disk.free = 3499
+    with pytest.raises(InputError, match="4 kB more are needed and 3 kB are free"):
+        check_disk([*small_cases, other], grid, cache)
+    disk.free = 3500
+    check_disk([*small_cases, other], grid, cache)
+
+
+def test_cases_that_come_to_nothing_or_are_made_later_need_no_room(small_cases, tmp_path, disk):
+    phantom = replace(small_cases[1], image=tmp_path / "later.nii.gz", extra={"phantom": "normal"})
+    small_cases[0].image.write_bytes(b"")
+    check_disk([small_cases[0], phantom], (4.0, 4.0, 4.0), tmp_path / "cache")
 
 
 def test_a_relative_folder_that_is_not_there_yet(small_cases, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "kB (" in describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, Path("runs"))
+    assert " free)" in describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, Path("runs"))
 
 
 def test_the_manifests_spacing_overrides_the_header(small_cases, tmp_path):
     """8 mm for 4 mm between slices doubles the grid: 6000 bytes and 500."""
     cases = [replace(case, spacing=(8.0, 2.0, 2.0)) for case in small_cases]
-    assert lines_of(describe_plan(settings(*GRID), cases, STRATEGIES, CPU, tmp_path))["cache"].startswith("46 kB (")  # 45.5
-
-
-def test_axes_of_a_turned_file(small_cases, tmp_path, monkeypatch):
-    """A file stored as (z, y, x) in other directions has the grid of its turned volume."""
-    case = small_cases[0]
-    affine = np.array([[0, 0, -2, 0], [0, -3, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1.0]])  # first axis up, second back, third left
-    nib.save(nib.Nifti1Image(np.zeros((12, 8, 20), np.int16), affine), case.image)
-    assert plan._shapes(case, (5.0, 6.0, 2.0)) == ((12, 8, 20), (12, 4, 20))
+    assert lines_of(describe_plan(settings(*GRID), cases, STRATEGIES, CPU, tmp_path))["disk"].startswith("cache 46 kB,")  # 45.5
 
 
 def test_phantoms_are_counted_and_not_made(small_cases, tmp_path, monkeypatch):
@@ -215,51 +229,15 @@ def test_phantoms_are_counted_and_not_made(small_cases, tmp_path, monkeypatch):
     phantom = replace(small_cases[0], image=tmp_path / "later.nii.gz", extra={"phantom": "normal"})
     lines = lines_of(describe_plan(settings(*GRID), [phantom, *small_cases[1:]], STRATEGIES, CPU, tmp_path))
     assert lines["cases"] == "4 pool, 1 val, 2 test (1 phantoms to be made)"
-    assert lines["cache"].startswith("24 kB (")
+    assert lines["disk"].startswith("cache 24 kB,")
     assert not phantom.image.exists()
-
-
-def test_files_that_cannot_be_read_are_named(small_cases, tmp_path):
-    case = small_cases[0]
-    case.image.write_bytes(gzip.compress(b"not a header"))
-    with pytest.raises(InputError, match=rf"^case {case.case_id}: .*{case.image.name}: cannot be read as NIfTI"):
-        describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, tmp_path)
-    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), case.image)
-    with pytest.raises(InputError, match=rf"^case {case.case_id}: .*{case.image.name}: 4D; give one 3D volume a file$"):
-        describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, tmp_path)
-
-
-def with_header(case, offset, layout, *values):
-    """Overwrite a field of the image's NIfTI header in its (uncompressed) file; returns the case of that file."""
-    header = bytearray(gzip.decompress(case.image.read_bytes()))
-    struct.pack_into(layout, header, offset, *values)
-    path = case.image.with_name("changed.nii")
-    path.write_bytes(header)
-    return replace(case, image=path)
-
-
-@pytest.mark.parametrize(
-    ("offset", "layout", "values"),
-    [(70, "<h", [9999]), (280, "<12f", [0.0] * 12), (280, "<12f", [math.nan] * 12)],
-    ids=["unknown type of voxels", "affine of zeros", "affine of NaN"],
-)
-def test_damaged_headers_are_named(small_cases, tmp_path, offset, layout, values):
-    damaged = with_header(small_cases[0], offset, layout, *values)
-    with pytest.raises(InputError, match=rf"^case {damaged.case_id}: .*changed\.nii: cannot be read as NIfTI"):
-        describe_plan(settings(*GRID), [damaged, *small_cases[1:]], STRATEGIES, CPU, tmp_path)
-
-
-def test_the_grid_is_that_of_the_affine_where_the_header_says_otherwise(small_cases):
-    """`pixdim` is often left at 1 mm; volumes are resampled by the affine."""
-    case = with_header(small_cases[0], 80, "<3f", 1.0, 1.0, 1.0)
-    assert plan._shapes(case, (4.0, 4.0, 4.0)) == ((10, 20, 20), (10, 10, 10))
 
 
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_500_000, "2 MB"), (7e10, "70 GB"), (1.25e12, "1.2 TB")]
 )
 def test_sizes(count, text):
-    assert plan._size(count) == text
+    assert plan.size_text(count) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(20, "0 minutes"), (600, "10 minutes"), (5399, "90 minutes"), (5400, "1.5 hours")])

@@ -147,24 +147,33 @@ def resolve(preset, overrides=()):
     Raises
     ------
     InputError
-        An unknown preset, section or key, or a value of the wrong type or out of range.
+        An unknown preset, section or key, or a value of the wrong type or out of range. All faulty overrides are named together.
     """
     if preset not in PRESETS:
         raise InputError(f"--preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
-    config = Config()
+    config, problems = Config(), []
     for name, value in PRESETS[preset].items():
         config = _with(config, name, value)
     for override in overrides:
-        name, separator, text = override.partition("=")
-        if not separator:
-            raise InputError(f"--set {override}: no '='; write section.key=value, for example training.max_steps=500")
         try:
-            value = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            raise InputError(f"--set {override}: {text!r} is not a number, None or a tuple such as 1.5,1.0,1.0") from None
-        config = _with(config, name.strip(), value)
-    _check_combinations(config)
+            config = _with(config, *_parse_override(override))
+        except InputError as error:
+            problems.append(str(error))
+    problems += _combination_problems(config)
+    if problems:
+        title = [f"{len(problems)} problem(s) with the settings"] if len(problems) > 1 else []
+        raise InputError("\n  ".join([*title, *problems]))
     return config
+
+
+def _parse_override(override):
+    name, separator, text = override.partition("=")
+    if not separator:
+        raise InputError(f"--set {override}: no '='; write section.key=value, for example training.max_steps=500")
+    try:
+        return name.strip(), ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise InputError(f"--set {override}: {text!r} is not a number, None or a tuple such as 1.5,1.0,1.0") from None
 
 
 def differences(before, after):
@@ -222,12 +231,13 @@ def _checked(name, value, annotation, limits):
     return value
 
 
-def _check_combinations(config):
-    if config.data.window[0] >= config.data.window[1]:
-        raise InputError(f"--set data.window: {config.data.window} is empty; give the lower bound first")
-    if config.training.decay and None in (config.training.max_steps, config.training.converged_max_steps):
-        raise InputError("--set training.decay: a rate that falls to zero needs training.max_steps and training.converged_max_steps")
-    if config.network.flat_levels > len(config.network.widths):
-        raise InputError(
-            f"--set network.flat_levels: {config.network.flat_levels} levels asked for, widths name {len(config.network.widths)}"
-        )
+def _combination_problems(config):
+    data, network, training = config.data, config.network, config.training
+    problems = []
+    if data.window[0] >= data.window[1]:
+        problems.append(f"--set data.window: {data.window} is empty; give the lower bound first")
+    if training.decay and None in (training.max_steps, training.converged_max_steps):
+        problems.append("--set training.decay: a rate that falls to zero needs training.max_steps and training.converged_max_steps")
+    if network.flat_levels > len(network.widths):
+        problems.append(f"--set network.flat_levels: {network.flat_levels} levels asked for, widths name {len(network.widths)}")
+    return problems

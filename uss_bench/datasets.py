@@ -10,15 +10,15 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from . import InputError, dicom
 from .layouts import LAYOUTS
 from .manifest import OPTIONAL, REQUIRED, SPLITS, read_manifest
+from .nifti import read_header, read_nifti
 from .seeding import generator
 from .storage import natural_key, write_csv, write_nifti
-from .volumes import UNREADABLE, liver_of, read_nifti
+from .volumes import liver_of
 
 LOST = "lost"
 
@@ -94,13 +94,10 @@ def _convert(case, folder):
 
 def _lits_spacing(case):
     """None where the affine is sound. An identity affine says nothing: then `(z, y, x)` as the header's pixdim has it, or LOST."""
-    try:
-        image = nib.load(case.image)
-    except UNREADABLE as error:
-        raise InputError(f"{case.image}: cannot be read as NIfTI ({error}); check that the file is complete") from None
-    if not np.array_equal(np.abs(image.affine), np.eye(4)):
+    stored = read_header(case.image).stored
+    if not np.array_equal(np.abs(stored.get_best_affine()), np.eye(4)):
         return None
-    spacing = tuple(round(float(size), 6) for size in image.header.get_zooms()[2::-1])
+    spacing = tuple(round(float(size), 6) for size in stored.get_zooms()[2::-1])
     return LOST if spacing == (1, 1, 1) else spacing
 
 

@@ -14,19 +14,14 @@ from .aunet import AUNet, liver_probability
 from .manifest import SPLITS
 from .patches import spread_origins
 from .phantoms import make_phantom
-from .volumes import UNREADABLE, grid_shape
+from .volumes import entry_bytes, grid_shape, grids, header_problems, missing_bytes
 
+CHECKPOINT = 4  # bytes of a training's checkpoint to those of a model: weights, the best ones, and Adam's two moments
 LARGE = 2_000_000  # voxels
 
 
-def check_plan(settings, cases, strategies):
-    """Check that the cases suffice for the plan and that their files are there.
-
-    Raises
-    ------
-    InputError
-        With all problems in one message.
-    """
+def plan_problems(settings, cases, strategies):
+    """Why the cases do not suffice for the plan, a line a problem; none where they do."""
     query, problems = settings.query, []
     counts = {split: sum(case.split == split for case in cases) for split in SPLITS}
     problems += [f"no {split} case; mark at least one row with split {split}" for split in SPLITS if not counts[split]]
@@ -50,14 +45,30 @@ def check_plan(settings, cases, strategies):
             "USS and RSS take the number of slices from UVS, which is not asked for; "
             "use --strategy all or --set query.slices_per_iteration=N (the paper's N is 200)"
         )
-    for case in cases:
-        problems += [
-            f"case {case.case_id}: {role} {path} does not exist; mend the path in the manifest"
-            for role, path in (("image", case.image), ("label", case.label))
-            if not case.extra.get("phantom") and not path.is_file()
-        ]
-    if problems:
-        raise InputError("\n  ".join([f"{len(problems)} problem(s) with the plan", *problems]))
+    return problems
+
+
+def is_unmade_phantom(case):
+    return bool(case.extra.get("phantom")) and not (case.image.exists() and case.label.exists())
+
+
+def check_disk(cases, spacing, cache):
+    """InputError where the disk has no room for the cache entries that are missing.
+
+    Phantoms that are to be made are small and not counted; neither are cases with faulty headers, which come to nothing.
+    """
+    cases = [case for case in cases if not is_unmade_phantom(case) and not header_problems(case)[0]]
+    free = free_bytes(cache)
+    # What is there already is told by digests, which take long where they are not remembered: asked only where it matters.
+    if sum(entry_bytes(*grids(case, spacing)) for case in cases) > free and (needed := missing_bytes(cases, spacing, cache)) > free:
+        raise InputError(
+            f"{cache}: {size_text(needed)} more are needed and {size_text(free)} are free; choose a folder on a larger disk with --runs"
+        )
+
+
+def free_bytes(folder):
+    """Room on the disk of a folder, which need not be there yet."""
+    return shutil.disk_usage(next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())).free
 
 
 def model_count(settings, strategies):
@@ -66,54 +77,55 @@ def model_count(settings, strategies):
 
 
 def describe_plan(settings, cases, strategies, device, folder, workers=1):
-    """Text for `--dry-run`: cases, models, passes, disk and an estimate of hours on `device`."""
-    shapes = {case.case_id: _shapes(case, settings.data.spacing) for case in cases}
-    disk = sum(3 * prod(grid) + prod(native) // 8 for native, grid in shapes.values())
-    free = shutil.disk_usage(next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())).free
-    if disk > free:
-        raise InputError(f"--runs {folder}: the cache needs {_size(disk)} and {_size(free)} are free; choose a folder on a larger disk")
+    """Text for `--dry-run`: cases, models, steps, passes, slices, disk and an estimate of hours on `device`.
 
+    Raises
+    ------
+    InputError
+        The disk of `folder`, where runs are kept, has no room for the cache.
+    """
+    check_disk(cases, settings.data.spacing, Path(folder) / "cache")
+    shapes = {case.case_id: _grids(case, settings.data.spacing) for case in cases}
     by_split = {split: [shapes[case.case_id][1] for case in cases if case.split == split] for split in SPLITS}
-    query, training, models = settings.query, settings.training, model_count(settings, strategies)
+    query, training, network, models = settings.query, settings.training, settings.network, model_count(settings, strategies)
     scorings = {"UVS": query.iterations, "USS": query.iterations}
     scored = max(0, sum(scorings.get(strategy, 0) for strategy in strategies) - ({"UVS", "USS"} <= set(strategies)))
-    mc_volumes = scored * len(by_split["pool"])
-    seconds, steps = _estimate(settings, by_split, models, len(strategies) + 1, mc_volumes, device)
-    missing = sum(bool(case.extra.get("phantom")) and not case.image.is_file() for case in cases)
+    mc_volumes, samples = scored * len(by_split["pool"]), settings.inference.samples
+    seconds, steps, total_steps = _estimate(settings, by_split, models, len(strategies) + 1, mc_volumes, device)
+    by_slices = [strategy for strategy in strategies if strategy in ("USS", "RSS")]
+    queried = "as many as follow from UVS" if query.slices_per_iteration is None else f"{query.slices_per_iteration} an iteration"
+    weights = 4 * sum(parameter.numel() for parameter in AUNet(network.widths, network.flat_levels, network.dropout).parameters())
+    unmade = sum(map(is_unmade_phantom, cases))
     lines = [
         f"cases       {', '.join(f'{len(by_split[split])} {split}' for split in SPLITS)}"
-        + (f" ({missing} phantoms to be made)" if missing else ""),
+        + (f" ({unmade} phantoms to be made)" if unmade else ""),
         f"strategies  {', '.join(strategies)}, {query.iterations} iterations",
-        f"models      {models}, of about {steps} steps at most"
-        + ("" if training.converged_max_steps else f"; {len(strategies) + 1} of them until convergence, which no estimate foresees"),
-        f"MC dropout  up to {mc_volumes} volumes of {settings.inference.samples} passes",
+        f"models      {models}, of about {steps} steps at most",
+        f"training    about {total_steps} steps in all"
+        + ("" if training.converged_max_steps else f"; {len(strategies) + 1} models train until convergence, which no estimate foresees"),
+        f"slices      {sum(depth for depth, _, _ in by_split['pool'])} in the pool"
+        + (f"; {' and '.join(by_slices)} ask for {queried}" if by_slices else ""),
+        f"MC dropout  up to {mc_volumes} volumes of {samples} passes, {mc_volumes * samples} in all",
         f"evaluation  {models * len(by_split['test'])} cases",
-        f"cache       {_size(disk)} ({_size(free)} free)",
+        f"disk        cache {size_text(sum(entry_bytes(*pair) for pair in shapes.values()))}, models {size_text(models * weights)}, "
+        f"checkpoints {size_text(workers * CHECKPOINT * weights)} ({size_text(free_bytes(folder))} free)",
         f"time        about {_duration(seconds / workers)} on {device.type}, from a few timed steps",
     ]
     return "\n".join(lines)
 
 
-def _shapes(case, spacing):
-    """Native shape and working-grid shape `(z, y, x)`, from the header alone."""
-    if case.extra.get("phantom") and not case.image.is_file():
-        hu, _, affine = make_phantom(case.case_id, case.site, case.extra["phantom"])
-        header = nib.Nifti1Image(hu, affine)
-        turned = nib.as_closest_canonical(header)
-    else:
-        try:
-            header = nib.load(case.image)
-            turned = nib.as_closest_canonical(header) if len(header.shape) == 3 else header
-        except UNREADABLE as error:
-            raise InputError(f"case {case.case_id}: {case.image}: cannot be read as NIfTI ({error}); check that it is complete") from None
-    if len(header.shape) != 3:
-        raise InputError(f"case {case.case_id}: {case.image}: {len(header.shape)}D; give one 3D volume a file")
+def _grids(case, spacing):
+    """As `volumes.grids`, also for phantoms that are to be made."""
+    if not is_unmade_phantom(case):
+        return grids(case, spacing)
+    hu, _, affine = make_phantom(case.case_id, case.site, case.extra["phantom"])
+    turned = nib.as_closest_canonical(nib.Nifti1Image(hu, affine))
     native = turned.shape[::-1]
     return native, grid_shape(native, case.spacing or nib.affines.voxel_sizes(turned.affine)[::-1], spacing)
 
 
 def _estimate(settings, by_split, models, converged, mc_volumes, device):
-    """Seconds of the whole run by one worker and steps of a model, scaled by network input voxels from a few timed passes.
+    """Seconds of the whole run by one worker, steps of a model and of all models, scaled by network input voxels from a few timed passes.
 
     `converged` of the models train to their own limit; where they have none, they count like the others.
     """
@@ -135,7 +147,8 @@ def _estimate(settings, by_split, models, converged, mc_volumes, device):
     evaluated = models * passes["test"] + max(models, total_steps / training.validate_every) * passes["val"]
     scored = mc_volumes * passes["pool"] / len(by_split["pool"])
     samples = settings.inference.samples
-    return total_steps * per_step + evaluated * (per_encode + per_decode) + scored * (per_encode + samples * per_decode), steps
+    seconds = total_steps * per_step + evaluated * (per_encode + per_decode) + scored * (per_encode + samples * per_decode)
+    return seconds, steps, total_steps
 
 
 def _rates(model, patch, device):
@@ -180,7 +193,7 @@ def _seconds(work, device, repeats=2):
     return float(np.median(times[1:]))
 
 
-def _size(count):
+def size_text(count):
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}"

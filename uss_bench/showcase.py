@@ -30,10 +30,10 @@ from pathlib import Path
 import numpy as np
 
 from .evaluation import THRESHOLD
+from .nifti import read_nifti
 from .storage import atomic_path
 from .strategies import slice_candidates
 from .uncertainty import slice_profile
-from .volumes import read_image
 
 WINDOW = (-150.0, 250.0)  # HU, the usual abdominal window
 MAX_SIDE = 200  # pixels: seven CT slices of this size stay below 300 kB
@@ -144,7 +144,7 @@ def _case_arrays(simulation, records):
         masks = [_prediction(simulation, (record.model, record.strategy, record.iteration), volume) for record in models]
         z = worst_slice(masks, reference)
         region, step = _thinned(box_around([reference[z], *(mask[z] for mask in masks)], MARGIN))
-        arrays[f"case_{number}_ct"] = _grey(read_image(volume.case)[0][z][region])
+        arrays[f"case_{number}_ct"] = _grey(read_nifti(volume.case.image)[0][z][region])
         arrays[f"case_{number}_reference"] = reference[z][region].astype(np.uint8)
         arrays[f"case_{number}_predictions"] = np.array([mask[z][region] for mask in masks], np.uint8)
         slices.append(z)

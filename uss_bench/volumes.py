@@ -1,104 +1,88 @@
-"""CT volumes: from NIfTI files to the working grid and back, through a cache.
+"""CT volumes: checked, read, brought to the working grid and back, through a cache. Axes are `(z, y, x)`; `nifti` has seen to that."""
 
-The only module that knows axis orders other than `(z, y, x)`: files are turned to RAS orientation, then their axes are reversed.
-"""
-
-import gzip
 import hashlib
 import json
-import secrets
-import shutil
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 
 from . import InputError
 from .manifest import Case
-from .storage import file_digest, read_json, write_json
+from .nifti import AFFINE_TOLERANCE, corner_distance, read_header, read_nifti
+from .storage import atomic_folder, read_json, remembered_digest, write_json
 
-CACHE_FORMAT = 4  # raised whenever the cached arrays would differ
-# What nibabel, gzip and NumPy raise on files that are missing, damaged or no NIfTI.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    zlib.error,
-    ValueError,
-    OverflowError,
-    np.linalg.LinAlgError,
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-    nib.orientations.OrientationError,
-)
+CACHE_FORMAT = 5  # raised whenever the cached files would differ
 SPACINGS = (0.1, 20.0)  # mm, beyond which a header is not believed
-AFFINE_TOLERANCE = 0.1  # of a voxel, between the corners of image and label
+SLAB = 16  # slices resampled at a time
 
 
-def read_nifti(path):
-    """Values, spacing and affine of a 3D NIfTI file.
+def header_problems(case):
+    """What the headers of a case's two files tell against it, and what is doubtful, both as lists of lines.
 
-    Returns
-    -------
-    values : (z, y, x) array, rescaled by slope and intercept, x towards the patient's right, y anterior, z superior
-    spacing : (z, y, x) in mm
-    affine : (4, 4) array from (x, y, z) indices of the turned volume to mm
+    Image and label must have one shape, and the corners of their volumes must lie within 0.1 voxel of each other. The spacing of the
+    image must be a CT's, unless the manifest gives another.
     """
-    try:
-        _check_compression(path)
-        image = nib.load(path)
-        if image.ndim != 3:
-            raise InputError(f"{path}: {image.ndim}D with shape {image.shape}; give one 3D volume a file")
-        unscaled = (image.dataobj.slope, image.dataobj.inter) == (1, 0)
-        # get_fdata and as_closest_canonical would scale in float64: up to four times the memory of the file's int16.
-        values = np.asanyarray(image.dataobj) if unscaled else image.get_fdata(dtype=np.float32, caching="unchanged")
-        turn = nib.orientations.io_orientation(image.affine)
-        affine = image.affine @ nib.orientations.inv_ornt_aff(turn, image.shape)
-        values = nib.orientations.apply_orientation(values, turn).transpose(2, 1, 0)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read as NIfTI ({error}); check that the file is there and complete") from None
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
-    return values, tuple(round(float(size), 6) for size in spacing), affine
+    headers, problems, warnings = [], [], []
+    for path in (case.image, case.label):
+        try:
+            headers.append(read_header(path))
+            warnings += headers[-1].warnings
+        except InputError as error:
+            problems.append(str(error))
+    if len(headers) == 2:
+        problems += _mismatch(*headers)
+    spacing = case.spacing or next((header.spacing for header in headers if header.path == case.image), None)
+    if spacing and not all(SPACINGS[0] <= size <= SPACINGS[1] for size in spacing):
+        problems.append(
+            f"{case.image}: spacing {' x '.join(f'{size:g}' for size in reversed(spacing))} mm (x, y, z) is no CT's; "
+            "give the true one in the manifest's column spacing, or exclude the case"
+        )
+    return [[f"case {case.case_id}: {line}" for line in lines] for lines in (problems, warnings)]
 
 
-def _check_compression(path):
-    """Read a `.gz` to its end, where its checksum is: nibabel stops before it and would take damaged data for sound."""
-    if str(path).endswith(".gz"):
-        with gzip.open(path) as file:
-            while file.read(1 << 24):
-                pass
+def _mismatch(image, label):
+    if image.path.resolve() == label.path.resolve():
+        return [f"{label.path}: image and label are the same file; give the reference segmentation as label"]
+    if image.shape != label.shape:
+        return [f"{label.path}: shape {label.shape} and that of the image {image.shape} (z, y, x) differ; give a matching pair"]
+    apart = corner_distance(image.affine, label.affine, image.shape)
+    if apart <= AFFINE_TOLERANCE:
+        return []
+    return [
+        f"{label.path}: lies {apart:.3g} voxels off its image (affines may differ by {AFFINE_TOLERANCE} voxel at the corners); "
+        "save the label with the image's affine"
+    ]
 
 
 def read_image(case):
     """CT of a case in HU, with its spacing and affine; NaN and infinities are an InputError."""
     values, spacing, affine = read_nifti(case.image)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputError(f"case {case.case_id}: {case.image}: NaN or infinite values; repair or exclude the case")
-    spacing = case.spacing or spacing
-    if not all(SPACINGS[0] <= size <= SPACINGS[1] for size in spacing):
-        raise InputError(
-            f"case {case.case_id}: {case.image}: spacing {' x '.join(f'{size:g}' for size in reversed(spacing))} mm (x, y, z) is no CT's; "
-            "give the true one in the manifest's column spacing, or exclude the case"
-        )
-    return values, spacing, affine
+    # Slice by slice, here and below: a large volume's worth of intermediate values is saved.
+    if values.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in values):
+        raise InputError(f"{case.image}: NaN or infinite values; repair or exclude the case")
+    return values, case.spacing or spacing, affine
 
 
 def read_label(case):
-    """Reference liver of a case as a bool volume, with its affine."""
+    """Reference liver of a case as a bool volume, with its affine; codes that are no whole numbers are an InputError."""
     values, _, affine = read_nifti(case.label)
-    if not np.array_equal(values, np.rint(values)):
-        raise InputError(f"case {case.case_id}: {case.label}: labels are not whole numbers; resample masks with nearest neighbours")
+    if values.dtype.kind == "f" and not all(np.isfinite(plane).all() and np.array_equal(plane, np.rint(plane)) for plane in values):
+        raise InputError(f"{case.label}: labels are not whole numbers; resample masks with nearest neighbours")
     return liver_of(values, case.label_values), affine
 
 
 def liver_of(values, label_values):
     """Liver as a bool array from label codes; no `label_values` stand for every non-zero one."""
-    return np.isin(values, label_values) if label_values else values != 0
+    if not label_values:
+        return values != 0
+    liver = np.zeros_like(values, bool)
+    for value in label_values:  # numpy.isin takes up to thirteen times the memory of a volume
+        liver |= values == value
+    return liver
 
 
 def resample(volume, spacing, new_spacing, new_shape=None):
@@ -109,15 +93,29 @@ def resample(volume, spacing, new_spacing, new_shape=None):
 
     Returns a float32 tensor, of `new_shape` (default: the size that covers the same extent).
     """
-    result = torch.from_numpy(np.array(volume, dtype=np.float32))  # a copy: the array may be mapped, byte-swapped or reversed
-    new_shape = new_shape or grid_shape(result.shape, spacing, new_spacing)
+    new_shape = new_shape or grid_shape(volume.shape, spacing, new_spacing)
+    result = volume
     # Shrink early: the axis that loses most goes first.
-    for axis in sorted(range(3), key=lambda axis: new_shape[axis] / result.shape[axis]):
-        if result.shape[axis] == new_shape[axis] and spacing[axis] == new_spacing[axis]:
-            continue
-        weights = interpolation_weights(result.shape[axis], new_shape[axis], new_spacing[axis] / spacing[axis])
-        result = torch.tensordot(result, weights, dims=([axis], [1])).movedim(-1, axis)
-    return result.contiguous()
+    for axis in sorted(range(3), key=lambda axis: new_shape[axis] / volume.shape[axis]):
+        if volume.shape[axis] != new_shape[axis] or spacing[axis] != new_spacing[axis]:
+            weights = interpolation_weights(volume.shape[axis], new_shape[axis], new_spacing[axis] / spacing[axis])
+            result = _resample_axis(result, axis, weights)
+    return _as_float(result)
+
+
+def _resample_axis(volume, axis, weights):
+    """By slabs, so that no float32 copy of a whole int16 volume is made."""
+    result = torch.empty(*volume.shape[:axis], len(weights), *volume.shape[axis + 1 :])
+    across = 0 if axis else 1
+    for start in range(0, volume.shape[across], SLAB):
+        slab = (slice(None),) * across + (slice(start, start + SLAB),)
+        result[slab] = torch.tensordot(_as_float(volume[slab]), weights, dims=([axis], [1])).movedim(-1, axis)
+    return result
+
+
+def _as_float(volume):
+    """Float32 tensor, a copy of an array: that may be mapped, byte-swapped or reversed."""
+    return volume if isinstance(volume, torch.Tensor) else torch.from_numpy(np.array(volume, dtype=np.float32, order="C"))
 
 
 def grid_shape(shape, spacing, new_spacing):
@@ -155,7 +153,9 @@ class Volume:
     native_shape: tuple
     native_spacing: tuple
     liver_voxels: int  # of the reference
+    label_codes: tuple  # the label file's, where none of them is liver
     darkest: float  # HU
+    brightest: float
     image_digest: str
     label_digest: str
 
@@ -186,58 +186,72 @@ def load_volume(case, spacing, cache):
     """Volume of a case on the grid of `spacing`, from the folder `cache` or put there first.
 
     The key is made of the files' content and everything that shapes the arrays, so a changed image is a new entry.
+
+    Raises
+    ------
+    InputError
+        With all that is wrong with the case, a line a fault; nothing is put into the cache.
     """
-    try:
-        digests = [file_digest(path) for path in (case.image, case.label)]
-    except OSError as error:
-        raise InputError(f"case {case.case_id}: {error.filename}: {error.strerror}; mend the path or the permissions") from None
-    key = {"format": CACHE_FORMAT, "image": digests[0], "label": digests[1], "spacing": list(spacing), "label_values": case.label_values}
-    key["header_spacing"] = case.spacing
-    folder = Path(cache) / _entry_name(key)
+    _raise(header_problems(case)[0])
+    digests, folder = _entry(case, spacing, cache)
     if not folder.exists():
         _build_entry(case, spacing, folder)
     facts = read_json(folder / "volume.json")
-    shapes = (tuple(facts[name]) for name in ("shape", "native_shape", "native_spacing"))
-    return Volume(case, folder, tuple(spacing), *shapes, facts["liver_voxels"], facts["darkest"], *digests)
+    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+    return Volume(case=case, folder=folder, spacing=tuple(spacing), **facts, **digests)
+
+
+def missing_bytes(cases, spacing, cache):
+    """Bytes that `load_volume` will add to the cache for cases that are not there yet, from their headers."""
+    begun = Path(cache).is_dir()
+    return sum(entry_bytes(*grids(case, spacing)) for case in cases if not (begun and _entry(case, spacing, cache)[1].exists()))
+
+
+def entry_bytes(native_shape, shape):
+    """Bytes of a cache entry: image of two a voxel and label of one on the working grid, the native reference in bits."""
+    return 3 * prod(shape) + prod(native_shape) // 8
+
+
+def grids(case, spacing):
+    """Native shape of a case and that of its working grid, from the image's header."""
+    header = read_header(case.image)
+    return header.shape, grid_shape(header.shape, case.spacing or header.spacing, spacing)
+
+
+def _entry(case, spacing, cache):
+    """Digests of a case's files, and the folder of its cache entry."""
+    digests = {f"{role}_digest": remembered_digest(getattr(case, role), cache) for role in ("image", "label")}
+    key = {"format": CACHE_FORMAT, **digests, "spacing": list(spacing), "label_values": case.label_values, "header_spacing": case.spacing}
+    return digests, Path(cache) / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _build_entry(case, spacing, folder):
-    hu, native_spacing, affine = read_image(case)
-    reference, label_affine = read_label(case)
-    if reference.shape != hu.shape:
-        raise InputError(
-            f"case {case.case_id}: image {hu.shape} and label {reference.shape} (z, y, x) differ in shape; give a matching pair"
-        )
-    _check_affines(case, affine, label_affine, hu.shape)
-    image = resample(hu, native_spacing, spacing).round().clamp(-32768, 32767).to(torch.int16).numpy()
-    label = (resample(reference, native_spacing, spacing) >= 0.5).to(torch.uint8).numpy()
-
-    partial = folder.with_name(f".partial-{secrets.token_hex(6)}")
-    partial.mkdir(parents=True)
-    try:
-        np.save(partial / "image.npy", image)
-        np.save(partial / "label.npy", label)
-        np.save(partial / "reference.npy", np.packbits(reference))
-        facts = {"shape": image.shape, "native_shape": hu.shape, "native_spacing": native_spacing}
-        write_json(partial / "volume.json", {**facts, "liver_voxels": int(np.count_nonzero(reference)), "darkest": float(hu.min())})
+    problems, read = [], []
+    for reader in (read_image, read_label):
         try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another run has built the same entry meanwhile
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            read.append(reader(case))
+        except InputError as error:
+            problems.append(f"case {case.case_id}: {error}")
+    _raise(problems)
+    (hu, native_spacing, _), (reference, _) = read
+    liver_voxels = int(np.count_nonzero(reference))
+    facts = {
+        "shape": grid_shape(hu.shape, native_spacing, spacing),
+        "native_shape": hu.shape,
+        "native_spacing": native_spacing,
+        "liver_voxels": liver_voxels,
+        "label_codes": [] if liver_voxels else np.unique(read_nifti(case.label)[0]).tolist(),
+        "darkest": float(hu.min()),
+        "brightest": float(hu.max()),
+    }
+
+    with atomic_folder(folder) as partial:
+        np.save(partial / "image.npy", resample(hu, native_spacing, spacing).round_().clamp_(-32768, 32767).to(torch.int16).numpy())
+        np.save(partial / "label.npy", (resample(reference, native_spacing, spacing) >= 0.5).to(torch.uint8).numpy())
+        np.save(partial / "reference.npy", np.packbits(reference))
+        write_json(partial / "volume.json", facts)
 
 
-def _check_affines(case, image_affine, label_affine, shape):
-    corners = np.array(np.meshgrid(*((0, length - 1) for length in shape[::-1]), [1], indexing="ij")).reshape(4, -1)
-    apart = np.linalg.norm(((image_affine - label_affine) @ corners)[:3], axis=0).max()
-    if apart > AFFINE_TOLERANCE * np.linalg.norm(image_affine[:3, :3], axis=0).min():
-        raise InputError(
-            f"case {case.case_id}: {case.label} lies {apart:.3g} mm off its image (affines differ by more than {AFFINE_TOLERANCE} voxel); "
-            "save the label with the image's affine"
-        )
-
-
-def _entry_name(key):
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+def _raise(problems):
+    if problems:
+        raise InputError("\n  ".join(problems))

@@ -1,0 +1,238 @@
+"""What is found out about the cases before anything is trained on: all of it, in one message, with nothing written."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from uss_bench import InputError, config
+from uss_bench.intake import check_cases, load_volumes
+from uss_bench.manifest import OPTIONAL, REQUIRED
+from uss_bench.phantoms import SITES
+
+PROBLEM = Path(__file__).resolve().parents[2] / "shared" / "data" / "problem"
+SPACING = (2.0, 2.0, 2.0)
+ONE_OF_EACH = ["query.iterations=1", "query.initial_volumes=1", "query.slices_per_iteration=5"]
+
+
+def ct(seed=0):
+    return np.random.default_rng(seed).integers(-1000, 200, (6, 8, 8)).astype(np.int16)
+
+
+def liver(value=1):
+    mask = np.zeros((6, 8, 8), np.uint8)
+    mask[2:4, 2:6, 2:6] = value
+    return mask
+
+
+@pytest.fixture
+def sound(nifti_case):
+    """A sound case of each split."""
+    return [replace(nifti_case(ct(10 + n), liver(), case_id=split), split=split) for n, split in enumerate(("pool", "val", "test"))]
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Checks cases in the manifest that is made of them."""
+
+    def run(cases, *overrides, strategies=("USS",)):
+        with open(tmp_path / "manifest.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, [*REQUIRED, *OPTIONAL, "phantom"])
+            writer.writeheader()
+            for case in cases:
+                row = {name: getattr(case, name) for name in (*REQUIRED, *OPTIONAL)} | case.extra
+                row["label_values"] = ";".join(map(str, case.label_values))
+                row["spacing"] = "x".join(map(str, reversed(case.spacing or ())))
+                writer.writerow(row)
+        return check_cases(tmp_path / "manifest.csv", config.resolve("smoke", [*ONE_OF_EACH, *overrides]), strategies)
+
+    return run
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Loads cases and returns the volumes and the lines that were said."""
+
+    def run(cases, cache=tmp_path / "cache"):
+        lines = []
+        return load_volumes(cases, SPACING, cache, SimpleNamespace(now=lambda text: None, say=lines.append)), lines
+
+    return run
+
+
+def problems_of(work, *arguments, **options):
+    """Lines of the InputError, whose title counts them."""
+    with pytest.raises(InputError) as caught:
+        work(*arguments, **options)
+    title, *lines = str(caught.value).split("\n  ")
+    assert f"{len(lines)} problem(s)" in title
+    return lines
+
+
+def files_in(folder):
+    return sorted(path for path in folder.rglob("*") if path.name != "manifest.csv")
+
+
+# --- manifest, plan and headers -------------------------------------------------------------------------------------------
+
+
+def test_sound_cases_are_chosen_by_the_settings(check, sound, nifti_case):
+    more = [replace(nifti_case(ct(n), liver(), case_id=f"more-{n}"), split="val") for n in range(2)]
+    manifest_cases, cases, warnings = check([*more, *sound], "data.val=2")
+    assert [case.case_id for case in manifest_cases] == ["more-0", "more-1", "pool", "val", "test"]
+    assert [case.case_id for case in cases] == ["pool", "more-0", "more-1", "test"]
+    assert warnings == []
+
+
+def test_all_that_is_wrong_comes_in_one_message_and_nothing_is_written(check, sound, nifti_case, tmp_path):
+    """Of the manifest, the plan and the headers; the test case is missing."""
+    faulty = [replace(sound[0], case_id=name) for name in ("twin", "no split")]
+    faulty[1] = replace(faulty[1], split="train")
+    short = nifti_case(ct(1)[:5], liver(), case_id="short")
+    thick = nifti_case(ct(2), liver(), case_id="thick", spacing=(62.0, 1.0, 1.0))
+    lost = replace(nifti_case(ct(3), liver(), case_id="lost"), image=tmp_path / "away.nii.gz")
+    lost.label.write_bytes(b"")
+    before = files_in(tmp_path)
+    lines = problems_of(check, [*sound[:2], *faulty, short, thick, lost], "query.initial_volumes=9")
+    starts = [
+        "line 5: case no split: split 'train' is unknown",
+        "no test case",
+        "9 pool cases are needed (initial and 1 iterations) and 5 are there",
+        "9 initial volumes are needed",
+        f"case twin: {sound[0].image}: the very image of case pool",
+        f"case short: {short.label}: shape (6, 8, 8) and that of the image (5, 8, 8)",
+        f"case thick: {thick.image}: spacing 1 x 1 x 62 mm",
+        f"case lost: {lost.image}: does not exist",
+        f"case lost: {lost.label}: an empty file",
+    ]
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
+    assert all("; " in line for line in lines)
+    assert files_in(tmp_path) == before
+
+
+def test_a_manifest_without_its_columns_is_not_said_to_lack_cases(tmp_path):
+    (tmp_path / "manifest.csv").write_text("case_id,site\n")
+    (line,) = problems_of(check_cases, tmp_path / "manifest.csv", config.resolve("smoke"), ("UVS",))
+    assert line.startswith("missing column(s) split, image, label")
+
+
+def test_doubts_about_headers_are_warnings(check, sound):
+    image = nib.load(sound[1].image)
+    image.set_qform(image.affine + np.diag([1.0, 0, 0, 0]), 1)
+    nib.save(image, sound[1].image)
+    (warning,) = check(sound)[2]
+    assert warning.startswith(f"case val: {sound[1].image}: sform and qform")
+
+
+def test_phantoms_that_are_to_be_made_need_no_files_but_a_known_kind(check, sound, tmp_path):
+    later = [replace(sound[0], case_id=f"p{n}", image=tmp_path / f"p{n}.nii.gz", label=tmp_path / f"p{n}-liver.nii.gz") for n in range(3)]
+    known = replace(later[0], site=next(iter(SITES)), extra={"phantom": "normal"})
+    check([*sound, known])
+    huge, elsewhere = replace(known, extra={"phantom": "huge"}), replace(later[2], extra={"phantom": "normal"})
+    lines = problems_of(check, [*sound, huge, later[1], elsewhere])
+    assert [line.split(": ")[0] for line in lines] == ["case p0", "case p1", "case p1", "case p2"]
+    assert "'huge'" in lines[0] and "does not exist" in lines[1] and "no phantom has the site" in lines[3]
+    made = replace(sound[0], case_id="made", image=later[2].image, site=known.site, extra=known.extra)
+    made.image.write_bytes(b"")  # its files are there, and are looked at
+    (line,) = problems_of(check, [*sound, made])
+    assert line.startswith(f"case made: {made.image}: an empty file")
+
+
+# --- voxels ---------------------------------------------------------------------------------------------------------------
+
+
+def test_sound_cases_load_without_a_word(load, sound):
+    volumes, said = load(sound)
+    assert {split: list(found) for split, found in volumes.items()} == {"pool": ["pool"], "val": ["val"], "test": ["test"]}
+    assert said == []
+
+
+def test_all_faulty_cases_are_named_in_one_message_and_the_cache_keeps_the_others(load, sound, nifti_case, tmp_path):
+    twin = nifti_case(ct(10), liver(), case_id="twin")
+    empty = replace(nifti_case(ct(2), liver(2), case_id="empty", label_values=(1, 7)), split="val")
+    holes = ct(3).astype(np.float32)
+    holes[0, 0, 0] = np.inf
+    holes = nifti_case(holes, liver(), case_id="holes")
+    soft = nib.Nifti1Image(np.full((8, 8, 6), 0.5, np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
+    nib.save(soft, holes.label)
+    pointer = nifti_case(ct(4), liver(), case_id="pointer")
+    pointer.image.write_text("version https://git-lfs.github.com/spec/v1\n")
+    lines = problems_of(load, [*sound, twin, empty, holes, pointer])
+    starts = [
+        f"case twin: {twin.image}: the very image of case pool",
+        f"case empty: {empty.label}: no liver: no voxel has label_values 1, 7 (the file holds 0, 2), and val cases need one",
+        f"case holes: {holes.image}: NaN or infinite values",
+        f"case holes: {holes.label}: labels are not whole numbers",
+        f"case pointer: {pointer.image}: a pointer of git-LFS",
+    ]
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
+    entries = [path for path in (tmp_path / "cache").iterdir() if path.name != "digests"]
+    assert len(entries) == 4  # the sound ones, whose twin shares theirs, and the empty one
+    volumes, _ = load(sound)
+    assert {volume.folder for found in volumes.values() for volume in found.values()} < set(entries)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "says"),
+    [
+        (ct(), 0 * liver(), "no voxel has a value other than 0 (the file holds 0); mend label_values"),
+        (np.maximum(ct(), -199), liver(), "nothing below -199 HU"),
+        (np.abs(ct()) % 256, liver(), "looks like label codes, not HU: values lie between 0 and 255"),
+        (np.abs(ct()) % 256 - 1, liver(), "nothing below -1 HU"),
+        (np.abs(ct()) % 256 + 1, liver(), "nothing below 1 HU"),
+    ],
+)
+def test_doubtful_cases_are_warned_of(load, nifti_case, image, label, says):
+    (line,) = load([nifti_case(image, label, case_id="odd")])[1]
+    assert line.startswith("warning: case odd: ") and says in line
+
+
+def test_many_label_codes_are_not_all_told(load, nifti_case):
+    codes = np.arange(384).reshape(6, 8, 8) % 100
+    (line,) = load([nifti_case(ct(), codes, label_values=(117,))])[1]
+    assert "no voxel has label_values 117 (the file holds 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...)" in line
+
+
+# --- real files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not PROBLEM.exists(), reason="the shared problem files are not here")
+def test_the_five_real_problem_files(check, load, sound, nifti_case):
+    """What headers tell comes first; the rest comes to light when the voxels are read."""
+    names = {
+        "pointer": "lfs_pointer_named.nii.gz",
+        "gap": "lits14_3slices_62mm_gap.nii.gz",
+        "codes": "fake_ct_label_values_0_252.nii.gz",
+        "empty": "empty_liver_mask.nii.gz",
+        "splines": "mask_interpolated_noninteger.nii.gz",
+    }
+    paths = {name: PROBLEM / file for name, file in names.items()}
+
+    def like(path, array):
+        """A file on the grid of another."""
+        other = nib.load(path)
+        target = sound[0].image.with_name(f"beside-{path.name}")
+        nib.save(nib.Nifti1Image(np.broadcast_to(array, other.shape).astype(np.int16), other.affine), target)
+        return target
+
+    faulty = {
+        "pointer": {"image": paths["pointer"]},
+        "gap": {"image": paths["gap"], "label": like(paths["gap"], 1)},
+        "codes": {"image": paths["codes"], "label": like(paths["codes"], 1)},
+        "empty": {"label": paths["empty"], "image": like(paths["empty"], -1000), "split": "test"},
+        "splines": {"label": paths["splines"], "image": like(paths["splines"], -999)},
+    }
+    cases = sound + [replace(sound[0], case_id=name, patient_id=name, **fields) for name, fields in faulty.items()]
+    lines = problems_of(check, cases)
+    assert [line.split(": ")[:2] for line in lines] == [[f"case {name}", str(paths[name])] for name in ("pointer", "gap")]
+    assert "git lfs pull" in lines[0] and "0.685547 x 0.685547 x 62 mm" in lines[1]
+
+    lines = problems_of(load, cases)
+    assert [line.split(": ")[1] for line in lines] == [str(paths[name]) for name in ("pointer", "gap", "empty", "splines")]
+    assert "a value other than 0 (the file holds 0)" in lines[2] and "not whole numbers" in lines[3]
+    (warning,) = load([*sound, cases[5]])[1]
+    assert str(paths["codes"]) in warning and "looks like label codes, not HU: values lie between 0 and 252" in warning

@@ -1,0 +1,231 @@
+"""NIfTI files: what their header says, checked against the file's size, and their voxels, both turned to RAS `(z, y, x)`.
+
+Files are read here and not by `nibabel.load`, which takes damaged gzip data for sound, mends headers on the quiet, and believes any
+size that a header promises.
+"""
+
+import gzip
+import logging
+import os
+import zlib
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from . import InputError
+
+# What gzip and nibabel raise on data that are damaged or no NIfTI.
+UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError)
+AFFINE_TOLERANCE = 0.1  # of a voxel, between the corners of two affines that mean the same grid
+FLATTEST = 1e-3  # volume of a voxel whose edges are one unit long, below which its axes do not span space
+LONGEST_HEADER = 540  # bytes: NIfTI-2; NIfTI-1 has 348
+GZIP_RATIO = 1032  # no gzip stream unpacks to more times its size
+GIT_LFS = b"version https://git-lfs"
+BLOCK = 1 << 20  # bytes
+# What nibabel mends in a header and would print, such as an unset qfac, is unknown to us or checked before.
+SILENT = logging.Logger("nifti", level=logging.CRITICAL + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a file says about its volume, turned to RAS: x towards the patient's right, y anterior, z superior.
+
+    `shape` and `spacing` (mm) are `(z, y, x)`; `affine` leads from `(x, y, z)` indices to mm; `dtype` is that of the stored voxels.
+    `warnings` are doubts, in words. `stored` is nibabel's header of the volume as the file has it.
+    """
+
+    path: Path
+    shape: tuple
+    spacing: tuple
+    affine: np.ndarray
+    dtype: np.dtype
+    warnings: tuple
+    stored: nib.Nifti1Header = field(repr=False)
+
+
+def read_header(path):
+    """Header of a 3D NIfTI file, without reading its voxels.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is no NIfTI, not one 3D volume of real numbers, lies nowhere in space, or is shorter than it says.
+    """
+    path = Path(path)
+    start = _first_bytes(path)
+    # NIfTI-2 has another number of bytes in its first field; nibabel finds the byte order.
+    kind = nib.Nifti2Header if LONGEST_HEADER in (int.from_bytes(start[:4], order) for order in ("little", "big")) else nib.Nifti1Header
+    try:
+        stored = kind(start[: kind.sizeof_hdr], check=False)
+        zoomless = not stored["sform_code"] and not stored["pixdim"][1:4].all()  # nibabel would make 1 mm of 0
+        stored.check_fix(logger=SILENT, error_level=40)
+        stored.get_slope_inter()
+    except UNREADABLE as error:
+        raise InputError(f"{path}: not NIfTI, or damaged ({error}); copy the file again, or convert it to .nii.gz") from None
+    if stored["magic"] != kind.single_magic:
+        raise InputError(f"{path}: header of a pair of files; convert the volume to a single .nii.gz")
+    shape = _stored_shape(stored)
+    _check_kind(path, stored, shape)
+    _check_length(path, stored, shape)
+    turn, affine = _turn(path, stored, shape, zoomless)
+    shape = tuple(shape[int(axis)] for axis in np.argsort(turn[:, 0]))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return Header(
+        path=path,
+        shape=shape[::-1],
+        spacing=tuple(round(float(size), 6) for size in spacing[::-1]),
+        affine=affine,
+        dtype=stored.get_data_dtype(),
+        warnings=_doubts(path, stored),
+        stored=stored,
+    )
+
+
+def read_nifti(path):
+    """Values, spacing and affine of a 3D NIfTI file.
+
+    Returns
+    -------
+    values : (z, y, x) array, a view of the voxels in the file's order, rescaled (in float32) where slope and intercept ask for it;
+        x towards the patient's right, y anterior, z superior
+    spacing : (z, y, x) in mm
+    affine : (4, 4) array from (x, y, z) indices of the turned volume to mm
+
+    Raises
+    ------
+    InputError
+        As `read_header`, or the voxels are damaged.
+    """
+    header = read_header(path)
+    stored = header.stored
+    values = _read_voxels(header).reshape(_stored_shape(stored), order="F")
+    slope, intercept = stored.get_slope_inter()
+    if slope is not None and (slope, intercept) != (1, 0):
+        # In place and in float32: nibabel's float64 takes four times the memory of the file's int16.
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = values.astype(np.float32)
+            values *= slope
+            values += intercept
+    turn = nib.orientations.io_orientation(stored.get_best_affine())
+    return nib.orientations.apply_orientation(values, turn).transpose(2, 1, 0), header.spacing, header.affine
+
+
+def corner_distance(affine, other, shape):
+    """Largest distance between the corners of a `(z, y, x)` volume under two affines, in voxels (their shortest edge under the first)."""
+    corners = np.array(np.meshgrid(*((0, length - 1) for length in shape[::-1]), [1], indexing="ij")).reshape(4, -1)
+    return np.linalg.norm(((affine - other) @ corners)[:3], axis=0).max() / np.linalg.norm(affine[:3, :3], axis=0).min()
+
+
+def _is_gzip(path):
+    return path.name.lower().endswith(".gz")
+
+
+def _first_bytes(path):
+    """The header's bytes, unpacked, of a file that might be anything."""
+    if os.path.isdir(path):  # Path.is_dir raises where a folder above is closed
+        raise InputError(f"{path}: a folder; name the NIfTI file in it")
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(LONGEST_HEADER)
+    except FileNotFoundError:
+        what = "a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise InputError(f"{path}: {what}; mend the path in the manifest or restore the file") from None
+    except PermissionError:
+        raise InputError(f"{path}: no permission to read it; change the mode or owner of the file and its folders") from None
+    except (OSError, ValueError) as error:  # such as a name that is too long, or holds a null byte
+        raise InputError(f"{path}: cannot be read ({error.args[-1]}); mend the path or check the disk") from None
+    if not raw:
+        raise InputError(f"{path}: an empty file; copy it again")
+    if raw.startswith(GIT_LFS):
+        raise InputError(f"{path}: a pointer of git-LFS and not the file itself; fetch it with `git lfs pull`")
+    packed = raw[:2] == b"\x1f\x8b"
+    if packed != _is_gzip(path):
+        raise InputError(f"{path}: {'a gzip file not named .gz' if packed else 'not a gzip file though named .gz'}; rename or restore it")
+    if not packed:
+        return raw
+    try:
+        with gzip.open(path) as file:
+            return file.read(LONGEST_HEADER)
+    except UNREADABLE as error:
+        raise InputError(f"{path}: damaged gzip data ({error}); copy the file again") from None
+
+
+def _stored_shape(stored):
+    """Shape in the file's order. nibabel's own replaces the shapes of some surfaces."""
+    return tuple(int(length) for length in stored["dim"][1 : 1 + max(0, int(stored["dim"][0]))])
+
+
+def _check_kind(path, stored, shape):
+    if len(shape) != 3:
+        raise InputError(f"{path}: {len(shape)}D with shape {shape}; give one 3D volume a file")
+    if min(shape) < 1:
+        raise InputError(f"{path}: shape {shape} holds no voxel; save the volume again")
+    dtype = stored.get_data_dtype()
+    if dtype.kind not in "iuf":
+        kind = {"V": "RGB colours", "c": "complex numbers"}[dtype.kind]
+        raise InputError(f"{path}: voxels are {kind}; give one real number a voxel")
+
+
+def _check_length(path, stored, shape):
+    try:
+        offset = stored.get_data_offset() or stored.single_vox_offset
+    except (ValueError, OverflowError):  # NaN, infinity
+        offset = -1
+    if offset < stored.single_vox_offset:
+        raise InputError(f"{path}: the header does not say where its voxels begin (vox_offset); save the volume again")
+    promised, size = offset + prod(shape) * stored.get_data_dtype().itemsize, path.stat().st_size
+    if promised > size * (GZIP_RATIO if _is_gzip(path) else 1):
+        raise InputError(f"{path}: {size} bytes cannot hold the {promised} that its header promises; the file is cut short, copy it again")
+
+
+def _turn(path, stored, shape, zoomless):
+    """nibabel's orientation of the stored axes, and the affine of the turned volume."""
+    try:
+        affine = stored.get_best_affine()
+    except UNREADABLE as error:
+        raise InputError(f"{path}: affine cannot be made of the header ({error}); save the volume with a sound one") from None
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite([*affine.flat, *edges]).all():
+        fault = "NaN or infinite numbers"
+    elif zoomless or not edges.all():
+        fault = "an axis of length zero"
+    elif abs(np.linalg.det(affine[:3, :3] / edges)) < FLATTEST:
+        fault = "axes that do not span space (singular)"
+    else:
+        turn = nib.orientations.io_orientation(affine)
+        return turn, affine @ nib.orientations.inv_ornt_aff(turn, shape)
+    raise InputError(f"{path}: the affine has {fault}; save the volume with a sound one")
+
+
+def _doubts(path, stored):
+    if not stored["sform_code"] or not stored["qform_code"]:
+        return ()
+    try:
+        apart = corner_distance(stored.get_sform(), stored.get_qform(), stored["dim"][3:0:-1])
+    except UNREADABLE:  # a quaternion that is none
+        apart = np.inf
+    if apart <= AFFINE_TOLERANCE:
+        return ()
+    return (f"{path}: sform and qform lie {apart:.3g} voxels apart (tolerance {AFFINE_TOLERANCE}); the sform is used",)
+
+
+def _read_voxels(header):
+    """Voxels of a file, flat and in the file's order, as they are stored."""
+    stored, path = header.stored, header.path
+    promised, voxels = prod(header.shape) * header.dtype.itemsize, bytearray()  # which grows with what is really there
+    try:
+        with gzip.open(path) if _is_gzip(path) else open(path, "rb") as file:
+            file.seek(stored.get_data_offset() or stored.single_vox_offset)
+            while block := file.read(min(BLOCK, promised - len(voxels))):
+                voxels += block
+            while _is_gzip(path) and file.read(BLOCK):  # to its end, where the checksum stands
+                pass
+    except UNREADABLE as error:
+        raise InputError(f"{path}: damaged data ({error}); copy the file again") from None
+    if len(voxels) < promised:
+        raise InputError(f"{path}: holds {len(voxels)} bytes of voxels where its header promises {promised}; copy the file again")
+    return np.frombuffer(voxels, header.dtype)
