@@ -2,11 +2,10 @@
 """Benchmark of uncertainty slice sampling (USS) against UVS, RVS and RSS: simulates the annotation workflow, writes a report."""
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
-from uss_bench import InputError, config, pipeline
+from uss_bench import config, pipeline, stopping
 from uss_bench.strategies import STRATEGIES
 
 
@@ -34,9 +33,10 @@ def parse_arguments(arguments=None):
         "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[], help="change a setting; may be repeated"
     )
     parser.add_argument(
-        "--workers", type=int, help="models trained at a time, which changes no result (CPU: one a core, at most 4; CUDA: 1)"
+        "--workers", type=int, help="processes that share the work, which changes no result (one a GPU, or one a core and at most 4)"
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the plan and its cost, run nothing")
+    parser.add_argument("--status", action="store_true", help="tell how a run is getting on, for example from another terminal")
     parser.add_argument("--report-only", action="store_true", help="rebuild the report from its results, run nothing")
     options = vars(parser.parse_args(arguments))
     strategy = options.pop("strategy")
@@ -46,16 +46,9 @@ def parse_arguments(arguments=None):
 
 
 def main(arguments=None):
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a cluster sends is answered like Ctrl-C
-    try:
-        pipeline.run_seeds(**parse_arguments(arguments))
-    except InputError as error:
-        print(f"benchmark.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nbenchmark.py: interrupted; the same command continues from the last finished stage", file=sys.stderr)
-        return 130
-    return 0
+    options = parse_arguments(arguments)
+    stopping.install()
+    return pipeline.exit_code(pipeline.run_seeds, **options)
 
 
 if __name__ == "__main__":

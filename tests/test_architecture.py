@@ -8,10 +8,10 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "uss_bench"
 FLOORS = [
-    "manifest config seeding storage progress aunet metrics statistics annotation published painting",
-    "volumes phantoms patches uncertainty strategies dicom layouts",
-    "training inference evaluation results plan datasets",
-    "simulation tables showcase",
+    "manifest nifti config seeding storage stopping aunet metrics statistics annotation published painting",
+    "volumes phantoms patches uncertainty strategies dicom layouts progress lock team",
+    "training inference evaluation results plan datasets status",
+    "simulation tables showcase intake",
     "comparison captions across",
     "figures",
     "report",

@@ -97,7 +97,8 @@ def test_archives_of_equal_arrays_are_equal(tmp_path):
 def test_profile_is_the_one_that_was_scored(run, arrays):
     simulation, records = run
     case_id = str(arrays["profile_case"])
-    scored = np.array(read_json(simulation.run_folder / "initial" / "scores.json")["result"][case_id]["profile"])
+    scores = read_json(simulation.run_folder / "initial" / "scores.json")["result"]
+    (scored,) = (np.array(score["profile"]) for score in scores if score["case_id"] == case_id)
     np.testing.assert_array_equal(arrays["profile"], scored.astype(np.float32))
     first = next(record for record in records if (record.model, record.strategy) == ("iteration", "USS"))
     assert case_id == first.queries[0][0]

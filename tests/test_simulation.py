@@ -6,11 +6,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from uss_bench import config
 from uss_bench.manifest import Case
 from uss_bench.progress import Progress
 from uss_bench.simulation import Simulation
+from uss_bench.strategies import STRATEGIES
+from uss_bench.team import Team
+from uss_bench.training import train
 from uss_bench.volumes import load_volume
 
 SETTINGS = config.resolve(
@@ -49,14 +53,15 @@ def cases(tmp_path_factory):
 def simulate(cases, tmp_path):
     """Callable that runs a simulation in a folder of its own and returns its records."""
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # as the program has
 
-    def run(name, strategies, settings=SETTINGS, workers=1, change=None):
+    def run(name, strategies, settings=SETTINGS, team=None, change=None):
         volumes = {split: {} for split in ("pool", "val", "test")}
         for case in cases:
             volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
         if change:
             change(volumes["pool"])
-        return Simulation(settings, volumes, tmp_path / name, 0, torch.device("cpu"), Progress(0), workers).run(strategies)
+        return Simulation(settings, volumes, tmp_path / name, 0, torch.device("cpu"), Progress(0), team).run(strategies)
 
     return run
 
@@ -113,12 +118,32 @@ def liver_slices(simulate):
     return total
 
 
-def test_results_depend_neither_on_the_number_of_workers_nor_on_the_other_strategies(simulate):
+def test_results_depend_neither_on_the_team_nor_on_the_other_strategies(simulate):
     settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
-    together = by_key(simulate("together", ("UVS", "RVS", "USS", "RSS"), settings, workers=3))
+    store = distributed.HashStore()
+    with ThreadPoolExecutor(3, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        teams = [Team(rank, 3, store) for rank in range(3)]
+        of_each = [by_key(records) for records in pool.map(lambda team: simulate("together", STRATEGIES, settings, team), teams)]
     alone = by_key(simulate("alone", ("USS",), settings))
-    for key, record in alone.items():
-        assert outcome(record) == outcome(together[key])
+    for together in of_each:
+        assert len(together) == 1 + 4 * 2 + 1
+        for key, record in alone.items():
+            assert outcome(record) == outcome(together[key])
+
+
+def test_pieces_of_work_are_done_once_by_the_team(simulate, monkeypatch):
+    done = []
+    for name in ("_train", "_evaluate", "_score", "_query"):
+        work = getattr(Simulation, name)
+        monkeypatch.setattr(Simulation, name, lambda self, *args, work=work: done.append((work.__name__, *args[:2])) or work(self, *args))
+    store = distributed.HashStore()
+    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(lambda rank: simulate("shared", STRATEGIES, team=Team(rank, 2, store)), range(2)))
+    done = [str(piece) for piece in done]
+    assert len(done) == len(set(done))
+    # 14 models on 2 test cases; the initial model and the first of UVS score 5 and 4 pool cases, the first of USS 5; 8 queries.
+    counts = {name: sum(piece.startswith(f"('{name}'") for piece in done) for name in ("_train", "_evaluate", "_score", "_query")}
+    assert counts == {"_train": 14, "_evaluate": 28, "_score": 5 + 4 + 5, "_query": 8}
 
 
 OVERRIDES = {
@@ -160,8 +185,7 @@ def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):
         volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
     bare = Simulation(settings, volumes, tmp_path / "bare", 0, torch.device("cpu"), Progress(0))
     torch.manual_seed(123)  # nothing may come from the global stream
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:  # one thread, as the workers have
-        again = pool.submit(bare._train, ("iteration", "RSS", 1), record.annotations).result()
+    again = bare._train(("iteration", "RSS", 1), record.annotations)
     assert {name: again[name] for name in ("best_step", "last_step", "best_jaccard")} == {
         name: record.training[name] for name in ("best_step", "last_step", "best_jaccard")
     }
@@ -184,22 +208,58 @@ def test_initial_column_overrides_the_seed(simulate, cases):
 def test_finished_stages_are_read_and_not_run(simulate, monkeypatch):
     settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
     first = simulate("again", ("USS",), settings)
-    monkeypatch.setattr("uss_bench.simulation.train", None)
-    monkeypatch.setattr("uss_bench.simulation.predict_mc", None)
+    for name in ("train", "predict", "predict_mc"):
+        monkeypatch.setattr(f"uss_bench.simulation.{name}", None)
     assert [outcome(record) for record in simulate("again", ("USS",), settings)] == [outcome(record) for record in first]
 
 
-def test_a_failure_in_one_worker_ends_the_others_and_is_the_one_raised(simulate, monkeypatch):
-    train = Simulation._train
+def stop_at(monkeypatch, text):
+    """Make the run end as a signal would, when it is about to tell `text`."""
+    now = Progress.now
 
-    def fail_in_the_data_pool(self, key, annotations):
-        if key[0] == "data pool":
-            raise FloatingPointError("step 3")
-        return train(self, key, annotations)
+    def tell(self, told):
+        if told.startswith(text):
+            raise KeyboardInterrupt
+        now(self, told)
 
-    monkeypatch.setattr(Simulation, "_train", fail_in_the_data_pool)
-    finished = []
-    monkeypatch.setattr("uss_bench.simulation.evaluate_case", lambda *_: finished.append(1) or {"DICE": 0.0})
-    with pytest.raises(FloatingPointError, match="step 3"):
-        simulate("failing", ("UVS", "RVS", "USS", "RSS"), workers=2)
-    assert len(finished) <= 2 * 3  # the model in the making and hardly another one; 13 models were to come
+    monkeypatch.setattr(Progress, "now", tell)
+
+
+@pytest.mark.parametrize("at", ["iteration RSS 1: training step 2/", "iteration RSS 1: validation on case-6 after step 4"])
+def test_a_stopped_training_continues_from_its_checkpoint(simulate, tmp_path, monkeypatch, at):
+    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    undisturbed = simulate("undisturbed", ("RSS",), settings)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, at)
+        simulate("stopped", ("RSS",), settings)
+    checkpoint = tmp_path / "stopped" / "RSS" / "iter-1" / "training.pt"
+    assert checkpoint.exists()
+
+    resumed = []
+    monkeypatch.setattr("uss_bench.simulation.train", lambda *args: resumed.append(args[-1]["step"] if args[-1] else 0) or train(*args))
+    continued = simulate("stopped", ("RSS",), settings)
+    assert [outcome(record) for record in continued] == [outcome(record) for record in undisturbed]
+    assert int(at.rstrip("/")[-1]) in resumed
+    assert not checkpoint.exists()
+    curves = [tmp_path / name / "RSS" / "iter-1" / "training.csv" for name in ("stopped", "undisturbed")]
+    assert curves[0].read_bytes() == curves[1].read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["cut short", "flipped byte"])
+def test_a_damaged_checkpoint_is_set_aside_and_said_so(simulate, tmp_path, monkeypatch, damage):
+    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    undisturbed = simulate("undisturbed", ("RSS",), settings)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, "iteration RSS 1: training step 2/")
+        simulate("damaged", ("RSS",), settings)
+    checkpoint = tmp_path / "damaged" / "RSS" / "iter-1" / "training.pt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 16
+    checkpoint.write_bytes(content if damage == "flipped byte" else content[: len(content) // 2])
+
+    said = []
+    monkeypatch.setattr(Progress, "say", lambda self, text: said.append(text))
+    continued = simulate("damaged", ("RSS",), settings)
+    assert [outcome(record) for record in continued] == [outcome(record) for record in undisturbed]
+    assert [str(checkpoint) in text and "damaged" in text for text in said if text.startswith("warning")] == [True]
+    assert checkpoint.with_suffix(".damaged").read_bytes() == (content if damage == "flipped byte" else content[: len(content) // 2])

@@ -1,5 +1,6 @@
 """The loss by hand, and trainings of a tiny net on tiny volumes."""
 
+import copy
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from uss_bench.inference import predict
 from uss_bench.metrics import jaccard
 from uss_bench.patches import PatchSampler, network_input
 from uss_bench.seeding import generator
+from uss_bench.storage import load_checkpoint, save_checkpoint
 from uss_bench.training import learning_rate, soft_dice_loss, train
 
 WINDOW, SCALE = (-150.0, 250.0), 200.0
@@ -165,11 +167,15 @@ def test_the_best_state_is_kept_while_training_goes_on(sampler):
 def test_the_curve_holds_step_mean_loss_and_jaccard(sampler):
     seen = []
     validate, _ = scripted([0.1, 0.2, 0.3])
-    result = train(tiny_net(), sampler, validate, settings(max_steps=12), NAME, progress=lambda *state: seen.append(state))
+
+    def after_step(training):
+        seen.append((training.step, training.limit, training.loss, training.best_jaccard))
+
+    result = train(tiny_net(), sampler, validate, settings(max_steps=12), NAME, after_step=after_step)
     losses = [loss for _, _, loss, _ in seen]
     assert [step for step, *_ in seen] == list(range(1, 13))
     assert {limit for _, limit, *_ in seen} == {12}
-    assert [best for *_, best in seen] == [-np.inf] * 4 + [0.1] * 5 + [0.2] * 2 + [0.3]
+    assert [best for *_, best in seen] == [-np.inf] * 5 + [0.1] * 5 + [0.2] * 2
     assert [(step, jaccard) for step, _, jaccard in result.curve] == [(5, 0.1), (10, 0.2), (12, 0.3)]  # the last step is validated too
     means = [np.mean(losses[a:b]) for a, b in pairwise([0, 5, 10, 12])]
     assert [mean for _, mean, _ in result.curve] == pytest.approx(means)
@@ -221,6 +227,48 @@ def test_same_name_same_result_bit_for_bit_and_other_names_others(sampler):
     assert first.curve == again.curve
     for other in (run(seed=2), run(strategy="RSS"), run(iteration=3), run(init=1), run(dropout=0.0)):  # the last: dropout is on
         assert not same(first.state, other.state)
+
+
+@pytest.mark.parametrize("converge", [False, True])
+@pytest.mark.parametrize("stop", [1, 5, 7, 13, 20])
+def test_a_training_continued_from_a_state_ends_as_if_never_interrupted(sampler, tmp_path, stop, converge):
+    """Steps 5 and 20 have their validation still to come; 13 lies in the second epoch; with `converge` the third validation ends it."""
+    limits = settings(decay=1.0, converged_max_steps=30)
+
+    def run(scores, net=0, **options):
+        remaining = iter(scores)
+        return train(tiny_net(net), sampler, lambda net: next(remaining), limits, NAME, converge, **options)
+
+    def stop_there(training):
+        if training.step == stop:
+            save_checkpoint(tmp_path / "state.pt", training.state())
+            raise KeyboardInterrupt
+
+    scores = [0.3, 0.2, 0.5, 0.1, 0.2, 0.4]
+    whole = run(scores)
+    with pytest.raises(KeyboardInterrupt):
+        run(scores, after_step=stop_there)
+    continued = run(scores[(stop - 1) // 5 :], net=8, resume=load_checkpoint(tmp_path / "state.pt"))
+    assert same(continued.state, whole.state)
+    assert (continued.best_step, continued.last_step, continued.curve) == (whole.best_step, whole.last_step, whole.curve)
+
+
+def test_a_state_seen_during_a_validation_can_be_continued_from(sampler):
+    """A run may be stopped while it validates."""
+    states = []
+
+    def validate(net):
+        states.append(copy.deepcopy(current.state()))
+        return 0.5
+
+    def after_step(training):
+        nonlocal current
+        current = training
+
+    current = None
+    whole = train(tiny_net(), sampler, validate, settings(), NAME, after_step=after_step)
+    continued = train(tiny_net(8), sampler, lambda net: 0.5, settings(), NAME, resume=states[1])
+    assert same(continued.state, whole.state) and continued.curve == whole.curve
 
 
 def test_training_starts_from_the_given_weights_with_steps_of_the_learning_rate(sampler):

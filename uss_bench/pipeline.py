@@ -1,140 +1,209 @@
-"""From the command line's arguments to a report: reads the manifest, makes phantoms and volumes, simulates, writes, in that order."""
+"""From the command line's arguments to a report: checks everything, gathers a team, simulates, writes, in that order."""
 
 import os
 import sys
+import traceback
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
 
-from . import InputError, across, config, report, results
-from .manifest import SPLITS, read_manifest
+from . import InputError, across, config, report, results, stopping
+from .intake import check_cases, load_volumes
+from .lock import locked
 from .phantoms import write_missing_phantoms
-from .plan import check_plan, describe_plan, model_count
+from .plan import check_disk, describe_plan, model_count
 from .progress import Progress
 from .showcase import write_showcase
 from .simulation import Simulation
-from .storage import PROVENANCE, SLICES, read_json, write_json
+from .status import describe_run
+from .storage import PROVENANCE, RUN, SLICES, read_json, remove_partial_files, write_json
 from .strategies import STRATEGIES
+from .team import PeerLost, torchrun_rank, local_rank, local_team, torchrun_team, under_torchrun, worker_team
 from .volumes import load_volume
 
-NO_AIR = -200  # HU; every CT shows air around the patient or within
+A_DAY = 86_400.0  # seconds
+# What tells a run from another, beside its settings and the files of its cases.
+IDENTITY = ("uss_bench", "code_sha256", "libraries", "device", "seed", "manifest_sha256")
 
 
-def run_seeds(seeds, preset, reports, name=None, dry_run=False, **options):
+def exit_code(work, rank=None, **arguments):
+    """Exit code of `work(**arguments)`: 0 done, 2 bad input, 130 interrupted, 1 anything else. Errors that a user can mend are printed."""
+    rank = torchrun_rank() if rank is None else rank
+    try:
+        work(**arguments)
+    except InputError as error:
+        return _fail(2, error, rank == 0)
+    except KeyboardInterrupt as interrupt:
+        return _fail(130, f"interrupted ({interrupt}); the same command continues where it stopped", rank == 0)
+    except PeerLost as error:
+        return _fail(1, f"{error}; the same command continues where the job stopped", rank == 0)
+    except FloatingPointError as error:
+        return _fail(1, error)
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        return _fail(1, f"{told}; nothing that was finished is lost: mend this, and the same command continues")
+    return 0
+
+
+def _fail(code, message, printed=True):
+    if printed:
+        print(f"benchmark.py: {message}", file=sys.stderr)
+    return code
+
+
+def run_seeds(seeds, preset, reports, name=None, dry_run=False, status=False, **options):
     """Run every seed, and with several write the report across them. Arguments and errors as for `run`."""
     names = {seed: f"{name or preset}-seed{seed}" if len(seeds) > 1 or not name else name for seed in seeds}
     for seed in seeds:
-        run(preset=preset, seed=seed, reports=reports, name=names[seed], dry_run=dry_run, **options)
-    if len(seeds) > 1 and not dry_run:
+        if status:
+            print(describe_run(Path(options["runs"]) / names[seed]))
+        else:
+            run(preset=preset, seed=seed, reports=reports, name=names[seed], dry_run=dry_run, **options)
+    if len(seeds) > 1 and not (dry_run or status) and torchrun_rank() == 0:
         folder = Path(reports) / (name or f"{preset}-seeds{'-'.join(map(str, seeds))}")
         path = across.write_across(folder, {seed: Path(reports) / names[seed] for seed in seeds})
         print(f"report across seeds: {path}", file=sys.stderr)
 
 
-def run(manifest, strategies, preset, overrides, seed, device, runs, reports, name, workers=None, dry_run=False, report_only=False):
-    """Run the benchmark, continue it, or with `report_only` rebuild the report from its results. Returns the path of the report.
+def run(
+    manifest, strategies, preset, overrides, seed, device, runs, reports, name, workers=None, dry_run=False, report_only=False, team=None
+):
+    """Run the benchmark, continue it, or with `report_only` rebuild the report from its results.
+
+    `team` is the one that this process works for, when `run` itself started it.
 
     Raises
     ------
     InputError
         Anything wrong with arguments, manifest or data, before any training.
     """
-    report_folder = Path(reports) / name
+    report_folder, run_folder = Path(reports) / name, Path(runs) / name
     if report_only:
-        path = report.write_report(report_folder)
-        print(f"report: {path}", file=sys.stderr)
-        return path
+        if torchrun_rank() == 0:
+            print(f"report: {report.write_report(report_folder)}", file=sys.stderr)
+        return
 
     settings = config.resolve(preset, overrides)
-    device = _device(device)
+    device = _device(device, local_rank(team))
     _make_deterministic()
-    manifest_cases = read_manifest(manifest)
-    cases = _chosen_cases(manifest_cases, settings.data)
-    check_plan(settings, cases, strategies)
+    if workers is not None and under_torchrun():
+        raise InputError("--workers: torchrun tells the number of processes by --nproc-per-node; leave --workers out")
+    workers = workers or _workers(device)
+    manifest_cases, cases, warnings = check_cases(manifest, settings, strategies)
     if dry_run:
-        print(describe_plan(settings, cases, strategies, device, runs, workers or _workers(device)))
-        return None
+        if torchrun_rank() == 0:
+            print("\n".join([describe_plan(settings, cases, strategies, device, runs, workers), *(f"warning: {text}" for text in warnings)]))
+        return
 
     origin = results.provenance(settings, manifest, manifest_cases, seed, strategies, device)
-    run_folder = Path(runs) / name
-    _refuse_another_run(run_folder / "run.json", origin)
-    written = write_missing_phantoms(cases)
-    progress = Progress(total=model_count(settings, strategies))
-    if written:
-        progress.say(f"made {written} phantom(s)")
-    volumes = _load_volumes(cases, settings.data.spacing, Path(runs) / "cache", progress)
-    if not (run_folder / "run.json").exists():
-        write_json(run_folder / "run.json", origin)
-    simulation = Simulation(settings, volumes, run_folder, seed, device, progress, workers or _workers(device))
+    _refuse_another_run(run_folder, report_folder, origin)
+    with ExitStack() as stack:
+        if team is None and under_torchrun():
+            team = stack.enter_context(torchrun_team(name, device))
+        if team is None or (team.leads and under_torchrun()):
+            stack.enter_context(locked(run_folder, lambda text: print(text, file=sys.stderr)))
+        if team is None:
+            arguments = {"manifest": manifest, "strategies": strategies, "preset": preset, "overrides": overrides, "seed": seed}
+            arguments |= {"device": device.type, "runs": runs, "reports": reports, "name": name}
+            team = stack.enter_context(local_team(workers, _work_along, arguments))
+        progress = Progress(2 * model_count(settings, strategies), sys.stderr if team.leads else None, run_folder, team.rank)
+        try:
+            _run(settings, cases, warnings, origin, strategies, seed, device, run_folder, report_folder, progress, team)
+        except BaseException:
+            progress.write_log(traceback.format_exc())
+            raise
+
+
+def _work_along(rank, size, port, arguments):
+    stopping.install()
+    sys.exit(exit_code(run, rank, team=worker_team(rank, size, port), **arguments))
+
+
+def _run(settings, cases, warnings, origin, strategies, seed, device, run_folder, report_folder, progress, team):
+    cache = run_folder.parent / "cache"
+    if team.leads:
+        remove_partial_files(run_folder)
+        remove_partial_files(report_folder)
+        remove_partial_files(cache, age=A_DAY)  # which other runs may be writing to
+        check_disk(cases, settings.data.spacing, cache)
+        for text in warnings:
+            progress.say(f"warning: {text}")
+        team.report("opened")
+    while not team.reached("opened"):
+        team.pause()
+    _prepare(cases, settings.data.spacing, cache, progress, team)
+    volumes = load_volumes(cases, settings.data.spacing, cache, progress)
+    files = {volume.case.case_id: [volume.image_digest, volume.label_digest] for split in volumes.values() for volume in split.values()}
+    _refuse_other_files(run_folder, files)
+    if team.leads and not (run_folder / RUN).exists():
+        write_json(run_folder / RUN, {**origin, "files": files})
+
+    simulation = Simulation(settings, volumes, run_folder, seed, device, progress, team)
     records = simulation.run(strategies)
-    results.write_results(report_folder, records, volumes, seed)
-    write_showcase(simulation, records, report_folder / SLICES)
-    notes = [f"{record.name}: {note}" for record in records for note in record.notes]
-    write_json(report_folder / PROVENANCE, {**origin, "notes": notes})
-    path = report.write_report(report_folder)
-    progress.say(f"report: {path}")
-    return path
+    if team.leads:
+        results.write_results(report_folder, records, volumes, seed)
+        write_showcase(simulation, records, report_folder / SLICES)
+        notes = [f"{record.name}: {note}" for record in records for note in record.notes]
+        write_json(report_folder / PROVENANCE, {**origin, "notes": notes})
+        progress.say(f"report: {report.write_report(report_folder)}")
 
 
-def _device(name):
+def _prepare(cases, spacing, cache, progress, team):
+    """Make phantoms and cache entries, shared out over the team; faults come to light when all cases are loaded."""
+    for case in cases:
+        if team.claim(f"cache/{case.case_id}"):
+            progress.now(f"preparing {case.case_id}")
+            write_missing_phantoms([case])
+            with suppress(InputError):
+                load_volume(case, spacing, cache)
+            team.report("prepared")
+    while team.reached("prepared") < len(cases):
+        team.pause()
+
+
+def _device(name, local_rank):
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build of PyTorch")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
 
 
 def _workers(device):
-    """Models worked on at a time: one on a GPU, which it fills; on a CPU one a core, but no more than there are strategies."""
-    return 1 if device.type == "cuda" else min(len(STRATEGIES), os.cpu_count() or 1)
+    """Processes on this machine: one a GPU; on a CPU one a core, but no more than there are strategies."""
+    return torch.cuda.device_count() if device.type == "cuda" else min(len(STRATEGIES), len(os.sched_getaffinity(0)))
 
 
 def _make_deterministic():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts, which has not happened yet
     torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(1)  # sums split over threads would depend on their number; models, not sums, are worked on side by side
+    torch.set_num_threads(1)  # sums split over threads would depend on their number; pieces of work, not sums, are shared out
 
 
-def _chosen_cases(cases, data):
-    """The first cases of each split, as many as the settings allow."""
-    return [case for split in SPLITS for case in [case for case in cases if case.split == split][: getattr(data, split)]]
-
-
-def _refuse_another_run(path, origin):
-    """Check that a `run.json` that is there already belongs to this very run."""
-    if not path.exists():
-        return
-    before = read_json(path)
-    changes = [
-        f"{key}: {before.get(key)} there, {origin[key]} now"
-        for key in ("uss_bench", "seed", "manifest_sha256")
-        if before.get(key) != origin[key]
-    ]
-    changes += [f"{key}: {old} there, {new} now" for key, old, new in config.differences(before["config"], origin["config"])]
-    if changes:
-        raise InputError(
-            "\n  ".join([f"{path.parent} holds another run; choose another --name, or remove the folder. It differs in", *changes])
-        )
-
-
-def _load_volumes(cases, spacing, cache, progress):
-    """Volumes by split and case id, all cases read before anything is trained on; all faulty ones are named together."""
-    volumes, problems, first_of = {split: {} for split in SPLITS}, [], {}
-    for number, case in enumerate(cases, start=1):
-        progress.now(f"reading case {number} of {len(cases)}")
-        try:
-            volume = volumes[case.split][case.case_id] = load_volume(case, spacing, cache)
-        except InputError as error:
-            text = str(error)
-            problems.append(text if text.startswith("case ") else f"case {case.case_id}: {text}")
+def _refuse_another_run(run_folder, report_folder, origin):
+    """Check that what is there under this name already belongs to this very run, or is its report by whatever version."""
+    for path, identity in ((run_folder / RUN, IDENTITY), (report_folder / PROVENANCE, ("seed", "manifest_sha256"))):
+        if not path.exists():
             continue
-        same = first_of.setdefault(volume.image_digest, case.case_id)
-        if same != case.case_id:
-            problems.append(f"case {case.case_id}: {case.image}: the very image of case {same}; keep one of the two")
-        if not volume.liver_voxels and case.split != "pool":
-            problems.append(f"case {case.case_id}: {case.label}: no liver, and {case.split} cases need one; check label_values")
-        elif not volume.liver_voxels:
-            progress.say(f"warning: case {case.case_id}: {case.label}: no liver in it; check label_values")
-        if volume.darkest > NO_AIR:
-            progress.say(f"warning: case {case.case_id}: {case.image}: nothing below {volume.darkest:g} HU, so perhaps no CT in HU")
-    if problems:
-        raise InputError("\n  ".join([f"{len(problems)} case(s) cannot be used", *problems]))
-    return volumes
+        before = read_json(path)
+        changes = [f"{key}: {before.get(key)} there, {origin[key]} now" for key in identity if before.get(key) != origin[key]]
+        changes += [f"{key}: {old} there, {new} now" for key, old, new in config.differences(before["config"], origin["config"])]
+        if changes:
+            folder = run_folder if path.name == RUN else report_folder
+            raise InputError(
+                "\n  ".join([f"{folder} holds another run; choose another --name, or remove the folder. It differs in", *changes])
+            )
+
+
+def _refuse_other_files(run_folder, files):
+    """Check that images and labels are those that the run began with."""
+    before = read_json(run_folder / RUN)["files"] if (run_folder / RUN).exists() else files
+    changed = [case_id for case_id in files if files[case_id] != before.get(case_id)]
+    if changed:
+        raise InputError(
+            f"{run_folder} was begun with other files of case(s) {', '.join(changed)}; bring these back, choose another --name, "
+            "or remove the folder"
+        )

@@ -1,5 +1,6 @@
 """Result files: written from the records of a simulation and the volumes it ran on, read back for the report."""
 
+import hashlib
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ def provenance(settings, manifest, manifest_cases, seed, strategies, device):
     return {
         "uss_bench": __version__,
         "git": _git_state(),
+        "code_sha256": _code_digest(),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -95,6 +97,12 @@ def provenance(settings, manifest, manifest_cases, seed, strategies, device):
         "manifest_sha256": storage.file_digest(manifest),
         "manifest_cases": {split: sum(case.split == split for case in manifest_cases) for split in SPLITS},
     }
+
+
+def _code_digest():
+    """SHA-256 over the package's modules."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256("".join(f"{path.name} {storage.file_digest(path)}\n" for path in modules).encode()).hexdigest()
 
 
 def _git_state():

@@ -9,19 +9,28 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import secrets
+import shutil
+import time
+import zipfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import torch
 
+from . import InputError
+
 CASES, ANNOTATION, QUERIES, TRAINING, VOLUMES, TIMING = (
     f"results/{name}.csv" for name in ("cases", "annotation", "queries", "training", "volumes", "timing")
 )
 PROVENANCE = "results/provenance.json"
 SLICES = "results/slices.npz"
+RUN = "run.json"
+MODEL, CHECKPOINT, CURVE = "model.pt", "training.pt", "training.csv"  # in a model's folder
 
 
 def model_folder(run, model, strategy, iteration):
@@ -44,12 +53,45 @@ def atomic_path(path):
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(path)  # a full disk is told by the write, which knows no name
         raise
+
+
+def remove_partial_files(folder, age=0.0):
+    """Remove what killed processes left half written in a folder, files and folders, and did not touch for `age` seconds."""
+    for path in list(Path(folder).rglob(".partial-*")):
+        if path.exists() and time.time() - path.stat().st_mtime >= age:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path):
+    """Yield a temporary folder beside `path` that becomes it when the block ends without an error, unless another process was first."""
+    path = Path(path)
+    temporary = path.with_name(f".partial-{secrets.token_hex(6)}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _flush(file)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(path):
+    """Wait until a file has reached the disk; else a machine that loses power may keep its name without its content."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def write_text(path, text):
@@ -62,7 +104,11 @@ def write_json(path, value):
 
 
 def read_json(path):
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Content of a JSON file; InputError where it is damaged, which no crash of ours leaves behind."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); remove this file, and what it told is made again") from None
 
 
 def write_csv(path, columns, rows):
@@ -87,12 +133,22 @@ def read_csv(path):
 
 
 def save_checkpoint(path, value):
+    buffer = io.BytesIO()  # torch.save itself would answer a full disk with an error of its own kind, and without the file's name
+    torch.save(value, buffer)
     with atomic_path(path) as temporary:
-        torch.save(value, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path, device="cpu"):
-    return torch.load(path, map_location=device, weights_only=True)
+    """Value of a checkpoint, tensors on `device`; InputError where its checksums do not fit, which PyTorch does not look at."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"checksum of {damaged}")
+        return torch.load(path, map_location=device, weights_only=True)
+    except (zipfile.BadZipFile, zlib.error, pickle.PickleError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{path}: damaged ({reason}); remove its folder, and the model is trained again") from None
 
 
 def write_nifti(path, array, affine):
@@ -115,3 +171,25 @@ def file_digest(path):
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def remembered_digest(path, folder):
+    """As `file_digest`, but remembered in `folder`/digests, for hashing hundreds of gigabytes takes an hour at every start.
+
+    A memory holds while size and modification time are the same. A file modified less than two seconds before it was hashed may change
+    again within the same tick of a coarse clock, so its digest is not remembered: git's "racy" rule.
+    """
+    path = Path(path).absolute()
+    memory = Path(folder) / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()}.json"
+    status, now = path.stat(), time.time_ns()
+    state = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    try:
+        known = read_json(memory)
+    except (FileNotFoundError, InputError):
+        known = {}
+    if state.items() <= known.items():
+        return known["sha256"]
+    digest = file_digest(path)
+    if now - status.st_mtime_ns >= 2e9:
+        write_json(memory, {**state, "sha256": digest})
+    return digest
