@@ -19,7 +19,7 @@ from .simulation import Simulation
 from .status import describe_run
 from .storage import PROVENANCE, RUN, SLICES, read_json, remove_partial_files, write_json
 from .strategies import STRATEGIES
-from .team import PeerLost, torchrun_rank, local_rank, local_team, torchrun_team, under_torchrun, worker_team
+from .team import PeerLostError, local_rank, local_team, torchrun_rank, torchrun_team, under_torchrun, worker_team
 from .volumes import load_volume
 
 A_DAY = 86_400.0  # seconds
@@ -36,7 +36,7 @@ def exit_code(work, rank=None, **arguments):
         return _fail(2, error, rank == 0)
     except KeyboardInterrupt as interrupt:
         return _fail(130, f"interrupted ({interrupt}); the same command continues where it stopped", rank == 0)
-    except PeerLost as error:
+    except PeerLostError as error:
         return _fail(1, f"{error}; the same command continues where the job stopped", rank == 0)
     except FloatingPointError as error:
         return _fail(1, error)
@@ -93,7 +93,7 @@ def run(
     manifest_cases, cases, warnings = check_cases(manifest, settings, strategies)
     if dry_run:
         if torchrun_rank() == 0:
-            print("\n".join([describe_plan(settings, cases, strategies, device, runs, workers), *(f"warning: {text}" for text in warnings)]))
+            print(describe_plan(settings, cases, strategies, device, runs, workers), *(f"warning: {text}" for text in warnings), sep="\n")
         return
 
     origin = results.provenance(settings, manifest, manifest_cases, seed, strategies, device)

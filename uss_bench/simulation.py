@@ -252,9 +252,7 @@ class Simulation:
             return None
         annotated = {case_id: len(model.annotations.of(case_id)) for case_id in self.pool}
         # Volumes are queried whole; of a slice strategy's, those with a slice left. Under the initial model these are the same.
-        case_ids = [
-            case_id for case_id, volume in self.pool.items() if annotated[case_id] < (volume.shape[0] if strategy == "USS" else 1)
-        ]
+        case_ids = [case_id for case_id, volume in self.pool.items() if annotated[case_id] < (volume.shape[0] if strategy == "USS" else 1)]
         stage = self._case_stage(model.key, "scores", case_ids, self._score, BLOCKING)
         return stage and {score["case_id"]: score for score in stage["result"]}
 
@@ -287,12 +285,14 @@ class Simulation:
         model = self._new_model(key)
         patch = model.output_size(config.patch)
         sampler = PatchSampler(self.pool, annotations, patch, model.halo, config.batch_size, data.window, data.scale)
-        current, saved = None, time.monotonic()
+        current, saved, validations = None, time.monotonic(), 0
 
         def after_step(training):
-            nonlocal current, saved
+            nonlocal current, saved, validations
             current = training
-            self._write_curve(folder, training.curve)
+            if len(training.curve) > validations:
+                validations = len(training.curve)
+                _write_curve(folder / CURVE, training.curve)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 save_checkpoint(folder / CHECKPOINT, training.state())
                 saved = time.monotonic()
@@ -316,7 +316,7 @@ class Simulation:
             raise
         except FloatingPointError as error:
             raise FloatingPointError(f"{_title(key)}: {error}") from None
-        self._write_curve(folder, trained.curve)
+        _write_curve(folder / CURVE, trained.curve)
         save_checkpoint(folder / MODEL, trained.state)
         return {name: value for name, value in asdict(trained).items() if name != "state"}
 
@@ -331,11 +331,6 @@ class Simulation:
             path.replace(aside)
             self.progress.say(f"warning: {str(error).split(';')[0]}; kept as {aside.name}, the training begins again")
             return None
-
-    def _write_curve(self, folder, curve):
-        if curve and curve != self._found.get((folder, "curve")):
-            self._found[folder, "curve"] = list(curve)
-            write_csv(folder / CURVE, ["step", "loss", "jaccard"], [dict(zip(("step", "loss", "jaccard"), row, strict=True)) for row in curve])
 
     def predict(self, model, volume):
         return predict(model, self._input(volume), self.config.inference.tile)
@@ -355,7 +350,8 @@ class Simulation:
         elif strategy == "UVS":
             chosen = most_uncertain_volumes({case_id: score["volume"] for case_id, score in scores.items()}, query.volumes_per_iteration)
             queries = [[case_id, None, scores[case_id]["volume"]] for case_id in chosen]
-            notes += [f"no liver predicted in {case_id}: uncertainty over the whole volume" for case_id in scores if scores[case_id]["empty"]]
+            missed = [case_id for case_id, score in scores.items() if score["empty"]]
+            notes += [f"no liver predicted in {case_id}: uncertainty over the whole volume" for case_id in missed]
         elif strategy == "USS":
             profiles = {case_id: np.array(score["profile"]) for case_id, score in scores.items()}
             queries = [list(item) for item in most_uncertain_slices(profiles, before.annotations, slice_count, query.min_distance)]
@@ -390,3 +386,8 @@ class Simulation:
 
 def _title(key):
     return " ".join(str(part) for part in key if part not in ("", None))
+
+
+def _write_curve(path, curve):
+    columns = ("step", "loss", "jaccard")
+    write_csv(path, columns, [dict(zip(columns, row, strict=True)) for row in curve])

@@ -22,7 +22,7 @@ FAREWELL = 120.0  # seconds that workers get to write their checkpoints
 LONG = timedelta(days=7)  # nobody waits for a network, only for work
 
 
-class PeerLost(RuntimeError):
+class PeerLostError(RuntimeError):
     """Another process of the job has ended too early."""
 
 
@@ -59,11 +59,11 @@ class Team:
         return self._count(f"event/{event}", 0)
 
     def pause(self):
-        """Wait a moment for others; raises PeerLost if one has ended, KeyboardInterrupt if this process is to end."""
+        """Wait a moment for others; raises PeerLostError if one has ended, KeyboardInterrupt if this process is to end."""
         stopping.check()
         for worker in self._workers:
             if worker.exitcode:
-                raise PeerLost(f"worker {worker.name} ended with exit code {worker.exitcode}")
+                raise PeerLostError(f"worker {worker.name} ended with exit code {worker.exitcode}")
         self.reached("pulse")
         time.sleep(PAUSE)
 
@@ -71,7 +71,7 @@ class Team:
         try:
             return self._store.add(key, amount)
         except RuntimeError as error:
-            raise PeerLost(f"the process that led the job is gone ({str(error).splitlines()[0]})") from None
+            raise PeerLostError(f"the process that led the job is gone ({str(error).splitlines()[0]})") from None
 
 
 def under_torchrun():
@@ -112,9 +112,7 @@ def local_team(workers, target, arguments):
         return
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=target, args=(rank, workers, store.port, arguments), name=str(rank)) for rank in range(1, workers)
-    ]
+    processes = [context.Process(target=target, args=(rank, workers, store.port, arguments), name=str(rank)) for rank in range(1, workers)]
     for process in processes:
         process.start()
     try:
