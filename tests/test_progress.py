@@ -1,12 +1,16 @@
-"""What is written to a fake stream by a fake clock."""
+"""What is written to a fake stream, a log and notes, by a fake clock."""
 
 import io
+import json
+import time
+from datetime import datetime, timezone
 from types import SimpleNamespace
 
 import pytest
 
-from uss_bench import progress
+from uss_bench import progress, stopping
 from uss_bench.progress import Progress
+from uss_bench.storage import read_json
 
 CLEAR = "\r\x1b[K"
 
@@ -25,9 +29,9 @@ class Stream(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands at `.now` seconds."""
+    """A clock that stands at `.now` seconds since the machine began, 500000 after the epoch."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 500000 + clock.now))
     return clock
 
 
@@ -105,6 +109,72 @@ def test_passing_states_are_for_terminals_only(clock):
     assert stream.getvalue() == ""
 
 
-def test_standard_error_is_the_stream(capsys):
-    Progress(1).finished("initial model", computed=True)
-    assert capsys.readouterr() == ("", "[1/1] initial model\n")
+def test_without_a_stream_nothing_is_printed(capfd):
+    shown = Progress(1)
+    shown.now("step 1")
+    shown.say("made 2 phantom(s)")
+    shown.finished("initial model", computed=True)
+    assert capfd.readouterr() == ("", "")
+    assert (shown.done, shown.computed) == (1, 1)
+
+
+def test_a_passing_state_is_a_safe_point(clock, monkeypatch):
+    monkeypatch.setattr(stopping, "_reason", None)
+    shown = Progress(1, Stream(terminal=False))
+    shown.now("step 1")
+    stopping.request("SIGTERM")
+    shown.say("a lasting line is none")
+    shown.finished("nor is a finished step", computed=True)
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        shown.now("step 2")
+
+
+def test_lasting_lines_are_added_to_the_log_with_their_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        before = datetime.now(timezone.utc).replace(microsecond=0)
+        for text in ("started", "continued"):  # a second process, after the first has ended
+            shown = Progress(2, Stream(terminal=True), tmp_path / "run")
+            shown.say(text)
+            shown.now("step 1")
+            shown.finished("initial model", computed=False)
+            shown.write_log("for the log alone: ü")
+        after = datetime.now(timezone.utc)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    lines = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8").splitlines()
+    rest = ["[1/2] initial model (found)", "for the log alone: ü"]
+    assert [line[20:] for line in lines] == ["started", *rest, "continued", *rest]
+    assert all(before <= datetime.fromisoformat(f"{line[:19]}+00:00") <= after for line in lines)
+    assert "log alone" not in shown.stream.getvalue()
+
+
+def test_notes_for_other_terminals_are_written_every_few_seconds(clock, tmp_path):
+    """The clock moves on by two seconds a step and the pause between notes is five, so every third step is noted."""
+    shown = Progress(4, None, tmp_path)
+    noted = []
+    for step in range(1, 11):
+        clock.now += 2
+        shown.now(f"step {step}")
+        noted.append(read_json(tmp_path / "status" / "0.json") if step > 2 else list(tmp_path.iterdir()))
+    assert noted[:2] == [[], []]
+    assert [note["text"] for note in noted[2:]] == [f"[0/4] step {step}" for step in (3, 3, 3, 6, 6, 6, 9, 9)]
+    assert [note["time"] - 500000 for note in noted[2:]] == [1006] * 3 + [1012] * 3 + [1018] * 2
+    assert [path.name for path in (tmp_path / "status").iterdir()] == ["0.json"]
+
+
+def test_every_process_has_a_log_and_a_note_of_its_own(clock, tmp_path):
+    team = [Progress(3, None, tmp_path, rank) for rank in (0, 1, 12)]
+    clock.now += 6
+    for rank, shown in enumerate(team):
+        shown.say(f"line {rank}")
+        shown.finished("model", computed=True)
+        shown.now(f"state {rank}")
+    files = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.*")}
+    assert sorted(files) == ["log-1.txt", "log-12.txt", "log.txt", "status/0.json", "status/1.json", "status/12.json"]
+    for number, name in enumerate(("", "-1", "-12")):
+        assert files[f"log{name}.txt"].count("\n") == 2
+        assert f"line {number}\n" in files[f"log{name}.txt"]
+        assert json.loads(files[f"status/{name[1:] or 0}.json"])["text"] == f"[1/3] state {number}, about a minute at most left"

@@ -1,25 +1,55 @@
 """Files appear whole or not at all, and read back as written."""
 
 import csv
+import errno
 import hashlib
 import os
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from uss_bench import storage
+from uss_bench import InputError, storage
 
 
 class Trap:
-    """Runs code when it is unpickled."""
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
 
     def __reduce__(self):
-        return os.getcwd, ()
+        return os.mkdir, (self.folder,)
+
+
+@contextmanager
+def files_no_larger_than(size):
+    """A disk that is full after `size` bytes of a file, by the kernel's limit on files of this process."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def same(one, other):
+    """Whether two checkpoints are equal in types, orders and every bit."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
 
 
 def test_a_finished_block_replaces_the_file_and_leaves_nothing_else(tmp_path):
@@ -113,21 +143,139 @@ def test_json_is_sorted_and_reads_back(tmp_path):
     assert text.endswith("}\n")
 
 
-def test_a_checkpoint_reads_back_bit_for_bit(tmp_path):
-    state = {"weight": torch.randn(3, 4), "mean": torch.tensor([float("nan"), -0.0]), "steps": torch.tensor(7)}
-    storage.save_checkpoint(tmp_path / "model.pt", state)
-    loaded = storage.load_checkpoint(tmp_path / "model.pt")
-    assert list(loaded) == list(state)
-    for name, value in state.items():
-        assert loaded[name].dtype == value.dtype
-        assert loaded[name].numpy().tobytes() == value.numpy().tobytes()
+@pytest.mark.parametrize("content", [b"", b'{"a": 1,', b"\0" * 100, b'{"a": "\xff"}'])
+def test_damaged_json_is_bad_input_and_absent_json_is_not(tmp_path, content):
+    path = tmp_path / "stage.json"
+    with pytest.raises(FileNotFoundError):
+        storage.read_json(path)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{path}: damaged \(.+\); remove this file"):
+        storage.read_json(path)
+
+
+@pytest.fixture
+def checkpoint():
+    return {
+        "model": {"weight": torch.randn(3, 4), "mean": torch.tensor([float("nan"), -0.0]), "steps": torch.tensor(7)},
+        "curve": [(1000, 0.25), (2000, 0.5)],
+        "generator": torch.get_rng_state()[:16],
+        "best": None,
+    }
+
+
+def test_a_checkpoint_reads_back_bit_for_bit(tmp_path, checkpoint):
+    storage.save_checkpoint(tmp_path / "model.pt", checkpoint)
+    assert same(storage.load_checkpoint(tmp_path / "model.pt"), checkpoint)
+    assert same(torch.load(tmp_path / "model.pt", weights_only=True), checkpoint)  # PyTorch alone reads it too
     assert list(tmp_path.iterdir()) == [tmp_path / "model.pt"]
 
 
+def test_a_checkpoint_cut_short_is_bad_input(tmp_path, checkpoint):
+    path = tmp_path / "model.pt"
+    storage.save_checkpoint(path, checkpoint)
+    content = path.read_bytes()
+    for length in reversed([*range(0, len(content), 13), *range(len(content) - 40, len(content))]):
+        os.truncate(path, length)
+        with pytest.raises(InputError, match=rf"{path}: damaged \(.+\); remove"):
+            storage.load_checkpoint(path)
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x08, 0x10, 0xFF])
+def test_a_checkpoint_with_a_damaged_byte_is_bad_input_or_as_saved(tmp_path, checkpoint, flip):
+    """At every byte: of tensors and of the zip archive around them. PyTorch alone takes a tensor whose archive tells a wrong size, and
+    fills it from memory."""
+    path = tmp_path / "model.pt"
+    storage.save_checkpoint(path, checkpoint)
+    with open(path, "r+b", buffering=0) as file:
+        for position, byte in enumerate(path.read_bytes()):
+            file.seek(position)
+            file.write(bytes([byte ^ flip]))
+            try:
+                assert same(storage.load_checkpoint(path), checkpoint), position
+            except InputError as error:
+                assert str(error).startswith(f"{path}: damaged"), position
+            file.seek(position)
+            file.write(bytes([byte]))
+
+
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
-    torch.save({"weight": Trap()}, tmp_path / "model.pt")
+    storage.save_checkpoint(tmp_path / "model.pt", {"weight": Trap(tmp_path / "ran")})
     with pytest.raises(Exception, match=r"(?i)weights.only"):
         storage.load_checkpoint(tmp_path / "model.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("rows.csv", lambda path: storage.write_csv(path, ["a"], [{"a": "x" * 20000}])),
+        ("stage.json", lambda path: storage.write_json(path, ["x" * 20000])),
+        ("model.pt", lambda path: storage.save_checkpoint(path, {"weight": torch.zeros(5000)})),
+        ("ct.nii.gz", lambda path: storage.write_nifti(path, np.random.default_rng(0).integers(0, 999, (30, 30, 30), np.int16), np.eye(4))),
+    ],
+)
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, name, write):
+    path = tmp_path / name
+    write(path)
+    before = path.read_bytes()
+    with files_no_larger_than(10000), pytest.raises(OSError, match="too large") as caught:
+        write(path)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_that_names_its_file_keeps_the_name(tmp_path):
+    with pytest.raises(OSError) as caught, storage.atomic_path(tmp_path / "file.txt"):
+        (tmp_path / "another").read_text()
+    assert caught.value.filename == str(tmp_path / "another")
+
+
+def test_what_killed_processes_leave_is_removed_and_nothing_else(tmp_path):
+    kept = [tmp_path / "model.pt", tmp_path / "USS" / "partial-results.csv", tmp_path / "USS" / ".hidden"]
+    (tmp_path / "USS").mkdir()
+    for path in kept:
+        path.write_text("kept")
+    killed = [storage.atomic_path(folder / "model.pt") for folder in (tmp_path, tmp_path / "USS")]
+    for writer in killed:
+        writer.__enter__().write_text("half of the n")
+    assert len(list(tmp_path.rglob("*.*"))) == 5
+    storage.remove_partial_files(tmp_path)
+    storage.remove_partial_files(tmp_path / "absent")
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert {path.read_text() for path in kept} == {"kept"}
+
+
+def test_only_what_was_long_untouched_is_removed_where_others_write(tmp_path):
+    """Folders count by their own time, which changes as files come and go."""
+    for name, seconds in (("old", 100), ("new", 10)):
+        (tmp_path / f".partial-{name}").mkdir()
+        (tmp_path / f".partial-{name}" / ".partial-ct.nii.gz").write_text("half of the n")
+        (tmp_path / f".partial-{name}.csv").write_text("half of the n")
+        for path in (*(tmp_path / f".partial-{name}").iterdir(), tmp_path / f".partial-{name}", tmp_path / f".partial-{name}.csv"):
+            os.utime(path, (time.time() - seconds,) * 2)
+    storage.remove_partial_files(tmp_path, age=50)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-new", ".partial-new.csv"]
+    assert len(list((tmp_path / ".partial-new").iterdir())) == 1
+
+
+def test_a_folder_appears_whole_and_the_first_of_two_stays(tmp_path):
+    path = tmp_path / "cache" / "entry"
+    with storage.atomic_folder(path) as late:
+        (late / "ct.npy").write_text("late")
+        with storage.atomic_folder(path) as first:
+            assert first.parent == path.parent  # or renaming might copy
+            (first / "ct.npy").write_text("first")
+            assert not path.exists()
+    assert (path / "ct.npy").read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_failed_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), storage.atomic_folder(tmp_path / "entry") as partial:
+        (partial / "ct.npy").write_text("half of the n")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nifti_files_depend_on_their_content_alone(tmp_path):

@@ -116,8 +116,13 @@ def run(
 
 
 def _work_along(rank, size, port, arguments):
+    """A worker's whole life; it ends with an exit code."""
+
+    def work():
+        run(**arguments, team=worker_team(rank, size, port))
+
     stopping.install()
-    sys.exit(exit_code(run, rank, team=worker_team(rank, size, port), **arguments))
+    sys.exit(exit_code(work, rank))
 
 
 def _run(settings, cases, warnings, origin, strategies, seed, device, run_folder, report_folder, progress, team):
@@ -174,7 +179,10 @@ def _device(name, local_rank):
 
 def _workers(device):
     """Processes on this machine: one a GPU; on a CPU one a core, but no more than there are strategies."""
-    return torch.cuda.device_count() if device.type == "cuda" else min(len(STRATEGIES), len(os.sched_getaffinity(0)))
+    if device.type == "cuda":
+        return torch.cuda.device_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS does not tell affinity
+    return min(len(STRATEGIES), cores)
 
 
 def _make_deterministic():

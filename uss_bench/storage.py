@@ -13,7 +13,7 @@ import re
 import secrets
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -62,9 +62,11 @@ def atomic_path(path):
 
 def remove_partial_files(folder, age=0.0):
     """Remove what killed processes left half written in a folder, files and folders, and did not touch for `age` seconds."""
-    for path in list(Path(folder).rglob(".partial-*")):
-        if path.exists() and time.time() - path.stat().st_mtime >= age:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent) / name for name in (*folders, *files) if name.startswith(".partial-")):
+            with suppress(FileNotFoundError):  # another run has finished it at this moment
+                if time.time() - path.stat().st_mtime >= age:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 @contextmanager

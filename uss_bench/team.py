@@ -19,6 +19,7 @@ from . import stopping
 
 PAUSE = 0.05  # seconds between two looks at what others do
 FAREWELL = 120.0  # seconds that workers get to write their checkpoints
+HELLO = timedelta(seconds=10)  # in which a leader answers a new worker
 LONG = timedelta(days=7)  # nobody waits for a network, only for work
 
 
@@ -68,10 +69,16 @@ class Team:
         time.sleep(PAUSE)
 
     def _count(self, key, amount):
-        try:
+        with _leader_needed():
             return self._store.add(key, amount)
-        except RuntimeError as error:
-            raise PeerLostError(f"the process that led the job is gone ({str(error).splitlines()[0]})") from None
+
+
+@contextmanager
+def _leader_needed():
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLostError(f"the process that led the job is gone ({str(error).splitlines()[0]})") from None
 
 
 def under_torchrun():
@@ -128,7 +135,8 @@ def local_team(workers, target, arguments):
 
 
 def worker_team(rank, size, port):
-    """The team as a worker of `local_team` sees it."""
+    """The team as a worker of `local_team` sees it; PeerLostError if its leader has ended already."""
     leader = multiprocessing.parent_process()
     Thread(target=lambda: (leader.join(), stopping.request("its leader ended")), daemon=True).start()
-    return Team(rank, size, distributed.TCPStore("127.0.0.1", port, is_master=False))
+    with _leader_needed():
+        return Team(rank, size, distributed.TCPStore("127.0.0.1", port, is_master=False, timeout=HELLO))
