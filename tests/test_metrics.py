@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from uss_bench.metrics import (
     METRICS,
@@ -26,9 +27,7 @@ def box(start, size, shape=SHAPE):
 
 def blob(rng, shape=(12, 14, 13)):
     """Random bumpy mask with holes, islands and voxels on the image border."""
-    from scipy.ndimage import gaussian_filter
-
-    field = gaussian_filter(rng.normal(size=shape), 1.5)
+    field = ndimage.gaussian_filter(rng.normal(size=shape), 1.5)
     return field > np.quantile(field, rng.uniform(0.5, 0.9))
 
 
@@ -183,6 +182,31 @@ def test_random_blobs_against_all_pairs(seed):
     doubled = segmentation_metrics(first, second, 2 * spacing)
     assert (doubled["MSD"], doubled["HD"]) == pytest.approx((2 * metrics["MSD"], 2 * metrics["HD"]))
     assert segmentation_metrics(first, second, spacing) == metrics  # to the last bit
+
+
+@pytest.mark.parametrize("spacing", [(5.0, 0.7, 0.7), (0.4, 1.1, 2.3), (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize("kind", ["near", "island", "specks", "far slices", "one slice"])
+def test_distances_against_a_transform_of_the_whole_volume(kind, spacing):
+    """The distances are looked up slice by slice: voxels must find the nearest in any slice, near or far, above or below."""
+    rng = np.random.default_rng(8)
+    reference = np.zeros((30, 32, 28), dtype=bool)
+    reference[8:20, 6:20, 6:20] = blob(rng, (12, 14, 14))
+    prediction = np.roll(reference, (1, -2, 1), axis=(0, 1, 2))
+    if kind == "island":
+        prediction[28, 30, 1:4] = True
+    elif kind == "specks":
+        prediction = rng.random(reference.shape) < 0.01
+    elif kind == "far slices":  # nothing of either mask in the other's slices
+        reference[14:], prediction[:20] = False, False
+        prediction[25:, 3:9, 20:] = True
+    elif kind == "one slice":
+        prediction = reference & (np.arange(30) == 19)[:, None, None]
+    assert prediction.any() and reference.any()
+    surfaces = [surface_voxels(mask) for mask in (prediction, reference)]
+    forth, back = (ndimage.distance_transform_edt(~target, sampling=spacing)[start] for start, target in (surfaces, surfaces[::-1]))
+    metrics = segmentation_metrics(prediction, reference, spacing)
+    assert metrics["MSD"] == pytest.approx((forth.mean() + back.mean()) / 2, rel=1e-12)
+    assert metrics["HD"] == pytest.approx(max(forth.max(), back.max()), rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -4,6 +4,7 @@ Masks are bool arrays of shape `(z, y, x)`, spacings are `(z, y, x)` in mm. Dist
 mask voxels with at least one of their six face neighbours outside the mask, where everything beyond the image border is outside.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -85,8 +86,10 @@ def segmentation_metrics(prediction, reference, spacing):
     reference = np.ascontiguousarray(reference[box])
     prediction_surface = surface_voxels(prediction)
     reference_surface = surface_voxels(reference)
-    forth = _directed_distances(prediction_surface, reference_surface, spacing)
-    back = _directed_distances(reference_surface, prediction_surface, spacing)
+    with ThreadPoolExecutor(1) as second_thread:  # SciPy's transform releases the GIL
+        pending = second_thread.submit(_directed_distances, reference_surface, prediction_surface, spacing)
+        forth = _directed_distances(prediction_surface, reference_surface, spacing)
+        back = pending.result()
     return {
         "DICE": float(2 * np.count_nonzero(prediction & reference) / (predicted + expected)),
         "RVE": float(100 * abs(predicted - expected) / expected),
@@ -158,14 +161,34 @@ def volume_diagonal(shape, spacing):
 
 
 def _directed_distances(start, target, spacing):
-    """Distance in mm from every voxel of the mask `start` to the nearest voxel of the mask `target`; both not empty."""
-    # Only the index of the nearest voxel is asked for: distances are wanted at few voxels, and the dense distance map would take
-    # three times the memory. The two directions run one after the other: SciPy holds the GIL here, threads gained nothing.
-    nearest = ndimage.distance_transform_edt(~target, sampling=spacing, return_distances=False, return_indices=True)
-    voxels = np.nonzero(start)
-    squared = np.zeros(len(voxels[0]))
-    for axis, index in enumerate(voxels):
-        squared += ((nearest[axis][voxels] - index) * spacing[axis]) ** 2
+    """Distance in mm from every voxel of the mask `start` to the nearest voxel of the mask `target`; both not empty.
+
+    The nearest voxel of all is the nearest of those found slice by slice, and all the slices cost SciPy's transform a third of the volume:
+    one pass less, coordinates of two axes, a plane that fits the processor's cache. Each voxel looks into its own slice, then one up and
+    one down, and so on until further slices are farther away than what it has found: where surfaces are close, that is soon.
+    """
+    nearest = np.empty((2, *target.shape), dtype=np.int32)  # row and column in the plane, for slices that hold any of `target`
+    slices = np.flatnonzero(target.any(axis=(1, 2)))
+    for z in slices:
+        # Indices only: distances are wanted at few voxels.
+        ndimage.distance_transform_edt(~target[z], sampling=spacing[1:], return_distances=False, return_indices=True, indices=nearest[:, z])
+
+    nearest = nearest.reshape(2, -1)
+    places = np.flatnonzero(start)
+    z, *in_plane = np.unravel_index(places, start.shape)
+    squared = np.where(target.ravel()[places], 0.0, np.inf)
+    for step in range(len(target)):
+        across = (step * spacing[0]) ** 2
+        asking = np.flatnonzero(squared > across)
+        if len(asking) == 0:
+            break
+        for side in {-step, step}:
+            answered = asking[np.isin(z[asking] + side, slices)]
+            there = places[answered] + side * target[0].size
+            found = across
+            for index, own, length in zip(nearest, in_plane, spacing[1:], strict=True):
+                found = found + ((index[there] - own[answered]) * length) ** 2
+            squared[answered] = np.minimum(squared[answered], found)
     return np.sqrt(squared)
 
 
