@@ -155,7 +155,7 @@ def test_linear_resampling_equals_that_of_simpleitk(new_spacing):
             image, shape[::-1], sitk.Transform(), sitk.sitkLinear, first[::-1], new_spacing[::-1], np.eye(3).ravel().tolist(), 1e6
         )
     )
-    result = resample(volume, SPACING, new_spacing).numpy()
+    result = resample(volume, SPACING, new_spacing)
     inside = peer < 1e5  # positions between the outermost voxel centres
     assert result.shape == peer.shape == shape
     assert result.dtype == np.float32
@@ -177,7 +177,7 @@ def test_whole_blocks_are_averaged_where_the_grid_is_coarser(axis, ratio):
     new_spacing = [1.0, 1.0, 1.0]
     new_spacing[axis] = float(ratio)
     blocks = np.moveaxis(volume, axis, 0).reshape(4, ratio, 4, 4).mean(axis=1)
-    np.testing.assert_allclose(np.moveaxis(resample(volume, (1, 1, 1), new_spacing).numpy(), axis, 0), blocks, atol=1e-3)
+    np.testing.assert_allclose(np.moveaxis(resample(volume, (1, 1, 1), new_spacing), axis, 0), blocks, atol=1e-3)
 
 
 def test_a_ratio_that_rounds_to_just_below_a_whole_number_counts_as_whole():
@@ -194,7 +194,7 @@ def test_a_grid_two_and_a_half_times_coarser_averages_two_samples():
 
 @pytest.mark.parametrize("new_spacing", [(1.5, 1.0, 1.0), (6.0, 6.0, 6.0), (10.0, 0.3, 2.5), (0.5, 4.0, 1.25), (50.0, 50.0, 50.0)])
 def test_a_constant_stays_constant(new_spacing):
-    np.testing.assert_allclose(resample(np.full((9, 11, 10), 37), SPACING, new_spacing).numpy(), 37, rtol=1e-6)
+    np.testing.assert_allclose(resample(np.full((9, 11, 10), 37), SPACING, new_spacing), 37, rtol=1e-6)
 
 
 @pytest.mark.parametrize("new_spacing", [(1.5, 1.0, 1.0), (6.0, 2.0, 4.0), (5.0, 0.3, 2.5), (2.4, 3.1, 0.5)])
@@ -203,7 +203,7 @@ def test_a_ramp_stays_the_ramp_where_it_is_in_the_world(axis, new_spacing):
     shape = (24, 40, 32)
     place = (np.arange(shape[axis]) - (shape[axis] - 1) / 2) * SPACING[axis]  # mm from the centre
     volume = np.broadcast_to(np.expand_dims(place, [other for other in range(3) if other != axis]), shape)
-    result = np.moveaxis(resample(volume, SPACING, new_spacing).numpy(), axis, 0)
+    result = np.moveaxis(resample(volume, SPACING, new_spacing), axis, 0)
     new_place = (np.arange(len(result)) - (len(result) - 1) / 2) * new_spacing[axis]
     inside = np.abs(new_place) <= place[-1] - new_spacing[axis] / 2
     assert inside.sum() > 3
@@ -213,7 +213,7 @@ def test_a_ramp_stays_the_ramp_where_it_is_in_the_world(axis, new_spacing):
 def test_equal_spacing_changes_nothing():
     volume = noise()
     result = resample(volume, SPACING, SPACING)
-    np.testing.assert_array_equal(result.numpy(), volume)
+    np.testing.assert_array_equal(result, volume)
     result += 1
     np.testing.assert_array_equal(volume, noise())  # a copy
 
@@ -232,10 +232,10 @@ def test_the_new_grid_covers_the_same_extent(shape, spacing, new_spacing, expect
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0, 1.7, 2.0, 2.5, 7.3])
 def test_interpolation_weights_are_means(ratio):
-    weights = interpolation_weights(20, max(1, round(20 / ratio)), ratio)
+    weights = interpolation_weights(20, max(1, round(20 / ratio)), ratio).toarray()
     assert weights.min() >= 0
-    assert weights.sum(dim=1).tolist() == pytest.approx([1] * len(weights), abs=1e-6)
-    np.testing.assert_allclose(weights.flip(0, 1), weights, atol=1e-6)  # about the common centre
+    assert weights.sum(axis=1) == pytest.approx(np.ones(len(weights)), abs=1e-6)
+    np.testing.assert_allclose(weights[::-1, ::-1], weights, atol=1e-6)  # about the common centre
 
 
 # --- the working grid and back --------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_a_soft_ball_comes_back_without_a_shift_of_a_twentieth_of_a_native_voxel
     native, spacing = (2.5, 0.9, 0.8), (6.0, 4.0, 4.0)
     mask = ball((37, 103, 117), native, centre=(47.0, 41.0, 55.0), radius=27.0)
     volume = load_volume(nifti_case(np.zeros(mask.shape, np.int16), mask, native), spacing, tmp_path / "cache")
-    prediction = volume.to_native(resample(mask, native, spacing).numpy()) >= 0.5
+    prediction = volume.to_native(resample(mask, native, spacing)) >= 0.5
     assert np.abs(np.subtract(ndimage.center_of_mass(prediction), ndimage.center_of_mass(mask))).max() < 0.05
 
 

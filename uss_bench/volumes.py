@@ -8,16 +8,15 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import torch
+from scipy import sparse
 
 from . import InputError
 from .manifest import Case
 from .nifti import AFFINE_TOLERANCE, corner_distance, read_header, read_nifti
 from .storage import atomic_folder, read_json, remembered_digest, write_json
 
-CACHE_FORMAT = 5  # raised whenever the cached files would differ
+CACHE_FORMAT = 6  # raised whenever the cached files would differ
 SPACINGS = (0.1, 20.0)  # mm, beyond which a header is not believed
-SLAB = 16  # slices resampled at a time
 
 
 def header_problems(case):
@@ -91,7 +90,7 @@ def resample(volume, spacing, new_spacing, new_shape=None):
     Voxel centres keep their physical place. Where the new grid is at least twice coarser, whole voxels are averaged first, so that a
     coarse voxel is a mean and not a noisy sample. Beyond the outermost voxel centres the value there holds.
 
-    Returns a float32 tensor, of `new_shape` (default: the size that covers the same extent).
+    Returns a float32 array, of `new_shape` (default: the size that covers the same extent).
     """
     new_shape = new_shape or grid_shape(volume.shape, spacing, new_spacing)
     result = volume
@@ -100,22 +99,20 @@ def resample(volume, spacing, new_spacing, new_shape=None):
         if volume.shape[axis] != new_shape[axis] or spacing[axis] != new_spacing[axis]:
             weights = interpolation_weights(volume.shape[axis], new_shape[axis], new_spacing[axis] / spacing[axis])
             result = _resample_axis(result, axis, weights)
-    return _as_float(result)
+    return np.array(result, dtype=np.float32, order="C") if result is volume else result
 
 
 def _resample_axis(volume, axis, weights):
-    """By slabs, so that no float32 copy of a whole int16 volume is made."""
-    result = torch.empty(*volume.shape[:axis], len(weights), *volume.shape[axis + 1 :])
+    """By planes across another axis, so that no float32 copy of a whole int16 volume is made."""
+    result = np.empty((*volume.shape[:axis], weights.shape[0], *volume.shape[axis + 1 :]), np.float32)
     across = 0 if axis else 1
-    for start in range(0, volume.shape[across], SLAB):
-        slab = (slice(None),) * across + (slice(start, start + SLAB),)
-        result[slab] = torch.tensordot(_as_float(volume[slab]), weights, dims=([axis], [1])).movedim(-1, axis)
+    for index in range(volume.shape[across]):
+        plane = (slice(None),) * across + (index,)
+        # The resampled axis of a plane `(z, x)`, `(y, x)` or `(y, x)` comes first, where a sparse product wants it.
+        lines = volume[plane].T if axis == 2 else volume[plane]
+        product = weights @ np.ascontiguousarray(lines, dtype=np.float32)
+        result[plane] = product.T if axis == 2 else product
     return result
-
-
-def _as_float(volume):
-    """Float32 tensor, a copy of an array: that may be mapped, byte-swapped or reversed."""
-    return volume if isinstance(volume, torch.Tensor) else torch.from_numpy(np.array(volume, dtype=np.float32, order="C"))
 
 
 def grid_shape(shape, spacing, new_spacing):
@@ -124,19 +121,16 @@ def grid_shape(shape, spacing, new_spacing):
 
 
 def interpolation_weights(length, new_length, ratio):
-    """Matrix `(new_length, length)` of linear interpolation at steps of `ratio` voxels about the common centre."""
+    """Sparse matrix `(new_length, length)` of linear interpolation at steps of `ratio` voxels about the common centre, float32."""
     block = max(1, int(ratio + 1e-6))  # 4.8 / 1.6 is a little less than 3
-    centres = (torch.arange(new_length, dtype=torch.float64) - (new_length - 1) / 2) * ratio + (length - 1) / 2
-    weights = torch.zeros(new_length, length, dtype=torch.float64)
-    rows = torch.arange(new_length)
-    for offset in range(block):
-        position = (centres + offset - (block - 1) / 2).clamp(0, length - 1)
-        below = position.floor().long()
-        above = (below + 1).clamp(max=length - 1)
-        fraction = position - below
-        weights.index_put_((rows, below), (1 - fraction) / block, accumulate=True)
-        weights.index_put_((rows, above), fraction / block, accumulate=True)
-    return weights.float()
+    centres = (np.arange(new_length) - (new_length - 1) / 2) * ratio + (length - 1) / 2
+    position = np.clip(centres[:, None] + np.arange(block) - (block - 1) / 2, 0, length - 1)
+    below = np.floor(position).astype(int)
+    above = np.minimum(below + 1, length - 1)
+    rows = np.broadcast_to(np.arange(new_length)[:, None, None], (new_length, block, 2))
+    shares = np.stack([1 - (position - below), position - below], axis=-1) / block
+    weights = (shares.ravel(), (rows.ravel(), np.stack([below, above], axis=-1).ravel()))
+    return sparse.csr_array(weights, shape=(new_length, length)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -179,7 +173,7 @@ class Volume:
 
     def to_native(self, probability):
         """Probability on the working grid, resampled to the native grid as a float32 array."""
-        return resample(probability, self.spacing, self.native_spacing, self.native_shape).numpy()
+        return resample(probability, self.spacing, self.native_spacing, self.native_shape)
 
 
 def load_volume(case, spacing, cache):
@@ -246,8 +240,8 @@ def _build_entry(case, spacing, folder):
     }
 
     with atomic_folder(folder) as partial:
-        np.save(partial / "image.npy", resample(hu, native_spacing, spacing).round_().clamp_(-32768, 32767).to(torch.int16).numpy())
-        np.save(partial / "label.npy", (resample(reference, native_spacing, spacing) >= 0.5).to(torch.uint8).numpy())
+        np.save(partial / "image.npy", resample(hu, native_spacing, spacing).round().clip(-32768, 32767).astype(np.int16))
+        np.save(partial / "label.npy", (resample(reference, native_spacing, spacing) >= 0.5).astype(np.uint8))
         np.save(partial / "reference.npy", np.packbits(reference))
         write_json(partial / "volume.json", facts)
 
