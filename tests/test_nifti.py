@@ -119,6 +119,11 @@ def test_disagreeing_forms_are_a_warning(tmp_path):
     assert "sform is used" in warning
 
 
+def test_a_file_that_does_not_say_how_it_lies_is_a_warning(tmp_path):
+    (warning,) = read_header(changed(tmp_path, 252, "<2h", 0, 0)).warnings
+    assert "neither sform nor qform" in warning and "ct.nii" in warning
+
+
 def test_the_header_is_read_without_the_voxels(tmp_path):
     path = changed(tmp_path, 0, "<i", 348, array=noise((40, 30, 20)))
     packed = gzip.compress(path.read_bytes())
@@ -170,6 +175,10 @@ HEADER_FAULTS = {
     "zero affine": (280, "<12f", [0.0] * 12, "length zero"),
     "zero column": (280, "<f", [0.0], "length zero"),
     "zero zoom": (80, "<f", [0.0], "length zero"),
+    "negative zoom": (88, "<f", [-2.5], "three lengths"),
+    "two handedness": (76, "<f", [-2.0], "no -1 or 1"),
+    "unknown sform": (254, "<h", [9], "sform_code 9"),
+    "negative qform": (252, "<h", [-1], "qform_code -1"),
     "NaN affine": (292, "<f", [np.nan], "NaN"),
     "infinite affine": (280, "<f", [np.inf], "NaN or infinite"),
     "singular affine": (280, "<12f", [1, 0, 1, 0, 0, 1, 0, 0, 1, 0, 1, 0], "singular"),
@@ -185,7 +194,7 @@ HEADER_FAULTS = {
 def test_a_faulty_header_is_an_input_error_that_says_so(tmp_path, fault, packed):
     offset, layout, values, says = HEADER_FAULTS[fault]
     path = changed(tmp_path, offset, layout, *values)
-    if fault == "zero zoom":
+    if fault in ("zero zoom", "negative zoom", "two handedness"):
         changed(tmp_path, 252, "<2h", 1, 0, path=path)  # the qform alone counts
     if packed:
         path = path.with_suffix(".nii.gz")

@@ -21,6 +21,7 @@ from . import InputError
 UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError)
 AFFINE_TOLERANCE = 0.1  # of a voxel, between the corners of two affines that mean the same grid
 FLATTEST = 1e-3  # volume of a voxel whose edges are one unit long, below which its axes do not span space
+LAST_CODE = 5  # of sform and qform in the standard
 LONGEST_HEADER = 540  # bytes: NIfTI-2; NIfTI-1 has 348
 GZIP_RATIO = 1032  # no gzip stream unpacks to more times its size
 GIT_LFS = b"version https://git-lfs"
@@ -60,6 +61,7 @@ def read_header(path):
     kind = nib.Nifti2Header if LONGEST_HEADER in (int.from_bytes(start[:4], order) for order in ("little", "big")) else nib.Nifti1Header
     try:
         stored = kind(start[: kind.sizeof_hdr], check=False)
+        _check_pose(path, stored)
         zoomless = not stored["sform_code"] and not stored["pixdim"][1:4].all()  # nibabel would make 1 mm of 0
         stored.check_fix(logger=SILENT, error_level=40)
         stored.get_slope_inter()
@@ -181,6 +183,18 @@ def _check_length(path, stored, shape):
         raise InputError(f"{path}: {size} bytes cannot hold the {promised} that its header promises; the file is cut short, copy it again")
 
 
+def _check_pose(path, stored):
+    """Refuse what says no standard where the volume lies, and every reader takes for something else."""
+    codes, (qfac, *edges) = (int(stored["sform_code"]), int(stored["qform_code"])), stored["pixdim"][:4]
+    if not all(0 <= code <= LAST_CODE for code in codes):
+        fault = f"sform_code {codes[0]} and qform_code {codes[1]} are not both within 0 to {LAST_CODE}"
+    elif not codes[0] and codes[1] and (qfac not in (-1, 0, 1) or min(edges) < 0):
+        fault = f"pixdim {', '.join(f'{value:g}' for value in (qfac, *edges))} is no -1 or 1 and three lengths, which the qform needs"
+    else:
+        return
+    raise InputError(f"{path}: {fault}; save the volume with a sound affine")
+
+
 def _turn(path, stored, shape, zoomless):
     """nibabel's orientation of the stored axes, and the affine of the turned volume."""
     try:
@@ -202,10 +216,13 @@ def _turn(path, stored, shape, zoomless):
 
 
 def _doubts(path, stored):
+    if not stored["sform_code"] and not stored["qform_code"]:
+        return (f"{path}: neither sform nor qform says how the volume lies; its first axis is taken to point to the patient's left",)
     if not stored["sform_code"] or not stored["qform_code"]:
         return ()
     try:
-        apart = corner_distance(stored.get_sform(), stored.get_qform(), stored["dim"][3:0:-1])
+        with np.errstate(all="ignore"):
+            apart = corner_distance(stored.get_sform(), stored.get_qform(), stored["dim"][3:0:-1])
     except UNREADABLE:  # a quaternion that is none
         apart = np.inf
     if apart <= AFFINE_TOLERANCE:
