@@ -119,6 +119,32 @@ def test_thin_convolutions_are_plain_ones_in_values_and_gradients(kernel, bias, 
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "convolution",
+    [aunet.ThinConv3d(3, 5, (1, 3, 3), bias=False), aunet.ThinConv3d(3, 5, (3, 1, 1), bias=False), aunet.Upsampling(3, 5, aunet.FULL)],
+    ids=["in plane", "across planes", "upsampling"],
+)
+def test_in_evaluation_normalization_by_the_running_statistics_is_part_of_the_convolution(convolution):
+    unit = aunet._normalized(convolution).double()
+    normalization = unit[1]
+    for values in (normalization.weight, normalization.bias, normalization.running_mean):
+        values.data.normal_(generator=seeded(0))
+    normalization.running_var.uniform_(0.1, 3, generator=seeded(1))
+    image = noise(2, 3, 5, 7, 8).double()
+    plain = nn.functional.conv_transpose3d if convolution.transposed else nn.functional.conv3d
+    features = plain(image, convolution.weight, stride=convolution.stride)
+    mean, variance, scale, shift = (
+        values.view(-1, 1, 1, 1)
+        for values in (normalization.running_mean, normalization.running_var, normalization.weight, normalization.bias)
+    )
+    expected = torch.relu((features - mean) / torch.sqrt(variance + 1e-5) * scale + shift)
+    result = unit.eval()(image)
+    torch.testing.assert_close(result, expected, atol=1e-12, rtol=1e-12)
+    gradients = [torch.autograd.grad(values.square().sum(), list(unit.parameters()), retain_graph=True) for values in (result, expected)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+
+
 def test_weights_are_drawn_from_the_generator_and_nothing_else():
     state = torch.get_rng_state()
     net, again, other, fresh = (AUNet((16, 24), 1) for _ in range(4))
@@ -152,9 +178,10 @@ def test_impossible_nets_are_refused(arguments):
         AUNet(**arguments)
 
 
-def test_liver_probability_is_the_sigmoid_of_the_difference_of_the_logits():
-    logits = noise(2, 2, 1, 3, 4)
-    assert torch.allclose(liver_probability(logits), torch.sigmoid(logits[:, 1] - logits[:, 0]))
+def test_liver_probability_is_the_softmax_of_the_two_classes():
+    logits = 100 * noise(2, 2, 1, 3, 4)
+    logits[0] = torch.tensor([1000.0, -1000.0]).view(2, 1, 1, 1)
+    assert torch.allclose(liver_probability(logits), torch.softmax(logits, dim=1)[:, 1])
 
 
 # --- geometry -------------------------------------------------------------------------------------------------------------
@@ -260,6 +287,8 @@ def test_encoder_holds_no_dropout_and_decoder_with_a_generator_is_the_rest_of_th
     image = noise(1, 1, *net.input_size(net.output_size((2, 4, 4))))
     assert list(inspect.signature(net.encode).parameters) == ["x"]
     features = net.encode(image)
+    # By hand from the output (2, 4, 4): two voxels a side that a level's units take off, halved by pooling, and so on.
+    assert [tuple(feature.shape[2:]) for feature in features] == [(2, 8, 8), (6, 8, 8), (3, 4, 4)]
     first, again, other = (net.decode(features, seeded(seed)) for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert torch.equal(first, net(image, seeded(5)))

@@ -135,8 +135,10 @@ def test_lasting_lines_are_added_to_the_log_with_their_time(tmp_path, monkeypatc
     try:
         before = datetime.now(timezone.utc).replace(microsecond=0)
         for text in ("started", "continued"):  # a second process, after the first has ended
-            shown = Progress(2, Stream(terminal=True), tmp_path / "run")
-            shown.say(text)
+            shown = Progress(2, Stream(terminal=True))
+            shown.say(text)  # before there is a log
+            assert not (tmp_path / "run").exists() or text == "continued"
+            shown.keep_in(tmp_path / "run")
             shown.now("step 1")
             shown.finished("initial model", computed=False)
             shown.write_log("for the log alone: ü")
@@ -153,7 +155,8 @@ def test_lasting_lines_are_added_to_the_log_with_their_time(tmp_path, monkeypatc
 
 def test_notes_for_other_terminals_are_written_every_few_seconds(clock, tmp_path):
     """The clock moves on by two seconds a step and the pause between notes is five, so every third step is noted."""
-    shown = Progress(4, None, tmp_path)
+    shown = Progress(4)
+    shown.keep_in(tmp_path)
     noted = []
     for step in range(1, 11):
         clock.now += 2
@@ -166,9 +169,11 @@ def test_notes_for_other_terminals_are_written_every_few_seconds(clock, tmp_path
 
 
 def test_every_process_has_a_log_and_a_note_of_its_own(clock, tmp_path):
-    team = [Progress(3, None, tmp_path, rank) for rank in (0, 1, 12)]
+    team = {rank: Progress(3) for rank in (0, 1, 12)}
+    for rank, shown in team.items():
+        shown.keep_in(tmp_path, rank)
     clock.now += 6
-    for rank, shown in enumerate(team):
+    for rank, shown in enumerate(team.values()):
         shown.say(f"line {rank}")
         shown.finished("model", computed=True)
         shown.now(f"state {rank}")

@@ -302,7 +302,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_ends_the_training(sampler)
     faulty = SimpleNamespace(epoch=sampler.epoch, load=load)
     with pytest.raises(FloatingPointError, match=r"^step 3: .*Patch\(case_id='[ab]'"):
         train(tiny_net(), faulty, lambda net: 0.5, settings(), NAME)
-    assert len(calls) == 3
+    assert len(calls) in (3, 4)  # the fourth may have been loaded ahead
 
 
 def test_what_is_not_annotated_changes_nothing():

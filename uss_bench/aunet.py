@@ -24,15 +24,41 @@ class ThinConv3d(nn.Conv3d):
     """
 
     def forward(self, x):
+        return self.convolve(x, self.weight, self.bias)
+
+    def convolve(self, x, weight, bias):
         depth = x.shape[2]
         if self.kernel_size[0] == 1:
-            planes = nn.functional.conv2d(x.transpose(1, 2).flatten(0, 1), self.weight[:, :, 0], self.bias)
+            planes = nn.functional.conv2d(x.transpose(1, 2).flatten(0, 1), weight[:, :, 0], bias)
             return planes.unflatten(0, (-1, depth)).transpose(1, 2)
-        return nn.functional.conv2d(x.flatten(3), self.weight[..., 0], self.bias).unflatten(3, x.shape[3:])
+        return nn.functional.conv2d(x.flatten(3), weight[..., 0], bias).unflatten(3, x.shape[3:])
+
+
+class Upsampling(nn.ConvTranspose3d):
+    """Transposed convolution whose kernels do not overlap: every input voxel becomes a block of `pool` voxels."""
+
+    def __init__(self, inputs, outputs, pool):
+        super().__init__(inputs, outputs, pool, stride=pool, bias=False)
+
+    def convolve(self, x, weight, bias):
+        return nn.functional.conv_transpose3d(x, weight, bias, self.stride)
+
+
+class Normalized(nn.Sequential):
+    """Convolution, batch normalization, ReLU. In evaluation mode normalization is affine and goes into the weights of the convolution."""
+
+    def forward(self, x):
+        if self.training:
+            return super().forward(x)
+        convolution, normalization, relu = self
+        scale = normalization.weight * torch.rsqrt(normalization.running_var + normalization.eps)
+        per_output = (1, -1, 1, 1, 1) if convolution.transposed else (-1, 1, 1, 1, 1)
+        shift = normalization.bias - normalization.running_mean * scale
+        return relu(convolution.convolve(x, convolution.weight * scale.view(per_output), shift))
 
 
 def _normalized(convolution):
-    return nn.Sequential(convolution, nn.BatchNorm3d(convolution.out_channels), nn.ReLU(inplace=True))
+    return Normalized(convolution, nn.BatchNorm3d(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 def _level(inputs, outputs, flat):
@@ -45,7 +71,7 @@ def _level(inputs, outputs, flat):
 
 
 def _dropout(features, rate, generator):
-    """Element-wise inverted dropout with masks drawn from `generator`; no generator, no dropout.
+    """Element-wise inverted dropout of `features` in place, with masks drawn from `generator`; no generator, no dropout.
 
     One random byte decides each element (the rate is rounded to 1/256), eight of them to a 64-bit draw: the masks of MC dropout
     would otherwise cost as much as the convolutions behind them. They are drawn in channels-last order whatever the memory format.
@@ -56,8 +82,8 @@ def _dropout(features, rate, generator):
     count = features.numel()
     words = torch.empty(-(-count // 8), dtype=torch.int64, device=features.device).random_(-(2**63), None, generator=generator)
     dropped = round(rate * 256)
-    keep = (words.view(torch.uint8)[:count] >= dropped).view(batch, *size, channels).movedim(-1, 1)
-    return features * (keep.to(features.dtype) * (256 / (256 - dropped)))
+    factors = (words.view(torch.uint8)[:count] >= dropped).to(features.dtype).mul_(256 / (256 - dropped))
+    return features.mul_(factors.view(batch, *size, channels).movedim(-1, 1))
 
 
 def _max_pool(x, pool):
@@ -105,8 +131,7 @@ class AUNet(nn.Module):
 
         self.encoder = nn.ModuleList(_level(*args) for args in zip((1, *widths[:-1]), widths, flat, strict=True))
         self.up = nn.ModuleList(
-            _normalized(nn.ConvTranspose3d(below, width, pool, stride=pool, bias=False))
-            for width, below, pool in zip(widths[:-1], widths[1:], self.pools, strict=True)
+            _normalized(Upsampling(below, width, pool)) for width, below, pool in zip(widths[:-1], widths[1:], self.pools, strict=True)
         )
         self.decoder = nn.ModuleList(_level(2 * width, width, is_flat) for width, is_flat in zip(widths[:-1], flat[:-1], strict=True))
         self.classify = ThinConv3d(widths[0], 2, 1)
@@ -153,22 +178,28 @@ class AUNet(nn.Module):
         return self._input_length(upsampled // pool, axis, level + 1) * pool + 2 * margin
 
     def encode(self, x):
-        """Features of every level, the finest first, of `x` `(batch, 1, z, y, x)`. Holds no dropout: one pass serves all MC samples."""
+        """Features of `x` `(batch, 1, z, y, x)` at every level, the finest first, cropped to what `decode` joins them with.
+
+        Holds no dropout: one pass serves all MC samples.
+        """
         features = []
         for level, units in enumerate(self.encoder):
             if level:
                 x = _max_pool(x, self.pools[level - 1])
             x = units(x)
             features.append(x)
+        size = x.shape[2:]
+        for level in reversed(range(len(self.pools))):
+            upsampled = [length * step for length, step in zip(size, self.pools[level], strict=True)]
+            features[level] = _centre_crop(features[level], upsampled)
+            size = [length - 2 * margin for length, margin in zip(upsampled, self._margins[level], strict=True)]
         return features
 
     def decode(self, features, generator=None):
         """Logits `(batch, 2, z, y, x)`, background first. With a `generator`, dropout masks are drawn from it."""
         x = features[-1]
         for skip, up, units in reversed(list(zip(features[:-1], self.up, self.decoder, strict=True))):
-            x = up(x)
-            x = torch.cat([_centre_crop(skip, x.shape[2:]), x], dim=1)
-            x = units(_dropout(x, self.dropout, generator))
+            x = units(_dropout(torch.cat([skip, up(x)], dim=1), self.dropout, generator))
         return self.classify(x)
 
     def forward(self, x, generator=None):
@@ -177,4 +208,4 @@ class AUNet(nn.Module):
 
 def liver_probability(logits):
     """Probability of the liver class `(batch, z, y, x)` from the two-class logits of an `AUNet`."""
-    return torch.softmax(logits, dim=1)[:, 1]
+    return torch.sigmoid(logits[:, 1] - logits[:, 0])

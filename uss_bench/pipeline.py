@@ -1,5 +1,6 @@
 """From the command line's arguments to a report: checks everything, gathers a team, simulates, writes, in that order."""
 
+import ctypes
 import os
 import sys
 import traceback
@@ -23,6 +24,7 @@ from .team import PeerLostError, local_rank, local_team, torchrun_rank, torchrun
 from .volumes import load_volume
 
 A_DAY = 86_400.0  # seconds
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 # What tells a run from another, beside its settings and the files of its cases.
 IDENTITY = ("uss_bench", "code_sha256", "libraries", "device", "seed", "manifest_sha256")
 
@@ -87,6 +89,7 @@ def run(
     settings = config.resolve(preset, overrides)
     device = _device(device, local_rank(team))
     _make_deterministic()
+    _keep_freed_memory()
     if workers is not None and under_torchrun():
         raise InputError("--workers: torchrun tells the number of processes by --nproc-per-node; leave --workers out")
     workers = workers or _workers(device)
@@ -99,6 +102,7 @@ def run(
     origin = results.provenance(settings, manifest, manifest_cases, seed, strategies, device)
     _refuse_another_run(run_folder, report_folder, origin)
     with ExitStack() as stack:
+        stack.callback(_remove_if_empty, run_folder)  # at last, where nothing came of the run
         if team is None and under_torchrun():
             team = stack.enter_context(torchrun_team(name, device))
         if team is None or (team.leads and under_torchrun()):
@@ -107,12 +111,17 @@ def run(
             arguments = {"manifest": manifest, "strategies": strategies, "preset": preset, "overrides": overrides, "seed": seed}
             arguments |= {"device": device.type, "runs": runs, "reports": reports, "name": name}
             team = stack.enter_context(local_team(workers, _work_along, arguments))
-        progress = Progress(2 * model_count(settings, strategies), sys.stderr if team.leads else None, run_folder, team.rank)
+        progress = Progress(2 * model_count(settings, strategies), sys.stderr if team.leads else None)
         try:
             _run(settings, cases, warnings, origin, strategies, seed, device, run_folder, report_folder, progress, team)
         except BaseException:
             progress.write_log(traceback.format_exc())
             raise
+
+
+def _remove_if_empty(folder):
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _work_along(rank, size, port, arguments):
@@ -143,6 +152,7 @@ def _run(settings, cases, warnings, origin, strategies, seed, device, run_folder
     _refuse_other_files(run_folder, files)
     if team.leads and not (run_folder / RUN).exists():
         write_json(run_folder / RUN, {**origin, "files": files})
+    progress.keep_in(run_folder, team.rank)
 
     simulation = Simulation(settings, volumes, run_folder, seed, device, progress, team)
     records = simulation.run(strategies)
@@ -189,6 +199,16 @@ def _make_deterministic():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts, which has not happened yet
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums split over threads would depend on their number; pieces of work, not sums, are shared out
+    # Deterministic mode fills all memory it is given, to show who reads what was never written; no result depends on it.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def _keep_freed_memory():
+    """Have glibc keep what is freed: else every large tensor is given back and its pages are mapped anew, for a third of a step's time."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        set_option = ctypes.CDLL(None).mallopt
+        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            set_option(option, 2**31 - 1)
 
 
 def _refuse_another_run(run_folder, report_folder, origin):

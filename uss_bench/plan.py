@@ -162,9 +162,11 @@ def _rates(model, patch, device):
     inputs = torch.randn(1, 1, *size, device=device)
 
     def step():
+        model.train()
         liver_probability(model(inputs)).mean().backward()
 
     def encode():
+        model.eval()  # which normalizes in passing; the decoder's passes below too
         with torch.inference_mode():
             return model.encode(inputs)
 

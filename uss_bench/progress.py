@@ -18,16 +18,20 @@ class Progress:
     ----------
     total : steps of the whole run
     stream : what to print to (None: nothing)
-    folder : run folder, for the log and the notes (None: neither)
-    rank : number of this process; each has a log and a note of its own
     """
 
-    def __init__(self, total, stream=None, folder=None, rank=0):
+    def __init__(self, total, stream=None):
         self.total, self.done, self.computed = total, 0, 0
         self.stream, self.renews = stream, bool(stream and stream.isatty())
-        self.log = Path(folder) / f"log{f'-{rank}' if rank else ''}.txt" if folder else None
-        self.note = Path(folder) / STATUS / f"{rank}.json" if folder else None
+        self._log, self._note, self._unlogged = None, None, []
         self.started = self.shown = self.noted = time.monotonic()
+
+    def keep_in(self, folder, rank=0):
+        """From now on keep a log and notes in a run's folder; lines told before go there too. `rank` tells processes apart."""
+        self._log = Path(folder) / f"log{f'-{rank}' if rank else ''}.txt"
+        self._note = Path(folder) / STATUS / f"{rank}.json"
+        for line in self._unlogged:
+            self._write(line)
 
     def now(self, text):
         """Passing state, shown at most five times a second and only on a terminal. A safe point: see `stopping.check`."""
@@ -37,9 +41,9 @@ class Progress:
             self.shown = moment
             self.stream.write(f"\r\x1b[K[{self.done}/{self.total}] {text}{self._left()}")
             self.stream.flush()
-        if self.note and moment - self.noted > NOTE_SECONDS:
+        if self._note and moment - self.noted > NOTE_SECONDS:
             self.noted = moment
-            write_json(self.note, {"text": f"[{self.done}/{self.total}] {text}{self._left()}", "time": time.time()})
+            write_json(self._note, {"text": f"[{self.done}/{self.total}] {text}{self._left()}", "time": time.time()})
 
     def say(self, text):
         """Lasting line, also in the log."""
@@ -50,10 +54,16 @@ class Progress:
         self.write_log(text)
 
     def write_log(self, text):
-        if self.log:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.log, "a", encoding="utf-8") as file:
-                file.write(f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} {text}\n")
+        line = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} {text}\n"
+        if self._log:
+            self._write(line)
+        else:
+            self._unlogged.append(line)
+
+    def _write(self, line):
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._log, "a", encoding="utf-8") as file:
+            file.write(line)
 
     def finished(self, text, computed):
         """A step is done; `computed` tells it from one found on disk, which says nothing about the time left."""

@@ -8,7 +8,7 @@ into sight as their files do. A run that was stopped continues in the same way.
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -42,7 +42,6 @@ class PlannedModel:
     annotations: Annotations
     queries: list
     notes: list
-    query_seconds: float
 
     @property
     def key(self):
@@ -94,7 +93,7 @@ class Simulation:
         self.pool = volumes["pool"]
         self.team = team or Team()
         self._walked, self._ready = False, []
-        self._found, self._trained, self._records, self._loaded = {}, set(), {}, (None, None)
+        self._found, self._trained, self._efforts, self._records, self._loaded = {}, set(), {}, {}, (None, None)
 
     def run(self, strategies=STRATEGIES):
         """Records of all models, in the order of the report: initial, iterations, converged, data pool."""
@@ -111,13 +110,13 @@ class Simulation:
                     break
             if idle:
                 self.team.pause()
-        return records
+        return [replace(record, seconds=self._seconds(record.key)) for record in records]
 
     def _walk(self, strategies):
         """Records of all models, or None while some are missing; what can be worked on now is then in `_ready`."""
         self._ready = []
         everything = Annotations({case_id: range(volume.shape[0]) for case_id, volume in self.pool.items()})
-        initial = PlannedModel("initial", "", 0, self._initial_annotations(), [], [], 0.0)
+        initial = PlannedModel("initial", "", 0, self._initial_annotations(), [], [])
         chains, slice_count = {}, self.config.query.slices_per_iteration
         # UVS goes first: the effort of its volumes sets the slices that USS and RSS may add.
         for strategy in [name for name in STRATEGIES if name in strategies]:
@@ -132,7 +131,7 @@ class Simulation:
             initial,
             *(model for model in planned if model.model == "iteration"),
             *(model for model in planned if model.model == "converged"),
-            PlannedModel("data pool", "", None, everything, [], [], 0.0),
+            PlannedModel("data pool", "", None, everything, [], []),
         ]
         records = [self._record(model, strategies) for model in planned]
         complete = len(planned) == 2 + len(strategies) * (self.config.query.iterations + 1) and None not in records
@@ -146,11 +145,17 @@ class Simulation:
             query = self._query_stage(key, models[-1], slice_count)
             if query is None:
                 return models[1:]
-            annotations = models[-1].annotations
-            for case_id, z, _ in query["result"]["queries"]:
-                annotations = annotations.add(case_id, range(self.pool[case_id].shape[0]) if z is None else [z])
-            models.append(PlannedModel(*key, annotations, **query["result"], query_seconds=query["seconds"]))
-        return [*models[1:], PlannedModel("converged", strategy, self.config.query.iterations, models[-1].annotations, [], [], 0.0)]
+            models.append(PlannedModel(*key, self._annotated(models[-1].annotations, query["queries"]), **query))
+        return [*models[1:], PlannedModel("converged", strategy, self.config.query.iterations, models[-1].annotations, [], [])]
+
+    def _annotated(self, annotations, queries):
+        """Annotations with what was queried."""
+        slices = {}
+        for case_id, z, _ in queries:
+            slices.setdefault(case_id, []).extend(range(self.pool[case_id].shape[0]) if z is None else [z])
+        for case_id, indices in slices.items():
+            annotations = annotations.add(case_id, indices)
+        return annotations
 
     def _initial_annotations(self):
         chosen = [case_id for case_id, volume in self.pool.items() if volume.case.initial]
@@ -167,26 +172,31 @@ class Simulation:
         evaluation = training and self._case_stage(model.key, "evaluation", list(self.volumes["test"]), self._evaluate, CASE)
         if not evaluation:
             return None
-        stages = {"query": {"seconds": model.query_seconds}, "training": training, "evaluation": evaluation}
         record = self._records[model.key] = ModelRecord(
-            **vars(model),
-            effort=self._effort(model),
-            training=training["result"],
-            evaluation=evaluation["result"],
-            seconds={name: stage["seconds"] for name, stage in stages.items()},
+            **vars(model), effort=self._effort(model), training=training, evaluation=evaluation, seconds={}
         )
         dice = np.mean([row["DICE"] for row in record.evaluation])
         self.progress.finished(f"{record.name}: mean test DICE {dice:.3f}", self._walked)
         return record
 
     def _effort(self, model):
-        return effort(model.annotations, lambda case_id, z: self.pool[case_id].shows_liver(z), self._patients)
+        if model.key not in self._efforts:
+            self._efforts[model.key] = effort(model.annotations, self._shows_liver, self._patients)
+        return self._efforts[model.key]
+
+    def _shows_liver(self, case_id, z):
+        return self.pool[case_id].shows_liver(z)
 
     @cached_property
     def _patients(self):
         return {case_id: volume.case.patient_id for case_id, volume in self.pool.items()}
 
-    # --- stages: each is `{"result", "seconds"}`, or None while it is not complete -------------------------------------------
+    def _seconds(self, key):
+        """Wall seconds of a model's complete stages; those of cases that were shared out are summed."""
+        paths = {stage: model_folder(self.run_folder, *key) / f"{stage}.json" for stage in ("query", "training", "scores", "evaluation")}
+        return {stage: read_json(path)["seconds"] for stage, path in paths.items() if path.exists()}
+
+    # --- stages: each method gives a result, or None while it is not complete -----------------------------------------------
 
     def _stage(self, key, name, work, priority):
         path = model_folder(self.run_folder, *key) / f"{name}.json"
@@ -201,21 +211,21 @@ class Simulation:
                 self._found[path] = read_json(path)
             except FileNotFoundError:  # nothing yet, or another process gathers the files of cases at this moment
                 return None
-        return self._found[path]
+        return self._found[path]["result"]
 
     def _case_stage(self, key, name, case_ids, work, priority):
         """A stage that is worked on case by case. The cases' files are gathered into one when all are there."""
         folder = model_folder(self.run_folder, *key)
         whole = folder / f"{name}.json"
         if self._read(whole) is None:
-            shards = [folder / name / f"{number}.json" for number in range(len(case_ids))]  # a case id may be no file name
-            parts = [self._read(path) for path in shards]
-            if None not in parts:
+            shards = {folder / name / f"{number}.json": case_id for number, case_id in enumerate(case_ids)}  # an id may be no file name
+            there = set((folder / name).glob("*.json")) if (folder / name).exists() else ()
+            missing = [path for path in shards if path not in self._found and (path not in there or self._read(path) is None)]
+            self._ready += [Piece(priority, path, partial(work, key, shards[path])) for path in missing]
+            if not missing:
+                parts = [self._found[path] for path in shards]
                 write_json(whole, {"result": [part["result"] for part in parts], "seconds": sum(part["seconds"] for part in parts)})
                 shutil.rmtree(folder / name, ignore_errors=True)
-                return self._read(whole)
-            missing = [(path, case_id) for path, case_id, part in zip(shards, case_ids, parts, strict=True) if part is None]
-            self._ready += [Piece(priority, path, partial(work, key, case_id)) for path, case_id in missing]
         return self._read(whole)
 
     def _training_stage(self, model, strategies):
@@ -229,8 +239,7 @@ class Simulation:
         if training and model.key not in self._trained:
             self._trained.add(model.key)
             self._training_path(model.key).with_name(CHECKPOINT).unlink(missing_ok=True)
-            result = training["result"]
-            best = f"best Jaccard {result['best_jaccard']:.3f} at step {result['best_step']} of {result['last_step']}"
+            best = f"best Jaccard {training['best_jaccard']:.3f} at step {training['best_step']} of {training['last_step']}"
             self.progress.finished(f"{model.name}: trained, {best}", self._walked)
         return training
 
@@ -254,7 +263,7 @@ class Simulation:
         # Volumes are queried whole; of a slice strategy's, those with a slice left. Under the initial model these are the same.
         case_ids = [case_id for case_id, volume in self.pool.items() if annotated[case_id] < (volume.shape[0] if strategy == "USS" else 1)]
         stage = self._case_stage(model.key, "scores", case_ids, self._score, BLOCKING)
-        return stage and {score["case_id"]: score for score in stage["result"]}
+        return stage and {score["case_id"]: score for score in stage}
 
     # --- work ----------------------------------------------------------------------------------------------------------------
 
@@ -359,9 +368,9 @@ class Simulation:
                 notes.append(f"only {len(queries)} slice candidates for {slice_count} slices")
         else:
             counts = {case_id: volume.shape[0] for case_id, volume in self.pool.items()}
-            drawn = random_slices(counts, before.annotations, slice_count, lambda case_id, z: self.pool[case_id].shows_liver(z), random)
+            drawn = random_slices(counts, before.annotations, slice_count, self._shows_liver, random)
             queries = [[case_id, z, None] for case_id, z in drawn]
-            with_liver = sum(self.pool[case_id].shows_liver(z) for case_id, z in drawn)
+            with_liver = sum(self._shows_liver(case_id, z) for case_id, z in drawn)
             if with_liver < slice_count:
                 notes.append(f"only {with_liver} liver slices left for {slice_count}")
         return {"queries": queries, "notes": notes}

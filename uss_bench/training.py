@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -128,12 +129,11 @@ def train(model, sampler, validate, settings, name, converge=False, after_step=N
     training = Training(model, settings, name, settings.converged_max_steps if converge else settings.max_steps)
     if resume:
         training.load(resume)
-    batches = _batches(sampler, name, None if converge else settings.max_epochs, training.limit)
-    for step, (batch, is_last) in enumerate(batches, start=1):
-        if step < training.step:
-            continue
+    batches = enumerate(_batches(sampler, name, None if converge else settings.max_epochs, training.limit), start=1)
+    batches = itertools.islice(batches, max(training.step - 1, 0), None)
+    for (step, (batch, is_last)), tensors in _loaded_ahead(batches, lambda item: sampler.load(item[1][0])):
         if step > training.step:
-            training.update(*sampler.load(batch), batch)
+            training.update(*tensors, batch)
         if after_step:
             after_step(training)
         if (is_last or step % settings.validate_every == 0) and not training.validated:
@@ -141,6 +141,19 @@ def train(model, sampler, validate, settings, name, converge=False, after_step=N
         if converge and training.without_progress == settings.patience:
             break
     return Trained(training.best_state, training.best_step, training.step, training.best_jaccard, training.curve)
+
+
+def _loaded_ahead(items, load):
+    """Pairs of an item and what `load` makes of it, which a thread does while the item before is worked on."""
+    with ThreadPoolExecutor(1) as loader:
+        pending = None
+        for item in items:
+            following = item, loader.submit(load, item)
+            if pending:
+                yield pending[0], pending[1].result()
+            pending = following
+        if pending:
+            yield pending[0], pending[1].result()
 
 
 def _batches(sampler, name, max_epochs, max_steps):

@@ -25,7 +25,7 @@ def flawed_probability(mask, spacing, seed=0):
     """Liver probability that errs as networks do: bumps and dents of some mm at the border of a mask `(z, y, x)`, and a false island."""
     draw = np.random.default_rng(seed)
     coarse = [max(2, round(length * size / BUMPS)) for length, size in zip(mask.shape, spacing, strict=True)]
-    bumps = resample(draw.normal(size=coarse), (BUMPS,) * 3, spacing, mask.shape).numpy()
+    bumps = resample(draw.normal(size=coarse), (BUMPS,) * 3, spacing, mask.shape)
     soft = ndimage.gaussian_filter(mask.astype(np.float32), [3 / size for size in spacing])
     probability = np.where(soft > 0.02, soft + 0.3 * bumps, 0).clip(0, 1)
     corner = np.argwhere(mask.any(axis=(1, 2)))[0, 0], np.argwhere(mask.any(axis=(0, 2)))[0, 0], np.argwhere(mask.any(axis=(0, 1)))[0, 0]

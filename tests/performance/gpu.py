@@ -1,0 +1,262 @@
+"""The network on a GPU: correctness against the CPU, determinism, times, memory, and what the paper's whole protocol would take.
+
+    python tests/performance/gpu.py [--rounds 5]
+
+Needs CUDA and about ten minutes; without CUDA it says so and ends with exit code 2. bfloat16 here is autocast around the network,
+with float32 weights, normalization statistics and loss; the benchmark itself computes in float32 (TF32 in cuDNN's convolutions).
+"""
+
+import argparse
+import copy
+import os
+import sys
+from functools import partial
+from itertools import product
+from statistics import median
+
+import numpy as np
+import torch
+from _timing import alternate, machine, table
+from _work import GEMM, copy_rate, deterministic, gemm, operations, print_work, synchronize
+from training_step import BATCH, EagerAUNet, mini_batch, peer_step
+
+from uss_bench import inference, published
+from uss_bench.aunet import AUNet, liver_probability
+from uss_bench.config import Config
+from uss_bench.inference import predict, predict_mc
+from uss_bench.training import Training, soft_dice_loss
+
+GOALS = {"step [ms]": 35, "scoring [s]": 2.5, "memory [GB]": 16, "protocol [days]": 3}
+FLOAT32, BFLOAT16, EAGER = "float32", "bfloat16", "plain eager Conv3d, float32"
+TILES = ((32, 244, 244), (64, 244, 244), (64, 372, 372))
+
+
+class Bfloat16AUNet(AUNet):
+    """The au-net under autocast; its logits are float32."""
+
+    def encode(self, x):
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return super().encode(x)
+
+    def decode(self, features, generator=None):
+        with torch.autocast(features[0].device.type, torch.bfloat16):
+            return super().decode(features, generator).float()
+
+
+NETWORKS = {FLOAT32: AUNet, BFLOAT16: Bfloat16AUNet, EAGER: EagerAUNet}
+
+
+def new_network(kind, network, device):
+    """A network of `config.Network` settings with weights that depend on nothing else."""
+    model = NETWORKS[kind](network.widths, network.flat_levels, network.dropout)
+    model.draw_weights(torch.Generator().manual_seed(0))
+    return model.to(device)
+
+
+def loss_and_gradient(model, image, label, weight):
+    """Loss of a training pass without dropout, whose masks differ between devices, and the gradients of all weights in one row."""
+    loss = soft_dice_loss(liver_probability(model.train()(image)), label, weight)
+    return loss.item(), torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, model.parameters())]).double().cpu()
+
+
+def check_against_cpu(network, device, at_least):
+    """Loss, gradients and prediction against the CPU: float64 for the first two, float32 for the last. TF32 is off."""
+    models = {kind: new_network(kind, network, device) for kind in (FLOAT32, BFLOAT16)}
+    reference = new_network(FLOAT32, network, "cpu")
+    output = reference.output_size(at_least)
+    batch = mini_batch(output, reference.input_size(output))
+    loss, gradient = loss_and_gradient(copy.deepcopy(reference).double(), *(tensor.double() for tensor in batch))
+    volume = np.random.default_rng(3).normal(size=output).astype(np.float32)
+    for kind, limit in ((FLOAT32, 1e-3), (BFLOAT16, 5e-2)):
+        expected = predict(reference, volume)
+        errors = {"prediction": np.abs(predict(models[kind], volume) - expected).max()}
+        found, of_weights = loss_and_gradient(models[kind], *(tensor.to(device) for tensor in batch))
+        errors["loss"] = abs(found - loss)
+        if kind == FLOAT32:  # in bfloat16 single gradients say little
+            errors["gradients, relative"] = ((of_weights - gradient).norm() / gradient.norm()).item()
+        print(f"{kind} against the CPU (limit {limit}): {', '.join(f'{name} {error:.1e}' for name, error in errors.items())}")
+        if not max(errors.values()) < limit:
+            raise AssertionError(f"{kind} on {device} is not the CPU's: {errors}")
+
+
+def check_determinism(settings, device, at_least, steps=3):
+    """Two trainings and two scorings from the same seeds give the same bits."""
+
+    def run(kind):
+        model = new_network(kind, settings.network, device)
+        output = model.output_size(at_least)
+        batch = mini_batch(output, model.input_size(output))
+        training = Training(model, settings.training, {"seed": 0}, None)
+        for _ in range(steps):
+            training.update(*batch, "noise")
+        entropy = predict_mc(model, np.random.default_rng(3).normal(size=output).astype(np.float32), samples=3)[1]
+        return [*(value.cpu().numpy() for value in model.state_dict().values()), entropy]
+
+    for kind in (FLOAT32, BFLOAT16):
+        with deterministic():
+            for first, again in zip(run(kind), run(kind), strict=True):
+                np.testing.assert_array_equal(first, again, err_msg=kind)
+        print(f"{kind}: two runs of {steps} training steps and 3 Monte Carlo samples are equal bit for bit")
+
+
+def time_steps(settings, device, rounds):
+    """Seconds of a training step on the preset's patch, by kind of network, and peak gigabytes of each."""
+    calls, memory = {}, {}
+    for kind in NETWORKS:
+        model = new_network(kind, settings.network, device)
+        output = model.output_size(settings.training.patch)
+        batch = [tensor.to(device) for tensor in mini_batch(output, model.input_size(output))]
+        if kind == EAGER:
+            step = peer_step(model, *batch, torch.Generator(device).manual_seed(0))
+        else:
+            step = partial(_deterministic_update, Training(model, settings.training, {"seed": 0}, None), batch)
+        calls[kind] = partial(_finished, step, device)
+        _empty(device)
+        calls[kind]()
+        memory[kind] = _peak(device)
+    work = 3 * sum(operations(model, model.input_size(output), BATCH).values())
+    products = _gemms(device)
+    seconds = alternate({**calls, **{name: call for name, (call, _) in products.items()}}, rounds)
+    table(
+        f"training step, {BATCH} x {' x '.join(map(str, model.input_size(output)))} voxels",
+        {name: seconds[name] for name in calls},
+        FLOAT32,
+    )
+    _print_work(seconds, dict.fromkeys(calls, work), products)
+    return {kind: median(seconds[kind]) for kind in calls}, memory
+
+
+def time_scoring(settings, device, shape, tiles, rounds):
+    """Seconds of Monte Carlo scoring and of a plain prediction of a CT of `shape`, by kind and tile, where memory holds it."""
+    volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    calls, work, samples = {}, {}, settings.inference.samples
+    reference = new_network(FLOAT32, settings.network, "cpu")
+    for kind, tile in product((FLOAT32, BFLOAT16), tiles):
+        model = new_network(kind, settings.network, device).eval()
+        for passes, function in (
+            (samples, partial(predict_mc, model, volume, samples, 0, tile)),
+            (1, partial(predict, model, volume, tile)),
+        ):
+            name = kind, passes, tile
+            try:
+                _finished(function, device)
+            except torch.OutOfMemoryError:
+                print(f"{_title(name)}: does not fit the memory")
+                continue
+            calls[_title(name)] = partial(_finished, function, device)
+            work[_title(name)] = tiled_operations(reference, shape, tile, passes)
+    products = _gemms(device)
+    seconds = alternate({**calls, **{name: call for name, (call, _) in products.items()}}, rounds)
+    table(f"a CT of {' x '.join(map(str, shape))} voxels", {name: seconds[name] for name in calls}, next(iter(calls)))
+    _print_work(seconds, work, products)
+    return {
+        (kind, passes): min(median(seconds[name]) for tile in tiles if (name := _title((kind, passes, tile))) in seconds)
+        for kind, passes in product((FLOAT32, BFLOAT16), (samples, 1))
+    }
+
+
+def tiled_operations(model, shape, tile, samples):
+    """Operations of Monte Carlo scoring of a volume by the tiles that `inference` makes of it."""
+    total = 0
+    steps = [inference._step(length, limit, stride) for length, limit, stride in zip(shape, tile, model.stride, strict=True)]
+    for start in product(*(range(0, length, step) for length, step in zip(shape, steps, strict=True))):
+        lengths = [min(step, length - begin) for begin, length, step in zip(start, shape, steps, strict=True)]
+        counts = operations(model, model.input_size(model.output_size(lengths)))
+        total += sum(count * (1 if layer.startswith("encoder") else samples) for layer, count in counts.items())
+    return total
+
+
+def mean_ct(settings):
+    """Mean size `(z, y, x)` of a pool CT on the working grid: slices of Table 2, and the middle of Table 1's in-plane spacings."""
+    everything = published.effort()["data pool", None]
+    depth = round(everything["annotated_slices"] / everything["unique_patients"])
+    edges = [site.inplane_size * sum(site.inplane_spacing_mm) / 2 / settings.data.spacing[1] for site in published.datasets().values()]
+    volumes = [site.volumes for site in published.datasets().values()]
+    return depth, *[round(np.average(edges, weights=volumes))] * 2
+
+
+def protocol_days(settings, step, scoring, prediction):
+    """Days of one such GPU for the paper's whole study, from seconds of a step, a Monte Carlo scoring and a prediction of a CT.
+
+    Steps are those of Table 3 up to each evaluated checkpoint, and for models trained until convergence the patience after it. UVS
+    and USS score the whole pool in every iteration, the first one together. Every model predicts the test split, and the validation
+    split at each validation.
+    """
+    models = published.training_steps()
+    until_convergence = sum(model in ("converged", "data pool") for model, _, _ in models)
+    steps = sum(models.values()) + until_convergence * settings.training.patience * settings.training.validate_every
+    pool, val, test = (sum(site.counts[split] for site in published.datasets().values()) for split in published.SPLITS)
+    scorings = (2 * settings.query.iterations - 1) * pool
+    predictions = len(models) * test + steps / settings.training.validate_every * val
+    parts = {"training": steps * step, "scoring": scorings * scoring, "prediction": predictions * prediction}
+    counts = f"{steps:,} steps, {scorings:,} scorings, {predictions:,.0f} predictions"
+    print(f"{counts}: {', '.join(f'{name} {seconds / 86400:.2f} days' for name, seconds in parts.items())}")
+    return sum(parts.values()) / 86400
+
+
+def _deterministic_update(training, batch):
+    training.losses.clear()
+    with deterministic():
+        training.update(*batch, "noise")
+
+
+def _finished(work, device):
+    work()
+    synchronize(device)
+
+
+def _gemms(device):
+    return {f"{GEMM} {name}": gemm(device, dtype, 8192) for name, dtype in ((FLOAT32, torch.float32), (BFLOAT16, torch.bfloat16))}
+
+
+def _print_work(seconds, work, products):
+    counts = {**work, **{name: count for name, (_, count) in products.items()}}
+    print_work("work", seconds, counts, f"{GEMM} {BFLOAT16}")
+
+
+def _title(name):
+    kind, passes, tile = name
+    return f"{kind}, {passes} sample(s), tile {' x '.join(map(str, tile))}"
+
+
+def _empty(device):
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device):
+    return torch.cuda.max_memory_allocated(device) / 1e9 if torch.device(device).type == "cuda" else float("nan")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    if not torch.cuda.is_available():
+        print("gpu.py: PyTorch finds no CUDA device; run it on a machine with one", file=sys.stderr)
+        return 2
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as the benchmark sets it
+    device, settings = torch.device("cuda"), Config()
+    machine("torch")
+    print(f"{torch.cuda.get_device_name()}, copy {copy_rate(device, 2**28) / 1e9:.0f} GB/s")
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    check_against_cpu(settings.network, device, (1, 1, 1))
+    torch.backends.cudnn.allow_tf32 = tf32
+    check_determinism(settings, device, settings.training.patch)
+    steps, memory = time_steps(settings, device, 4 * rounds)
+    _empty(device)
+    scoring = time_scoring(settings, device, mean_ct(settings), TILES, rounds)
+
+    print(f"\n| | {' | '.join(GOALS)} |\n| --- |{' ---: |' * len(GOALS)}")
+    print(f"| goal | {' | '.join(map(str, GOALS.values()))} |")
+    for kind in (FLOAT32, BFLOAT16):
+        score, prediction = scoring[kind, settings.inference.samples], scoring[kind, 1]
+        days = protocol_days(settings, steps[kind], score, prediction)
+        print(f"| {kind} | {1e3 * steps[kind]:.1f} | {score:.2f} | {memory[kind]:.1f} | {days:.2f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""What the active-learning loop costs beside its trainings and inferences: every call of theirs inside a real run is timed.
+
+    python tests/performance/loop.py [--set KEY=VALUE ...]
+
+The rest of the run's wall time is the loop's own: queries, annotations, checkpoints, curves, stage files. Scoring against the
+reference and the results at the end are named beside it, since a bare script would want them too. One process does all the work.
+"""
+
+import argparse
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+from _timing import machine
+
+from uss_bench import pipeline, simulation
+from uss_bench.patches import PatchSampler
+from uss_bench.strategies import STRATEGIES
+from uss_bench.training import Training
+
+STEPS, DATA, PREDICTION, SCORING, EVALUATION, VALIDATION, RUN = (
+    "training steps",
+    "mini-batches loaded",
+    "predictions",
+    "Monte Carlo scoring",
+    "scores on the native grid",
+    "scores of validations",
+    "the whole simulation",
+)
+# The function that each calls; the last holds all the others.
+PARTS = {
+    STEPS: (Training, "update"),
+    DATA: (PatchSampler, "load"),
+    PREDICTION: (simulation, "predict"),
+    SCORING: (simulation, "predict_mc"),
+    EVALUATION: (simulation, "evaluate_case"),
+    VALIDATION: (simulation, "validation_jaccard"),
+    RUN: (simulation.Simulation, "run"),
+}
+DEFAULTS = ["data.pool=8", "data.val=2", "data.test=4", "query.iterations=1", "training.max_steps=80", "training.converged_max_steps=160"]
+
+
+@contextmanager
+def timed():
+    """Lists of wall seconds, one entry a call, of every part that is called while the block runs."""
+    seconds = {part: [] for part in PARTS}
+
+    def timing(function, times):
+        def call(*arguments, **keywords):
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                if not seconds[RUN]:  # the figures of the report, made after it, predict once more
+                    times.append(time.perf_counter() - started)
+
+        return call
+
+    with ExitStack() as stack:
+        for part, (owner, name) in PARTS.items():
+            stack.enter_context(patch.object(owner, name, timing(getattr(owner, name), seconds[part])))
+        yield seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", help="changes of the preset `quick`")
+    overrides = parser.parse_args().overrides or DEFAULTS
+    machine("torch")
+    manifest = Path(__file__).parents[2] / "data_manifest.csv"
+    with TemporaryDirectory() as folder, timed() as seconds:
+        paths = {"runs": Path(folder) / "runs", "reports": Path(folder) / "reports", "name": "loop"}
+        pipeline.run(manifest, STRATEGIES, "quick", overrides, seed=0, device="cpu", workers=1, **paths)
+
+    spent = {part: sum(times) for part, times in seconds.items()}
+    bare = spent[STEPS] + spent[PREDICTION] + spent[SCORING]
+    own = 2 * spent[RUN] - sum(spent.values())
+    print(f"\n| `quick` with {', '.join(overrides)} | calls | wall [s] | of trainings and inferences |\n| --- | ---: | ---: | ---: |")
+    for part in PARTS:
+        print(f"| {part} | {len(seconds[part])} | {spent[part]:.2f} | {spent[part] / bare:.1%} |")
+    print(f"| the loop's own | | {own:.2f} | {own / bare:.1%} |")
+    print(f"\nA step waits {spent[DATA] / spent[STEPS]:.1%} of its time for its mini-batch.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""One training step: ours, the same network of plain layers, and MONAI's DynUNet of the same widths, kernels and strides.
+
+    python tests/performance/training_step.py [--rounds 3] [--threads 1]
+
+The paper's patch needs more memory than a laptop has; the paper's network runs on its smallest valid patch here.
+"""
+
+import argparse
+import copy
+
+import torch
+from _timing import alternate, machine, peer, table
+from _work import GEMM, copy_rate, deterministic, gemm, operations, print_work
+from torch import nn
+
+from uss_bench import config
+from uss_bench.aunet import AUNet, ThinConv3d, liver_probability
+from uss_bench.training import Training, soft_dice_loss
+
+OURS, EAGER, MONAI = "uss_bench", "plain eager Conv3d, contiguous", "MONAI DynUNet"
+BATCH = 2
+
+
+class EagerAUNet(AUNet):
+    """The au-net in PyTorch's defaults: `nn.Conv3d` throughout, tensors in contiguous order."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        for layer in self.modules():
+            if isinstance(layer, ThinConv3d):
+                layer.__class__ = nn.Conv3d
+        self.to(memory_format=torch.contiguous_format)
+
+    def forward(self, x, generator=None):
+        return self.decode(self.encode(x), generator)
+
+
+def dyn_unet(nets, widths, flat_levels, dropout):
+    """DynUNet with the au-net's widths, kernels, strides, normalization and dropout. Its convolutions are padded, full in space."""
+    kernels = [(1, 3, 3) if level < flat_levels else (3, 3, 3) for level in range(len(widths))]
+    strides = [(1, 1, 1), *((1, 2, 2) if level < flat_levels else (2, 2, 2) for level in range(len(widths) - 1))]
+    norm, act = ("BATCH", {"affine": True}), ("RELU", {"inplace": True})
+    return nets.DynUNet(3, 1, 2, kernels, strides, strides[1:], filters=widths, dropout=dropout, norm_name=norm, act_name=act)
+
+
+def mini_batch(output, size):
+    """Noise, a random label and full weights, as `patches.PatchSampler.load` gives them."""
+    generator = torch.Generator().manual_seed(1)
+    label = (torch.rand(BATCH, *output, generator=generator) < 0.3).float()
+    return torch.randn(BATCH, 1, *size, generator=generator), label, torch.ones_like(label)
+
+
+def peer_step(network, image, label, weight, *arguments):
+    """A step as a plain script writes it."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+
+    def step():
+        loss = soft_dice_loss(liver_probability(network.train()(image, *arguments)), label, weight)
+        loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def check_equal(ours, eager, image):
+    """Both networks are one function, shown in float64: in float32 a sum over millions of voxels, as in batch normalization, is coarse."""
+    with torch.no_grad():
+        networks = [copy.deepcopy(network).double().train() for network in (ours, eager)]
+        logits = [network(image.double(), torch.Generator().manual_seed(2)) for network in networks]
+    torch.testing.assert_close(*logits, atol=1e-8, rtol=1e-8)
+    print(f"\nours and plain layers in training, equal masks, float64: logits differ by {(logits[0] - logits[1]).abs().max():.1e} at most")
+
+
+def compare(preset, at_least, nets, rounds):
+    """Time one preset's networks on an output patch of `at_least` voxels `(z, y, x)`."""
+    settings = config.resolve(preset)
+    arguments = settings.network.widths, settings.network.flat_levels, settings.network.dropout
+    ours, eager = AUNet(*arguments), EagerAUNet(*arguments)
+    ours.draw_weights(torch.Generator().manual_seed(0))
+    eager.load_state_dict(ours.state_dict())
+    output = ours.output_size(at_least)
+    size = ours.input_size(output)
+    image, label, weight = mini_batch(output, size)
+    check_equal(ours, eager, image)
+
+    training = Training(ours, settings.training, {"seed": 0}, settings.training.max_steps)
+
+    def step():
+        training.losses.clear()
+        training.step = 0  # so that a decaying rate has not reached its end
+        with deterministic():
+            training.update(image, label, weight, "noise")
+
+    calls = {OURS: step, EAGER: peer_step(eager, image, label, weight, torch.Generator().manual_seed(0))}
+    counts = {OURS: 3 * sum(operations(ours, size, BATCH).values())}
+    counts[EAGER] = counts[OURS]
+    if nets:
+        # Padded, so the output is as large as the input, which must be a multiple of the stride.
+        padded = [length // step * step for length, step in zip(size, ours.stride, strict=True)]
+        calls[MONAI] = peer_step(dyn_unet(nets, *arguments), *mini_batch(padded, padded))
+        counts[MONAI] = 3 * sum(operations(dyn_unet(nets, *arguments), padded, BATCH).values())
+    calls[GEMM], counts[GEMM] = gemm()
+    for call in calls.values():
+        call()
+    seconds = alternate(calls, rounds)
+    shape = " x ".join(map(str, (BATCH, *size)))
+    table(
+        f"step of `{preset}`'s network on {shape} voxels, {torch.get_num_threads()} thread(s)",
+        {name: seconds[name] for name in seconds if name != GEMM},
+        OURS,
+    )
+    print_work("work", seconds, counts, GEMM)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    machine("torch", "monai")
+    print(f"copy {copy_rate() / 1e9:.0f} GB/s")
+    nets = peer("monai.networks.nets")
+    compare("quick", config.resolve("quick").training.patch, nets, 4 * options.rounds)
+    compare("paper", (1, 1, 1), nets, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
