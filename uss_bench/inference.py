@@ -76,7 +76,7 @@ def _tiles(model, volume, tile):
             [begin - halo for begin, halo in zip(start, model.halo, strict=True)],
             [begin + size + halo for begin, size, halo in zip(start, output, model.halo, strict=True)],
         )
-        inputs = torch.from_numpy(np.ascontiguousarray(block, dtype=np.float32)).to(device)[None, None]
+        inputs = torch.from_numpy(np.array(block, dtype=np.float32, order="C")).to(device)[None, None]
         yield tuple(slice(begin, end) for begin, end in zip(start, stop, strict=True)), inputs.to(memory_format=torch.channels_last_3d)
 
 

@@ -12,7 +12,10 @@ import torch
 
 def network_input(hu, window, scale):
     """Intensities of the network, float32, from HU: clipped to `window`, divided by `scale`."""
-    return np.clip(np.asarray(hu, dtype=np.float32), *window) / np.float32(scale)
+    values = np.array(hu, dtype=np.float32)
+    np.clip(values, *window, out=values)
+    values /= np.float32(scale)
+    return values
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,12 @@ def reflected(start, stop, length):
 
 def crop_reflected(volume, start, stop):
     """Region `[start, stop)` of a `(z, y, x)` array, real where the array has it and reflected where it has not."""
-    z, y, x = (reflected(a, b, length) for a, b, length in zip(start, stop, volume.shape, strict=True))
-    block = np.asarray(volume[z.min() : z.max() + 1, y.min() : y.max() + 1, x.min() : x.max() + 1])
-    return block[np.ix_(z - z.min(), y - y.min(), x - x.min())]
+    indices = [reflected(a, b, length) for a, b, length in zip(start, stop, volume.shape, strict=True)]
+    block = np.asarray(volume[tuple(slice(along.min(), along.max() + 1) for along in indices)])
+    for axis, (a, b, length) in enumerate(zip(start, stop, volume.shape, strict=True)):
+        if a < 0 or b > length:
+            block = block.take(indices[axis] - indices[axis].min(), axis)
+    return block
 
 
 def spread_origins(length, patch):
