@@ -88,8 +88,8 @@ def run(
 
     settings = config.resolve(preset, overrides)
     device = _device(device, local_rank(team))
-    _make_deterministic()
-    _keep_freed_memory()
+    make_deterministic()
+    keep_freed_memory()
     if workers is not None and under_torchrun():
         raise InputError("--workers: torchrun tells the number of processes by --nproc-per-node; leave --workers out")
     workers = workers or _workers(device)
@@ -195,7 +195,7 @@ def _workers(device):
     return min(len(STRATEGIES), cores)
 
 
-def _make_deterministic():
+def make_deterministic():
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts, which has not happened yet
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums split over threads would depend on their number; pieces of work, not sums, are shared out
@@ -203,7 +203,7 @@ def _make_deterministic():
     torch.utils.deterministic.fill_uninitialized_memory = False
 
 
-def _keep_freed_memory():
+def keep_freed_memory():
     """Have glibc keep what is freed: else every large tensor is given back and its pages are mapped anew, for a third of a step's time."""
     with suppress(AttributeError, OSError, TypeError):  # another C library
         set_option = ctypes.CDLL(None).mallopt

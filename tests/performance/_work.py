@@ -64,8 +64,9 @@ def print_work(title, seconds, counts, reference):
 
 @contextmanager
 def deterministic():
-    """Deterministic algorithms, as the benchmark asks for; peers run without."""
+    """Deterministic algorithms, as `pipeline.make_deterministic` asks for; peers run without."""
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:

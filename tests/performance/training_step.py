@@ -1,6 +1,6 @@
 """One training step: ours, the same network of plain layers, and MONAI's DynUNet of the same widths, kernels and strides.
 
-    python tests/performance/training_step.py [--rounds 3] [--threads 1]
+    python tests/performance/training_step.py [--rounds 3] [--threads 1] [--keep-memory]
 
 The paper's patch needs more memory than a laptop has; the paper's network runs on its smallest valid patch here.
 """
@@ -13,7 +13,7 @@ from _timing import alternate, machine, peer, table
 from _work import GEMM, copy_rate, deterministic, gemm, operations, print_work
 from torch import nn
 
-from uss_bench import config
+from uss_bench import config, pipeline
 from uss_bench.aunet import AUNet, ThinConv3d, liver_probability
 from uss_bench.training import Training, soft_dice_loss
 
@@ -118,8 +118,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep-memory", action="store_true", help="glibc keeps freed memory, as in the benchmark; for all alike")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.keep_memory:
+        pipeline.keep_freed_memory()
     machine("torch", "monai")
     print(f"copy {copy_rate() / 1e9:.0f} GB/s")
     nets = peer("monai.networks.nets")
