@@ -1,0 +1,152 @@
+"""The program under torchrun, with any number of processes and on two machines: the bytes of one process alone."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_benchmark import ROOT, benchmark, deterministic_files, finish
+from test_crash import SHORT
+
+ARGUMENTS = ["--preset", "smoke", *SHORT]
+
+
+def torchrun(folder, processes, *arguments, options=(), port=None):
+    """Start a job (of one machine, or one machine's part of it)."""
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        processes,
+        "--master-port",
+        port or free_port(),
+        *options,
+    ]
+    command = map(str, [*launcher, ROOT / "benchmark.py", *ARGUMENTS, *arguments])
+    return subprocess.Popen([*command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Reports of one process without torchrun, of seeds 0 and 1 and across them."""
+    folder = tmp_path_factory.mktemp("alone")
+    code, _, err = finish(benchmark(*ARGUMENTS, "--workers", 1, "--seed", 0, 1, folder=folder))
+    assert code == 0, err
+    return folder / "reports"
+
+
+def assert_same(folder, alone, *names):
+    for name in names or ["smoke-seed0"]:
+        ours, theirs = deterministic_files(folder / "reports" / name), deterministic_files(alone / name)
+        assert ours.keys() == theirs.keys()
+        assert [file for file in ours if ours[file] != theirs[file]] == []
+    assert not list(folder.rglob(".partial-*"))
+
+
+def workers_of(launcher):
+    """Process ids of the ranks that a launcher has started, by rank."""
+    ranks = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            rank = re.search(rb"(?:^|\0)RANK=(\d+)", (process / "environ").read_bytes())
+        except OSError:  # ended meanwhile
+            continue
+        if parent == launcher.pid and rank:
+            ranks[int(rank[1])] = int(process.name)
+    return ranks
+
+
+def wait_for(launcher, condition):
+    while not condition():
+        assert launcher.poll() is None
+        time.sleep(0.02)
+
+
+def assert_without_traceback_of_ours(err):
+    assert not [line for line in err.splitlines() if line.lstrip().startswith("File ") and str(ROOT) in line], err
+
+
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_any_number_of_processes_gives_the_same_bytes(alone, tmp_path, processes):
+    code, _, err = finish(torchrun(tmp_path, processes))
+    assert code == 0, err
+    assert err.count("report: ") == 1
+    assert_same(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_workers_without_torchrun_give_the_same_bytes(alone, tmp_path):
+    code, _, err = finish(benchmark(*ARGUMENTS, "--workers", 2, folder=tmp_path))
+    assert code == 0, err
+    assert_same(tmp_path, alone)
+
+
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_killed_process_ends_the_job_and_the_next_completes_it(alone, tmp_path, rank):
+    job = torchrun(tmp_path, 2)
+    wait_for(job, lambda: list(tmp_path.glob("runs/smoke-seed0/*/training.json")))
+    os.kill(workers_of(job)[rank], signal.SIGKILL)
+    killed = time.monotonic()
+    code, _, err = finish(job)
+    assert code not in (0, None) and time.monotonic() - killed < 60
+    assert len([line for line in err.splitlines() if line.startswith("benchmark.py: ")]) == 1, err
+    assert_without_traceback_of_ours(err)
+    code, _, err = finish(torchrun(tmp_path, 2))
+    assert code == 0 and "(found)" in err, err
+    assert_same(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_a_job_that_torchrun_restarts_completes(alone, tmp_path):
+    job = torchrun(tmp_path, 2, options=["--max-restarts", 1])
+    wait_for(job, lambda: list(tmp_path.glob("runs/smoke-seed0/*/training.json")))
+    os.kill(workers_of(job)[1], signal.SIGKILL)
+    code, _, err = finish(job)
+    assert code == 0 and "(found)" in err, err
+    assert_same(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_two_machines_share_a_run(alone, tmp_path):
+    port = free_port()
+    jobs = [torchrun(tmp_path, 1, options=["--nnodes", 2, "--node-rank", node, "--master-addr", "127.0.0.1"], port=port) for node in (0, 1)]
+    for job in jobs:
+        code, _, err = finish(job)
+        assert code == 0, err
+    assert_same(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_seeds_follow_each_other_in_one_job(alone, tmp_path):
+    code, _, err = finish(torchrun(tmp_path, 2, "--seed", 0, 1))
+    assert code == 0, err
+    assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert_same(tmp_path, alone, "smoke-seed0", "smoke-seed1")
+    across = [
+        {path.name: path.read_bytes() for path in (reports / "smoke-seeds0-1").rglob("*") if path.is_file()}
+        for reports in (tmp_path / "reports", alone)
+    ]
+    assert across[0] == across[1]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(["--workers", 2], "--nproc-per-node"), (["--manifest", "absent.csv"], "absent.csv")])
+def test_bad_input_is_told_once(tmp_path, arguments, message):
+    code, _, err = finish(torchrun(tmp_path, 2, *arguments))
+    assert code != 0
+    told = [line for line in err.splitlines() if line.startswith("benchmark.py: ")]
+    assert len(told) == 1 and message in told[0]
+    assert_without_traceback_of_ours(err)
+    assert not (tmp_path / "runs").exists()
