@@ -23,7 +23,11 @@ def benchmark(*arguments, folder, **options):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=600)
+    try:
+        out, err = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        raise
     return process.returncode, out, err
 
 
