@@ -217,6 +217,7 @@ class Simulation:
         """A stage that is worked on case by case. The cases' files are gathered into one when all are there."""
         folder = model_folder(self.run_folder, *key)
         whole = folder / f"{name}.json"
+        known = whole in self._found
         if self._read(whole) is None:
             shards = {folder / name / f"{number}.json": case_id for number, case_id in enumerate(case_ids)}  # an id may be no file name
             there = set((folder / name).glob("*.json")) if (folder / name).exists() else ()
@@ -225,7 +226,8 @@ class Simulation:
             if not missing:
                 parts = [self._found[path] for path in shards]
                 write_json(whole, {"result": [part["result"] for part in parts], "seconds": sum(part["seconds"] for part in parts)})
-                shutil.rmtree(folder / name, ignore_errors=True)
+        if self._read(whole) is not None and not known:
+            shutil.rmtree(folder / name, ignore_errors=True)  # now, or when continuing a run that was killed before it did
         return self._read(whole)
 
     def _training_stage(self, model, strategies):
