@@ -69,7 +69,12 @@ def _take(path, mine):
     try:
         # Exclusive creation is atomic on local disks and on NFS.
         with open(path, "x", encoding="utf-8") as file:
-            json.dump(mine, file)
+            try:
+                json.dump(mine, file)
+                file.flush()
+            except OSError:  # a full disk; an empty lock would keep the next process waiting
+                path.unlink()
+                raise
     except FileExistsError:
         return False
     return True

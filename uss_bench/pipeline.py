@@ -35,11 +35,11 @@ def exit_code(work, rank=None, **arguments):
     try:
         work(**arguments)
     except InputError as error:
-        return _fail(2, error, rank == 0)
+        return _fail(2, error, not getattr(error, "told", rank))
     except KeyboardInterrupt as interrupt:
-        return _fail(130, f"interrupted ({interrupt}); the same command continues where it stopped", rank == 0)
+        return _fail(130, f"interrupted ({interrupt}); the same command continues where it stopped", not getattr(interrupt, "told", rank))
     except PeerLostError as error:
-        return _fail(1, f"{error}; the same command continues where the job stopped", rank == 0)
+        return _fail(1, f"{error}; the same command continues where the job stopped", not getattr(error, "told", rank))
     except FloatingPointError as error:
         return _fail(1, error)
     except OSError as error:
@@ -99,6 +99,7 @@ def run(
             print(describe_plan(settings, cases, strategies, device, runs, workers), *(f"warning: {text}" for text in warnings), sep="\n")
         return
 
+    _check_writable(report_folder)
     origin = results.provenance(settings, manifest, manifest_cases, seed, strategies, device)
     _refuse_another_run(run_folder, report_folder, origin)
     with ExitStack() as stack:
@@ -114,8 +115,11 @@ def run(
         progress = Progress(2 * model_count(settings, strategies), sys.stderr if team.leads else None)
         try:
             _run(settings, cases, warnings, origin, strategies, seed, device, run_folder, report_folder, progress, team)
-        except BaseException:
-            progress.write_log(traceback.format_exc())
+        except BaseException as error:
+            with suppress(OSError):  # of the same full disk
+                progress.write_log(traceback.format_exc())
+            with suppress(PeerLostError):
+                error.told = not team.claim(f"farewell/{name}")
             raise
 
 
@@ -209,6 +213,13 @@ def keep_freed_memory():
         set_option = ctypes.CDLL(None).mallopt
         for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             set_option(option, 2**31 - 1)
+
+
+def _check_writable(folder):
+    """Check early what is written late."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise InputError(f"{folder}: {there} is {'read-only' if there.is_dir() else 'no folder'}; choose another folder with --reports")
 
 
 def _refuse_another_run(run_folder, report_folder, origin):

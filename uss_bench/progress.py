@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from . import stopping
-from .storage import write_json
+from .storage import naming, write_json
 
 NOTE_SECONDS = 5  # between two notes for other terminals
 STATUS = "status"  # folder of the notes
@@ -62,7 +62,7 @@ class Progress:
 
     def _write(self, line):
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._log, "a", encoding="utf-8") as file:
+        with naming(self._log), open(self._log, "a", encoding="utf-8") as file:
             file.write(line)
 
     def finished(self, text, computed):

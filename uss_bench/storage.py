@@ -4,6 +4,7 @@ A file either exists whole or not at all: it is written under a temporary name i
 """
 
 import csv
+import errno
 import gzip
 import hashlib
 import io
@@ -50,14 +51,24 @@ def atomic_path(path):
     temporary = path.with_name(f".partial-{secrets.token_hex(6)}-{path.name}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-    except BaseException as error:
+        with naming(path):
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not error.filename:
-            error.filename = str(path)  # a full disk is told by the write, which knows no name
         raise
+
+
+@contextmanager
+def naming(path):
+    """Let errors of the block tell `path`: a full disk is told by the write, which knows no name, and NumPy's knows no reason either."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 
 def remove_partial_files(folder, age=0.0):
@@ -76,9 +87,10 @@ def atomic_folder(path):
     temporary = path.with_name(f".partial-{secrets.token_hex(6)}")
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        for file in temporary.iterdir():
-            _flush(file)
+        with naming(path):
+            yield temporary
+            for file in temporary.iterdir():
+                _flush(file)
         try:
             temporary.rename(path)
         except OSError:

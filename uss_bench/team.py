@@ -99,9 +99,11 @@ def local_rank(team=None):
 def torchrun_team(name, device):
     """The team of torchrun's processes for the run `name`. Leaving the block waits for all of them."""
     store, rank, size = next(rendezvous("env://"))
+    # The launcher's store outlives runs and restarts, whose addresses and claims must not meet.
+    store = distributed.PrefixStore(f"{name} {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONG)
-    team = Team(rank, size, distributed.PrefixStore(name, store))
+    team = Team(rank, size, store)
     try:
         yield team
         farewell = distributed.all_reduce(torch.zeros(1), async_op=True)

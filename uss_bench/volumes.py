@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -190,7 +191,11 @@ def load_volume(case, spacing, cache):
     digests, folder = _entry(case, spacing, cache)
     if not folder.exists():
         _build_entry(case, spacing, folder)
-    facts = read_json(folder / "volume.json")
+    try:
+        facts = read_json(folder / "volume.json")
+    except (FileNotFoundError, InputError):  # only a cache: made again, like any entry that is not there
+        shutil.rmtree(folder)
+        return load_volume(case, spacing, cache)
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
     return Volume(case=case, folder=folder, spacing=tuple(spacing), **facts, **digests)
 
