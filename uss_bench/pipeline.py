@@ -71,7 +71,7 @@ def run_seeds(seeds, preset, reports, name=None, dry_run=False, status=False, **
 def run(
     manifest, strategies, preset, overrides, seed, device, runs, reports, name, workers=None, dry_run=False, report_only=False, team=None
 ):
-    """Run the benchmark, continue it, or with `report_only` rebuild the report from its results.
+    """Run the benchmark, continue it, or with `report_only` rebuild the report from its results and return its path.
 
     `team` is the one that this process works for, when `run` itself started it.
 
@@ -80,12 +80,13 @@ def run(
     InputError
         Anything wrong with arguments, manifest or data, before any training.
     """
-    report_folder, run_folder = Path(reports) / name, Path(runs) / name
+    report_folder = Path(reports) / name
     if report_only:
-        if torchrun_rank() == 0:
-            print(f"report: {report.write_report(report_folder)}", file=sys.stderr)
-        return
+        path = report.write_report(report_folder)
+        print(f"report: {path}", file=sys.stderr)
+        return path
 
+    run_folder = Path(runs) / name
     settings = config.resolve(preset, overrides)
     device = _device(device, local_rank(team))
     make_deterministic()
@@ -97,7 +98,7 @@ def run(
     if dry_run:
         if torchrun_rank() == 0:
             print(describe_plan(settings, cases, strategies, device, runs, workers), *(f"warning: {text}" for text in warnings), sep="\n")
-        return
+        return None
 
     _check_writable(report_folder)
     origin = results.provenance(settings, manifest, manifest_cases, seed, strategies, device)
