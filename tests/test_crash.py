@@ -262,7 +262,7 @@ def test_killed_three_times_at_random(undisturbed, folder):
     draws = random.Random(0)
     for _ in range(3):
         process, told = start(folder, "--workers", 2)
-        wait_at_random(folder, draws, 25, 0.05, lambda process=process: process.exitcode is not None)
+        wait_at_random(folder, draws, 12, 0.05, lambda process=process: process.exitcode is not None)
         os.killpg(process.pid, signal.SIGKILL)
         assert outcome(process, told)[0] == -signal.SIGKILL
     assert_completes(folder, undisturbed)

@@ -142,6 +142,7 @@ def test_seeds_follow_each_other_in_one_job(alone, tmp_path):
     assert across[0] == across[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "message"), [(["--workers", 2], "--nproc-per-node"), (["--manifest", "absent.csv"], "absent.csv")])
 def test_bad_input_is_told_once(tmp_path, arguments, message):
     code, _, err = finish(torchrun(tmp_path, 2, *arguments))
