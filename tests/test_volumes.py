@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
+from test_nifti import DATA, SHAPE, SPACING, needs_data, noise, turned
 
 from uss_bench import InputError, storage, volumes
 from uss_bench.manifest import Case
@@ -29,29 +30,6 @@ from uss_bench.volumes import (
     read_label,
     resample,
 )
-
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")
-
-SPACING = (2.5, 0.75, 1.25)  # z, y, x in mm
-SHAPE = (5, 7, 6)
-
-
-def noise(shape=SHAPE, seed=0):
-    return np.random.default_rng(seed).integers(-1000, 1000, size=shape).astype(np.int16)
-
-
-def turned(array, spacing, codes, oblique=0.0):
-    """A `(z, y, x)` RAS array as a NIfTI image stored in the order `codes`, of the same place in the world."""
-    affine = np.diag([*spacing[::-1], 1.0])
-    angle = np.deg2rad(oblique)
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    affine[:3, :3] = turn @ affine[:3, :3]
-    affine[:3, 3] = (-40, 17, 230)
-    image = nib.Nifti1Image(array.transpose(2, 1, 0), affine)
-    return image.as_reoriented(
-        nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
-    )
 
 
 def bare_case(image="absent.nii.gz", label="absent.nii.gz", **fields):
