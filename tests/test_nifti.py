@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from uss_bench import InputError
-from uss_bench.nifti import corner_distance, read_header, read_nifti
+from uss_bench.nifti import BLOCK, corner_distance, read_header, read_nifti, read_planes
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")
@@ -55,6 +55,10 @@ def test_any_orientation_is_turned_to_ras(tmp_path, codes, oblique):
     assert (header.path, header.shape, header.spacing) == (tmp_path / "ct.nii.gz", SHAPE, spacing)
     assert (header.dtype, header.warnings) == (np.int16, ())
     np.testing.assert_array_equal(header.affine, affine)
+    planes = dict(read_planes(header))
+    assert sorted(planes) == list(range(SHAPE[0]))
+    for z, plane in planes.items():
+        np.testing.assert_array_equal(plane, array[z])
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
@@ -81,6 +85,7 @@ def test_slope_and_intercept_are_applied(tmp_path, dtype, slope, intercept, scal
     values, _, _ = read_nifti(path)
     np.testing.assert_allclose(values, array.astype(float) * slope + intercept if scales else array)
     assert values.dtype == (np.float32 if scales else dtype)  # and not four times the file
+    np.testing.assert_array_equal([plane for _, plane in read_planes(read_header(path))], values)
 
 
 def test_a_header_of_many_extensions_and_an_unset_offset(tmp_path):
@@ -99,6 +104,28 @@ def test_several_gzip_members_and_zeros_after_them_are_one_file(tmp_path):
     raw = changed(tmp_path, 0, "<i", 348).read_bytes()
     (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(raw[:400]) + gzip.compress(raw[400:]) + bytes(100))
     np.testing.assert_array_equal(read_nifti(tmp_path / "ct.nii.gz")[0], noise())
+
+
+def test_a_gzip_file_of_many_blocks_whatever_its_members(tmp_path):
+    """Noise does not shrink, zeros do a thousandfold: blocks of packed and of unpacked bytes end at different places."""
+    array = noise((5, 600, 700))
+    array[1:3] = 0
+    raw = changed(tmp_path, 0, "<i", 348, array=array).read_bytes()
+    assert len(raw) > 3 * BLOCK
+    for ends in ([], [BLOCK], [352, 352, 353, 2 * BLOCK + 1]):
+        members = [gzip.compress(raw[begin:end], 1) for begin, end in zip([0, *ends], [*ends, None], strict=True)]
+        (tmp_path / "ct.nii.gz").write_bytes(b"".join(members) + bytes(2 * BLOCK))
+        np.testing.assert_array_equal(read_nifti(tmp_path / "ct.nii.gz")[0], array)
+
+
+def test_damage_behind_the_last_voxel_is_found(tmp_path):
+    packed = gzip.compress(changed(tmp_path, 0, "<i", 348).read_bytes())
+    for harmed in (packed[:-1], packed[:-8] + bytes(4) + packed[-4:], packed + b"more"):
+        (tmp_path / "ct.nii.gz").write_bytes(harmed)
+        with pytest.raises(InputError, match=r"ct\.nii\.gz: damaged data"):
+            list(read_planes(read_header(tmp_path / "ct.nii.gz")))
+        with pytest.raises(InputError, match=r"ct\.nii\.gz: damaged data"):
+            read_nifti(tmp_path / "ct.nii.gz")
 
 
 def test_the_affine_is_the_sform_or_else_the_qform_and_the_zooms_matter_only_to_the_latter(tmp_path):

@@ -26,7 +26,6 @@ from uss_bench.volumes import (
     interpolation_weights,
     load_volume,
     missing_bytes,
-    read_image,
     read_label,
     resample,
 )
@@ -39,10 +38,12 @@ def bare_case(image="absent.nii.gz", label="absent.nii.gz", **fields):
 # --- image and label ------------------------------------------------------------------------------------------------------
 
 
-def test_a_spacing_of_the_manifest_overrides_that_of_the_file(nifti_case):
-    case = nifti_case(noise(), np.zeros(SHAPE), spacing=(1.0, 1.0, 1.0))
-    assert read_image(case)[1] == (1.0, 1.0, 1.0)
-    assert read_image(replace(case, spacing=(1.5, 1.3, 1.6)))[1] == (1.5, 1.3, 1.6)
+def test_a_spacing_of_the_manifest_overrides_that_of_the_file(nifti_case, tmp_path):
+    case = nifti_case(noise(), np.ones(SHAPE), spacing=(1.0, 1.0, 1.0))
+    for spacing in ((1.0, 1.0, 1.0), (1.5, 1.3, 1.6)):
+        volume = load_volume(replace(case, spacing=spacing), (1.0, 1.0, 1.0), tmp_path / "cache")
+        assert volume.native_spacing == spacing
+        assert volume.image.shape == volume.label.shape == tuple(round(length * size) for length, size in zip(SHAPE, spacing, strict=True))
 
 
 @pytest.mark.parametrize(("label_values", "expected"), [((), [1, 2, 3]), ((1,), [1]), ((1, 2), [1, 2]), ((7,), [])])
@@ -78,11 +79,11 @@ def test_tumours_inside_the_liver_belong_to_it():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite_are_an_input_error(nifti_case, value):
+def test_values_that_are_not_finite_are_an_input_error(nifti_case, tmp_path, value):
     image = noise().astype(np.float32)
     image[2, 3, 4] = value
     with pytest.raises(InputError, match=r"case_ct.*NaN or infinite"):
-        read_image(nifti_case(image, np.zeros(SHAPE)))
+        load_volume(nifti_case(image, np.zeros(SHAPE)), SPACING, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
@@ -369,7 +370,7 @@ def entries(cache):
 def test_a_second_load_reads_the_cache_and_not_the_files(nifti_case, tmp_path, monkeypatch):
     case, cache = nifti_case(noise(), noise(seed=1) > 0, SPACING), tmp_path / "cache"
     first = load_volume(case, SPACING, cache)
-    monkeypatch.setattr(volumes, "read_nifti", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(volumes, "read_planes", lambda *_: pytest.fail("read again"))
     second = load_volume(case, SPACING, cache)
     assert second == first
     assert isinstance(second, Volume)

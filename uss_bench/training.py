@@ -2,12 +2,12 @@
 
 import itertools
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 
 from .aunet import liver_probability
+from .prefetch import ahead
 from .seeding import generator, torch_generator
 
 
@@ -131,7 +131,7 @@ def train(model, sampler, validate, settings, name, converge=False, after_step=N
         training.load(resume)
     batches = enumerate(_batches(sampler, name, None if converge else settings.max_epochs, training.limit), start=1)
     batches = itertools.islice(batches, max(training.step - 1, 0), None)
-    for (step, (batch, is_last)), tensors in _loaded_ahead(batches, lambda item: sampler.load(item[1][0])):
+    for step, batch, is_last, tensors in ahead((step, batch, is_last, sampler.load(batch)) for step, (batch, is_last) in batches):
         if step > training.step:
             training.update(*tensors, batch)
         if after_step:
@@ -141,19 +141,6 @@ def train(model, sampler, validate, settings, name, converge=False, after_step=N
         if converge and training.without_progress == settings.patience:
             break
     return Trained(training.best_state, training.best_step, training.step, training.best_jaccard, training.curve)
-
-
-def _loaded_ahead(items, load):
-    """Pairs of an item and what `load` makes of it, which a thread does while the item before is worked on."""
-    with ThreadPoolExecutor(1) as loader:
-        pending = None
-        for item in items:
-            following = item, loader.submit(load, item)
-            if pending:
-                yield pending[0], pending[1].result()
-            pending = following
-        if pending:
-            yield pending[0], pending[1].result()
 
 
 def _batches(sampler, name, max_epochs, max_steps):

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from scipy import sparse
 
 from . import InputError
 from .manifest import Case
-from .nifti import AFFINE_TOLERANCE, corner_distance, read_header, read_nifti
+from .nifti import AFFINE_TOLERANCE, corner_distance, read_header, read_nifti, read_planes
+from .prefetch import ahead
 from .storage import atomic_folder, read_json, remembered_digest, write_json
 
-CACHE_FORMAT = 6  # raised whenever the cached files would differ
+CACHE_FORMAT = 7  # raised whenever the cached files would differ
 SPACINGS = (0.1, 20.0)  # mm, beyond which a header is not believed
 
 
@@ -58,21 +60,15 @@ def _mismatch(image, label):
     ]
 
 
-def read_image(case):
-    """CT of a case in HU, with its spacing and affine; NaN and infinities are an InputError."""
-    values, spacing, affine = read_nifti(case.image)
-    # Slice by slice, here and below: a large volume's worth of intermediate values is saved.
-    if values.dtype.kind == "f" and not all(np.isfinite(plane).all() for plane in values):
-        raise InputError(f"{case.image}: NaN or infinite values; repair or exclude the case")
-    return values, case.spacing or spacing, affine
-
-
 def read_label(case):
     """Reference liver of a case as a bool volume, with its affine; codes that are no whole numbers are an InputError."""
-    values, _, affine = read_nifti(case.label)
-    if values.dtype.kind == "f" and not all(np.isfinite(plane).all() and np.array_equal(plane, np.rint(plane)) for plane in values):
-        raise InputError(f"{case.label}: labels are not whole numbers; resample masks with nearest neighbours")
-    return liver_of(values, case.label_values), affine
+    header = read_header(case.label)
+    liver = np.empty(header.shape, bool)
+    for z, plane in read_planes(header):
+        if plane.dtype.kind == "f" and not (np.isfinite(plane).all() and np.array_equal(plane, np.rint(plane))):
+            raise InputError(f"{case.label}: labels are not whole numbers; resample masks with nearest neighbours")
+        liver[z] = liver_of(plane, case.label_values)
+    return liver, header.affine
 
 
 def liver_of(values, label_values):
@@ -107,12 +103,14 @@ def _resample_axis(volume, axis, weights):
     """By planes across another axis, so that no float32 copy of a whole int16 volume is made."""
     result = np.empty((*volume.shape[:axis], weights.shape[0], *volume.shape[axis + 1 :]), np.float32)
     across = 0 if axis else 1
+    _, rows, columns = np.moveaxis(volume, across, 0).shape
+    # Rows of an odd length: read across, those of 512 columns would all fall into the same few lines of the processor's cache.
+    lines = np.empty((rows, columns | 1), np.float32)[:, :columns]
     for index in range(volume.shape[across]):
         plane = (slice(None),) * across + (index,)
+        lines[:] = volume[plane]
         # The resampled axis of a plane `(z, x)`, `(y, x)` or `(y, x)` comes first, where a sparse product wants it.
-        lines = volume[plane].T if axis == 2 else volume[plane]
-        product = weights @ np.ascontiguousarray(lines, dtype=np.float32)
-        result[plane] = product.T if axis == 2 else product
+        result[plane] = (weights @ lines.T).T if axis == 2 else weights @ lines
     return result
 
 
@@ -121,6 +119,7 @@ def grid_shape(shape, spacing, new_spacing):
     return tuple(max(1, round(length * old / new)) for length, old, new in zip(shape, spacing, new_spacing, strict=True))
 
 
+@lru_cache(maxsize=8)  # the planes of a volume ask for the same
 def interpolation_weights(length, new_length, ratio):
     """Sparse matrix `(new_length, length)` of linear interpolation at steps of `ratio` voxels about the common centre, float32."""
     block = max(1, int(ratio + 1e-6))  # 4.8 / 1.6 is a little less than 3
@@ -225,30 +224,60 @@ def _entry(case, spacing, cache):
 
 
 def _build_entry(case, spacing, folder):
-    problems, read = [], []
-    for reader in (read_image, read_label):
-        try:
-            read.append(reader(case))
-        except InputError as error:
-            problems.append(f"case {case.case_id}: {error}")
-    _raise(problems)
-    (hu, native_spacing, _), (reference, _) = read
-    liver_voxels = int(np.count_nonzero(reference))
-    facts = {
-        "shape": grid_shape(hu.shape, native_spacing, spacing),
-        "native_shape": hu.shape,
+    problems, facts = [], {}
+    with atomic_folder(folder) as partial:
+        with ThreadPoolExecutor(2) as threads:
+            parts = [threads.submit(write, case, spacing, partial) for write in (_write_image, _write_label)]
+        for part in parts:
+            try:
+                facts |= part.result()
+            except InputError as error:
+                problems.append(f"case {case.case_id}: {error}")
+        _raise(problems)
+        write_json(partial / "volume.json", facts)
+
+
+def _write_image(case, spacing, folder):
+    header = read_header(case.image)
+    native_spacing, extremes = case.spacing or header.spacing, []
+
+    def planes():
+        for z, plane in ahead(read_planes(header)):
+            if plane.dtype.kind == "f" and not np.isfinite(plane).all():
+                raise InputError(f"{case.image}: NaN or infinite values; repair or exclude the case")
+            extremes.extend((float(plane.min()), float(plane.max())))
+            yield z, plane
+
+    hu = _resample_planes(planes(), header.shape, native_spacing, spacing)
+    np.save(folder / "image.npy", hu.round(out=hu).clip(-32768, 32767, out=hu).astype(np.int16))
+    return {
+        "shape": hu.shape,
+        "native_shape": header.shape,
         "native_spacing": native_spacing,
-        "liver_voxels": liver_voxels,
-        "label_codes": [] if liver_voxels else np.unique(read_nifti(case.label)[0]).tolist(),
-        "darkest": float(hu.min()),
-        "brightest": float(hu.max()),
+        "darkest": min(extremes),
+        "brightest": max(extremes),
     }
 
-    with atomic_folder(folder) as partial:
-        np.save(partial / "image.npy", resample(hu, native_spacing, spacing).round().clip(-32768, 32767).astype(np.int16))
-        np.save(partial / "label.npy", (resample(reference, native_spacing, spacing) >= 0.5).astype(np.uint8))
-        np.save(partial / "reference.npy", np.packbits(reference))
-        write_json(partial / "volume.json", facts)
+
+def _write_label(case, spacing, folder):
+    native_spacing = case.spacing or read_header(case.image).spacing
+    reference, _ = read_label(case)
+    liver = _resample_planes(enumerate(reference), reference.shape, native_spacing, spacing) >= 0.5
+    np.save(folder / "label.npy", liver.view(np.uint8))
+    np.save(folder / "reference.npy", np.packbits(reference))
+    liver_voxels = int(np.count_nonzero(reference))
+    return {"liver_voxels": liver_voxels, "label_codes": [] if liver_voxels else np.unique(read_nifti(case.label)[0]).tolist()}
+
+
+def _resample_planes(planes, shape, spacing, new_spacing):
+    """What `resample` makes of a volume of which `planes` gives `(z, plane)`: in the planes first, as they come, then across them."""
+    new_shape = grid_shape(shape, spacing, new_spacing)
+    half_way = spacing[0], *new_spacing[1:]
+    stack = np.zeros((shape[0], *new_shape[1:]), np.float32)
+    for z, plane in planes:
+        if plane.any():
+            stack[z] = resample(plane[None], spacing, half_way, (1, *new_shape[1:]))[0]
+    return resample(stack, half_way, new_spacing, new_shape)
 
 
 def _raise(problems):
