@@ -149,6 +149,12 @@ def test_a_tiny_net_learns_a_bright_box(trained):
     assert trained.last_step == 120
 
 
+def test_it_learns_it_in_bfloat16_too(sampler):
+    net = tiny_net()
+    net.bfloat16 = True
+    assert train(net, sampler, validate, settings(max_steps=120, validate_every=20), NAME).best_jaccard > 0.8
+
+
 def test_the_best_state_is_that_of_the_best_step(trained):
     net = tiny_net(seed=9)
     net.load_state_dict(trained.state)

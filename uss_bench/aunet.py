@@ -9,6 +9,7 @@ side; halo and valid sizes follow from the levels by the rule in `input_size` an
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -82,7 +83,9 @@ def _dropout(features, rate, generator):
     count = features.numel()
     words = torch.empty(-(-count // 8), dtype=torch.int64, device=features.device).random_(-(2**63), None, generator=generator)
     dropped = round(rate * 256)
-    factors = (words.view(torch.uint8)[:count] >= dropped).to(features.dtype).mul_(256 / (256 - dropped))
+    kept = words.view(torch.uint8)[:count] >= dropped
+    # At least float32: bfloat16 would round a factor of 4/3 up, for all elements alike.
+    factors = kept.to(torch.promote_types(features.dtype, torch.float32)).mul_(256 / (256 - dropped))
     return features.mul_(factors.view(batch, *size, channels).movedim(-1, 1))
 
 
@@ -111,19 +114,22 @@ class AUNet(nn.Module):
     Dropout is asked for by handing `forward` or `decode` a generator. It does not depend on `train()` or `eval()`, which govern batch
     normalization alone, so Monte Carlo sampling cannot move the running statistics by accident.
 
+    With `bfloat16`, convolutions and what lies between them are computed in bfloat16 (autocast); weights, statistics of normalization
+    and logits are float32 all the same.
+
     Attributes
     ----------
     halo : voxels `(z, y, x)` by which the output is smaller than the input on each side
     stride : total pooling `(z, y, x)`; passes over one volume agree where their origins differ by multiples of it
     """
 
-    def __init__(self, widths=(32, 72, 88, 168, 336), flat_levels=2, dropout=0.25):
+    def __init__(self, widths=(32, 72, 88, 168, 336), flat_levels=2, dropout=0.25, bfloat16=False):
         super().__init__()
         if len(widths) < 1 or not 0 <= flat_levels <= len(widths):
             raise ValueError(f"widths must name at least one level and flat_levels lie in 0..{len(widths)}; got {widths}, {flat_levels}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1); got {dropout}")
-        self.dropout = dropout
+        self.dropout, self.bfloat16 = dropout, bfloat16
         flat = [level < flat_levels for level in range(len(widths))]
         self.pools = [FLAT if level_is_flat else FULL for level_is_flat in flat[:-1]]
         # Voxels that the units of a level take off each side, at the resolution of that level.
@@ -183,11 +189,12 @@ class AUNet(nn.Module):
         Holds no dropout: one pass serves all MC samples.
         """
         features = []
-        for level, units in enumerate(self.encoder):
-            if level:
-                x = _max_pool(x, self.pools[level - 1])
-            x = units(x)
-            features.append(x)
+        with self._autocast(x.device):
+            for level, units in enumerate(self.encoder):
+                if level:
+                    x = _max_pool(x, self.pools[level - 1])
+                x = units(x)
+                features.append(x)
         size = x.shape[2:]
         for level in reversed(range(len(self.pools))):
             upsampled = [length * step for length, step in zip(size, self.pools[level], strict=True)]
@@ -198,12 +205,17 @@ class AUNet(nn.Module):
     def decode(self, features, generator=None):
         """Logits `(batch, 2, z, y, x)`, background first. With a `generator`, dropout masks are drawn from it."""
         x = features[-1]
-        for skip, up, units in reversed(list(zip(features[:-1], self.up, self.decoder, strict=True))):
-            x = units(_dropout(torch.cat([skip, up(x)], dim=1), self.dropout, generator))
-        return self.classify(x)
+        with self._autocast(x.device):
+            for skip, up, units in reversed(list(zip(features[:-1], self.up, self.decoder, strict=True))):
+                x = units(_dropout(torch.cat([skip, up(x)], dim=1), self.dropout, generator))
+            logits = self.classify(x)
+        return logits.float() if self.bfloat16 else logits
 
     def forward(self, x, generator=None):
         return self.decode(self.encode(x.contiguous(memory_format=torch.channels_last_3d)), generator)
+
+    def _autocast(self, device):
+        return torch.autocast(device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
 
 def liver_probability(logits):

@@ -33,6 +33,7 @@ class Network:
     widths: tuple[int, ...] = _setting((32, 72, 88, 168, 336), "channels of each level, the finest first", 1)
     flat_levels: int = _setting(2, "levels, from the finest, that convolve in x and y only", 0)
     dropout: float = _setting(0.25, "rate behind each concatenation", 0.0, 0.99)
+    bfloat16: bool = _setting(False, "compute convolutions in bfloat16, with float32 weights, normalization statistics and loss")
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _parse_override(override):
     try:
         return name.strip(), ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise InputError(f"--set {override}: {text!r} is not a number, None or a tuple such as 1.5,1.0,1.0") from None
+        raise InputError(f"--set {override}: {text!r} is not a number, True, False, None or a tuple such as 1.5,1.0,1.0") from None
 
 
 def differences(before, after):
@@ -222,6 +223,10 @@ def _checked(name, value, annotation, limits):
                 f"--set {name}: {value} has {len(value)} value(s); {f'give {length}' if length else 'give one or more'}, as 1,2,3"
             )
         return tuple(_checked(name, item, kinds[0], limits) for item in value)
+    if annotation is bool:
+        if not isinstance(value, bool):
+            raise InputError(f"--set {name}: {value!r} is neither True nor False")
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float) if annotation is float else int):
         raise InputError(f"--set {name}: {value!r} is not {'a number' if annotation is float else 'a whole number'}")
     value = annotation(value)

@@ -87,14 +87,14 @@ def describe_plan(settings, cases, strategies, device, folder, workers=1):
     check_disk(cases, settings.data.spacing, Path(folder) / "cache")
     shapes = {case.case_id: _grids(case, settings.data.spacing) for case in cases}
     by_split = {split: [shapes[case.case_id][1] for case in cases if case.split == split] for split in SPLITS}
-    query, training, network, models = settings.query, settings.training, settings.network, model_count(settings, strategies)
+    query, training, models = settings.query, settings.training, model_count(settings, strategies)
     scorings = {"UVS": query.iterations, "USS": query.iterations}
     scored = max(0, sum(scorings.get(strategy, 0) for strategy in strategies) - ({"UVS", "USS"} <= set(strategies)))
     mc_volumes, samples = scored * len(by_split["pool"]), settings.inference.samples
     seconds, steps, total_steps = _estimate(settings, by_split, models, len(strategies) + 1, mc_volumes, device)
     by_slices = [strategy for strategy in strategies if strategy in ("USS", "RSS")]
     queried = "as many as follow from UVS" if query.slices_per_iteration is None else f"{query.slices_per_iteration} an iteration"
-    weights = 4 * sum(parameter.numel() for parameter in AUNet(network.widths, network.flat_levels, network.dropout).parameters())
+    weights = 4 * sum(parameter.numel() for parameter in AUNet(**vars(settings.network)).parameters())
     unmade = sum(map(is_unmade_phantom, cases))
     lines = [
         f"cases       {', '.join(f'{len(by_split[split])} {split}' for split in SPLITS)}"
@@ -129,8 +129,8 @@ def _estimate(settings, by_split, models, converged, mc_volumes, device):
 
     `converged` of the models train to their own limit; where they have none, they count like the others.
     """
-    training, network = settings.training, settings.network
-    model = AUNet(network.widths, network.flat_levels, network.dropout).to(device)
+    training = settings.training
+    model = AUNet(**vars(settings.network)).to(device)
     patch = model.output_size(training.patch)
     batch_voxels = training.batch_size * prod(model.input_size(patch))
     per_step, per_encode, per_decode = (rate * batch_voxels for rate in _rates(model, patch, device))

@@ -270,8 +270,7 @@ class Simulation:
     # --- work ----------------------------------------------------------------------------------------------------------------
 
     def _new_model(self, key):
-        network = self.config.network
-        model = AUNet(network.widths, network.flat_levels, network.dropout)
+        model = AUNet(**vars(self.config.network))
         model.draw_weights(torch_generator(**self._draw(key), purpose="weights"))
         return model.to(self.device)
 

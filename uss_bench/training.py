@@ -45,7 +45,7 @@ class Training:
         self.model, self.settings, self.limit = model, settings, limit
         self._device = next(model.parameters()).device
         self._dropout = torch_generator(self._device, **name, purpose="training dropout")
-        self._optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+        self._optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
         self.step, self.losses, self.curve = 0, [], []
         self.best_state, self.best_step, self.best_jaccard, self.without_progress = None, 0, -math.inf, 0
 
@@ -65,9 +65,13 @@ class Training:
         for name in self._KEPT:
             setattr(self, name, state[name])
 
+    def staged(self, tensors):
+        """Tensors of a mini-batch in memory from which a GPU fetches them fast."""
+        return [tensor.pin_memory() for tensor in tensors] if self._device.type == "cuda" else tensors
+
     def update(self, image, label, weight, batch):
         """One step of the optimizer; FloatingPointError where the loss is not finite, with the weights as they were."""
-        image, label, weight = (tensor.to(self._device) for tensor in (image, label, weight))
+        image, label, weight = (tensor.to(self._device, non_blocking=True) for tensor in (image, label, weight))
         self.model.train()
         loss = soft_dice_loss(liver_probability(self.model(image, self._dropout)), label, weight)
         value = loss.item()
@@ -131,7 +135,8 @@ def train(model, sampler, validate, settings, name, converge=False, after_step=N
         training.load(resume)
     batches = enumerate(_batches(sampler, name, None if converge else settings.max_epochs, training.limit), start=1)
     batches = itertools.islice(batches, max(training.step - 1, 0), None)
-    for step, batch, is_last, tensors in ahead((step, batch, is_last, sampler.load(batch)) for step, (batch, is_last) in batches):
+    loaded = ((step, batch, is_last, training.staged(sampler.load(batch))) for step, (batch, is_last) in batches)
+    for step, batch, is_last, tensors in ahead(loaded):
         if step > training.step:
             training.update(*tensors, batch)
         if after_step:

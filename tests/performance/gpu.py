@@ -2,14 +2,15 @@
 
     python tests/performance/gpu.py [--rounds 5]
 
-Needs CUDA and about ten minutes; without CUDA it says so and ends with exit code 2. bfloat16 here is autocast around the network,
-with float32 weights, normalization statistics and loss; the benchmark itself computes in float32 (TF32 in cuDNN's convolutions).
+Needs CUDA and about ten minutes; without CUDA it says so and ends with exit code 2. bfloat16 is what `--set network.bfloat16=True`
+asks for; without it the benchmark computes in float32 (TF32 in cuDNN's convolutions).
 """
 
 import argparse
 import copy
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from statistics import median
@@ -27,28 +28,13 @@ from uss_bench.inference import predict, predict_mc
 from uss_bench.training import Training, soft_dice_loss
 
 GOALS = {"step [ms]": 35, "scoring [s]": 2.5, "memory [GB]": 16, "protocol [days]": 3}
-FLOAT32, BFLOAT16, EAGER = "float32", "bfloat16", "plain eager Conv3d, float32"
+KINDS = FLOAT32, BFLOAT16, EAGER = "float32", "bfloat16", "plain eager Conv3d, float32"
 TILES = ((32, 244, 244), (64, 244, 244), (64, 372, 372))
-
-
-class Bfloat16AUNet(AUNet):
-    """The au-net under autocast; its logits are float32."""
-
-    def encode(self, x):
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return super().encode(x)
-
-    def decode(self, features, generator=None):
-        with torch.autocast(features[0].device.type, torch.bfloat16):
-            return super().decode(features, generator).float()
-
-
-NETWORKS = {FLOAT32: AUNet, BFLOAT16: Bfloat16AUNet, EAGER: EagerAUNet}
 
 
 def new_network(kind, network, device):
     """A network of `config.Network` settings with weights that depend on nothing else."""
-    model = NETWORKS[kind](network.widths, network.flat_levels, network.dropout)
+    model = (EagerAUNet if kind == EAGER else AUNet)(**vars(replace(network, bfloat16=kind == BFLOAT16)))
     model.draw_weights(torch.Generator().manual_seed(0))
     return model.to(device)
 
@@ -102,13 +88,14 @@ def check_determinism(settings, device, at_least, steps=3):
 def time_steps(settings, device, rounds):
     """Seconds of a training step on the preset's patch, by kind of network, and peak gigabytes of each."""
     calls, memory = {}, {}
-    for kind in NETWORKS:
+    for kind in KINDS:
         model = new_network(kind, settings.network, device)
         output = model.output_size(settings.training.patch)
-        batch = [tensor.to(device) for tensor in mini_batch(output, model.input_size(output))]
+        batch = mini_batch(output, model.input_size(output))
         if kind == EAGER:
-            step = peer_step(model, *batch, torch.Generator(device).manual_seed(0))
-        else:
+            step = peer_step(model, *(tensor.to(device) for tensor in batch), torch.Generator(device).manual_seed(0))
+        else:  # from pinned memory, where `training.train` puts its batches
+            batch = [tensor.pin_memory() for tensor in batch]
             step = partial(_deterministic_update, Training(model, settings.training, {"seed": 0}, None), batch)
         calls[kind] = partial(_finished, step, device)
         _empty(device)

@@ -1,12 +1,15 @@
 """One training step: ours, the same network of plain layers, and MONAI's DynUNet of the same widths, kernels and strides.
 
-    python tests/performance/training_step.py [--rounds 3] [--threads 1] [--keep-memory]
+    python tests/performance/training_step.py [--rounds 3] [--threads 1]
 
-The paper's patch needs more memory than a laptop has; the paper's network runs on its smallest valid patch here.
+The paper's patch needs more memory than a laptop has; the paper's network runs on its smallest valid patch here. All but one of the
+rows keep freed memory, as the benchmark does; the plain layers are timed without that too, in a process of their own.
 """
 
 import argparse
 import copy
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from _timing import alternate, machine, peer, table
@@ -18,14 +21,15 @@ from uss_bench.aunet import AUNet, ThinConv3d, liver_probability
 from uss_bench.training import Training, soft_dice_loss
 
 OURS, EAGER, MONAI = "uss_bench", "plain eager Conv3d, contiguous", "MONAI DynUNet"
+KEEPING = f"{EAGER}, keeping freed memory"
 BATCH = 2
 
 
 class EagerAUNet(AUNet):
     """The au-net in PyTorch's defaults: `nn.Conv3d` throughout, tensors in contiguous order."""
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, **network):
+        super().__init__(**network)
         for layer in self.modules():
             if isinstance(layer, ThinConv3d):
                 layer.__class__ = nn.Conv3d
@@ -35,12 +39,13 @@ class EagerAUNet(AUNet):
         return self.decode(self.encode(x), generator)
 
 
-def dyn_unet(nets, widths, flat_levels, dropout):
+def dyn_unet(nets, network):
     """DynUNet with the au-net's widths, kernels, strides, normalization and dropout. Its convolutions are padded, full in space."""
-    kernels = [(1, 3, 3) if level < flat_levels else (3, 3, 3) for level in range(len(widths))]
-    strides = [(1, 1, 1), *((1, 2, 2) if level < flat_levels else (2, 2, 2) for level in range(len(widths) - 1))]
-    norm, act = ("BATCH", {"affine": True}), ("RELU", {"inplace": True})
-    return nets.DynUNet(3, 1, 2, kernels, strides, strides[1:], filters=widths, dropout=dropout, norm_name=norm, act_name=act)
+    flat = [level < network.flat_levels for level in range(len(network.widths))]
+    kernels = [(1, 3, 3) if level_is_flat else (3, 3, 3) for level_is_flat in flat]
+    strides = [(1, 1, 1), *((1, 2, 2) if level_is_flat else (2, 2, 2) for level_is_flat in flat[:-1])]
+    kinds = {"norm_name": ("BATCH", {"affine": True}), "act_name": ("RELU", {"inplace": True}), "dropout": network.dropout}
+    return nets.DynUNet(3, 1, 2, kernels, strides, strides[1:], filters=network.widths, **kinds)
 
 
 def mini_batch(output, size):
@@ -64,6 +69,26 @@ def peer_step(network, image, label, weight, *arguments):
     return step
 
 
+class EagerElsewhere:
+    """Steps of plain layers in a fresh process, whose memory PyTorch and glibc manage as they do by default."""
+
+    def __init__(self, *arguments):
+        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), self._prepare, arguments)
+
+    def __call__(self):
+        self._process.submit(self._step).result()
+
+    @classmethod
+    def _prepare(cls, threads, settings, output, size):
+        torch.set_num_threads(threads)
+        network, dropout = EagerAUNet(**vars(settings.network)), torch.Generator().manual_seed(0)
+        cls.step = staticmethod(peer_step(network, *mini_batch(output, size), dropout))
+
+    @classmethod
+    def _step(cls):
+        cls.step()
+
+
 def check_equal(ours, eager, image):
     """Both networks are one function, shown in float64: in float32 a sum over millions of voxels, as in batch normalization, is coarse."""
     with torch.no_grad():
@@ -76,8 +101,7 @@ def check_equal(ours, eager, image):
 def compare(preset, at_least, nets, rounds):
     """Time one preset's networks on an output patch of `at_least` voxels `(z, y, x)`."""
     settings = config.resolve(preset)
-    arguments = settings.network.widths, settings.network.flat_levels, settings.network.dropout
-    ours, eager = AUNet(*arguments), EagerAUNet(*arguments)
+    ours, eager = AUNet(**vars(settings.network)), EagerAUNet(**vars(settings.network))
     ours.draw_weights(torch.Generator().manual_seed(0))
     eager.load_state_dict(ours.state_dict())
     output = ours.output_size(at_least)
@@ -93,14 +117,17 @@ def compare(preset, at_least, nets, rounds):
         with deterministic():
             training.update(image, label, weight, "noise")
 
-    calls = {OURS: step, EAGER: peer_step(eager, image, label, weight, torch.Generator().manual_seed(0))}
-    counts = {OURS: 3 * sum(operations(ours, size, BATCH).values())}
-    counts[EAGER] = counts[OURS]
+    calls = {
+        OURS: step,
+        KEEPING: peer_step(eager, image, label, weight, torch.Generator().manual_seed(0)),
+        EAGER: EagerElsewhere(torch.get_num_threads(), settings, output, size),
+    }
+    counts = dict.fromkeys(calls, 3 * sum(operations(ours, size, BATCH).values()))
     if nets:
         # Padded, so the output is as large as the input, which must be a multiple of the stride.
         padded = [length // step * step for length, step in zip(size, ours.stride, strict=True)]
-        calls[MONAI] = peer_step(dyn_unet(nets, *arguments), *mini_batch(padded, padded))
-        counts[MONAI] = 3 * sum(operations(dyn_unet(nets, *arguments), padded, BATCH).values())
+        calls[MONAI] = peer_step(dyn_unet(nets, settings.network), *mini_batch(padded, padded))
+        counts[MONAI] = 3 * sum(operations(dyn_unet(nets, settings.network), padded, BATCH).values())
     calls[GEMM], counts[GEMM] = gemm()
     for call in calls.values():
         call()
@@ -118,11 +145,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--keep-memory", action="store_true", help="glibc keeps freed memory, as in the benchmark; for all alike")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.keep_memory:
-        pipeline.keep_freed_memory()
+    pipeline.keep_freed_memory()
     machine("torch", "monai")
     print(f"copy {copy_rate() / 1e9:.0f} GB/s")
     nets = peer("monai.networks.nets")
