@@ -16,6 +16,7 @@ from torch import nn
 
 FLAT, FULL = (1, 2, 2), (2, 2, 2)
 UNITS_PER_LEVEL = 2
+VOXELS = (0, 2, 3, 4)  # all axes but that of the channels
 
 
 class ThinConv3d(nn.Conv3d):
@@ -45,6 +46,47 @@ class Upsampling(nn.ConvTranspose3d):
         return nn.functional.conv_transpose3d(x, weight, bias, self.stride)
 
 
+class _NormalizedByItself(torch.autograd.Function):
+    """Normalization by statistics of the values themselves, and these; PyTorch's but for the two sums, which here are pairwise."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, eps):
+        values = x.to(weight.dtype)
+        mean = values.mean(VOXELS)
+        variance = (values.square().mean(VOXELS) - mean.square()).clamp_(min=0)
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps))
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance)
+        return torch.ops.aten.native_batch_norm(x, weight, bias, mean, variance, False, 0, eps)[0], mean, variance
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        x, weight, mean, scale = ctx.saved_tensors
+        of_inputs = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, None, None, mean, scale, True, ctx.eps, ctx.needs_input_grad[:3]
+        )
+        return *of_inputs, None
+
+
+class BatchNorm(nn.BatchNorm3d):
+    """Batch normalization whose statistics are exact to float32 on CPUs too.
+
+    PyTorch adds up channels-last values there one by one, which leaves the deviation of a patch up to 0.1% off, and gradients of the
+    net, as rectifiers switch, up to 1%.
+    """
+
+    def forward(self, x):
+        if x.is_cuda or not self.training:
+            return super().forward(x)
+        result, mean, variance = _NormalizedByItself.apply(x, self.weight, self.bias, self.eps)
+        count = x.numel() // self.num_features
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked.add_(1)
+        return result
+
+
 class Normalized(nn.Sequential):
     """Convolution, batch normalization, ReLU. In evaluation mode normalization is affine and goes into the weights of the convolution."""
 
@@ -59,7 +101,7 @@ class Normalized(nn.Sequential):
 
 
 def _normalized(convolution):
-    return Normalized(convolution, nn.BatchNorm3d(convolution.out_channels), nn.ReLU(inplace=True))
+    return Normalized(convolution, BatchNorm(convolution.out_channels), nn.ReLU(inplace=True))
 
 
 def _level(inputs, outputs, flat):

@@ -46,23 +46,30 @@ def loss_and_gradient(model, image, label, weight):
 
 
 def check_against_cpu(network, device, at_least):
-    """Loss, gradients and prediction against the CPU: float64 for the first two, float32 for the last. TF32 is off."""
+    """Loss, gradients and prediction against the CPU: float64 for the first two, float32 for the last. TF32 is off.
+
+    Gradients of noise are ill-conditioned, since rectifiers and pooling switch: how far float32 may be off is what the CPU's is, tripled.
+    """
     models = {kind: new_network(kind, network, device) for kind in (FLOAT32, BFLOAT16)}
     reference = new_network(FLOAT32, network, "cpu")
     output = reference.output_size(at_least)
     batch = mini_batch(output, reference.input_size(output))
     loss, gradient = loss_and_gradient(copy.deepcopy(reference).double(), *(tensor.double() for tensor in batch))
+
+    def off(of_weights):
+        return ((of_weights - gradient).norm() / gradient.norm()).item()
+
+    on_cpu = off(loss_and_gradient(copy.deepcopy(reference), *batch)[1])
     volume = np.random.default_rng(3).normal(size=output).astype(np.float32)
     for kind, limit in ((FLOAT32, 1e-3), (BFLOAT16, 5e-2)):
         expected = predict(reference, volume)
         errors = {"prediction": np.abs(predict(models[kind], volume) - expected).max()}
         found, of_weights = loss_and_gradient(models[kind], *(tensor.to(device) for tensor in batch))
         errors["loss"] = abs(found - loss)
-        if kind == FLOAT32:  # in bfloat16 single gradients say little
-            errors["gradients, relative"] = ((of_weights - gradient).norm() / gradient.norm()).item()
-        print(f"{kind} against the CPU (limit {limit}): {', '.join(f'{name} {error:.1e}' for name, error in errors.items())}")
-        if not max(errors.values()) < limit:
-            raise AssertionError(f"{kind} on {device} is not the CPU's: {errors}")
+        gradients = f"gradients, relative {off(of_weights):.1e} (on the CPU in float32 {on_cpu:.1e})"
+        print(f"{kind} against the CPU (limit {limit}): {', '.join(f'{name} {error:.1e}' for name, error in errors.items())}, {gradients}")
+        if not max(errors.values()) < limit or not (kind == BFLOAT16 or off(of_weights) < 3 * on_cpu):
+            raise AssertionError(f"{kind} on {device} is not the CPU's: {errors}, {gradients}")
 
 
 def check_determinism(settings, device, at_least, steps=3):

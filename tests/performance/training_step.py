@@ -17,7 +17,7 @@ from _work import GEMM, copy_rate, deterministic, gemm, operations, print_work
 from torch import nn
 
 from uss_bench import config, pipeline
-from uss_bench.aunet import AUNet, ThinConv3d, liver_probability
+from uss_bench.aunet import AUNet, BatchNorm, ThinConv3d, liver_probability
 from uss_bench.training import Training, soft_dice_loss
 
 OURS, EAGER, MONAI = "uss_bench", "plain eager Conv3d, contiguous", "MONAI DynUNet"
@@ -26,13 +26,13 @@ BATCH = 2
 
 
 class EagerAUNet(AUNet):
-    """The au-net in PyTorch's defaults: `nn.Conv3d` throughout, tensors in contiguous order."""
+    """The au-net in PyTorch's defaults: `nn.Conv3d` and `nn.BatchNorm3d` throughout, tensors in contiguous order."""
 
     def __init__(self, **network):
         super().__init__(**network)
         for layer in self.modules():
-            if isinstance(layer, ThinConv3d):
-                layer.__class__ = nn.Conv3d
+            if isinstance(layer, (ThinConv3d, BatchNorm)):
+                layer.__class__ = nn.Conv3d if isinstance(layer, ThinConv3d) else nn.BatchNorm3d
         self.to(memory_format=torch.contiguous_format)
 
     def forward(self, x, generator=None):
