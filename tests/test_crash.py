@@ -22,7 +22,7 @@ import torch
 from test_benchmark import ROOT, benchmark, deterministic_files, finish
 from test_simulation import write_case
 
-from uss_bench import lock, results, simulation, storage
+from uss_bench import lock, models, results, storage
 
 NAME = "run"
 SETTINGS = {
@@ -188,7 +188,7 @@ class Kill:
             return result
 
         wrap(self.target, killing)
-        simulation.CHECKPOINT_SECONDS = -1
+        models.CHECKPOINT_SECONDS = -1
 
 
 KILLS = {
@@ -401,7 +401,15 @@ def test_a_damaged_json_file_is_named_and_made_again(undisturbed, finished, name
 
 
 @pytest.mark.parametrize(
-    "name", [f"runs/{NAME}/status/0.json", f"runs/{NAME}/log.txt", "runs/cache/digests/1.json", "runs/cache/*/volume.json"]
+    "name",
+    [
+        f"runs/{NAME}/status/0.json",
+        f"runs/{NAME}/log.txt",
+        "runs/cache/digests/1.json",
+        "runs/cache/*/volume.json",
+        "runs/cache/*/image.npy",
+        "runs/cache/*/reference.npy",
+    ],
 )
 def test_what_is_made_again_may_be_damaged(undisturbed, finished, name):
     path = next(finished.glob(name), finished / name)
@@ -440,8 +448,8 @@ class Limit:
     [
         (Limit(0, "uss_bench.lock._take"), 2, f"runs/{NAME}: cannot be written (File too large)"),
         (Limit(1000, "uss_bench.volumes._build_entry"), 1, "runs/cache/"),
-        (Limit(10, "uss_bench.simulation.train"), 1, "training.csv: File too large"),
-        (Limit(4000, "uss_bench.simulation.train"), 1, "model.pt: File too large"),
+        (Limit(10, "uss_bench.models.train"), 1, "training.csv: File too large"),
+        (Limit(4000, "uss_bench.models.train"), 1, "model.pt: File too large"),
         (Limit(700, "uss_bench.results.write_results"), 1, "volumes.csv: File too large"),
         (Limit(5000, "uss_bench.report.write_report"), 1, "report.md: File too large"),
     ],
@@ -481,7 +489,7 @@ def small_disk(data, tmp_path):
 
 @pytest.mark.parametrize(
     ("since", "expected", "place"),
-    [("lock._take", 2, f"runs/{NAME}"), ("volumes._build_entry", 1, "runs/cache/"), ("simulation.train", 1, f"runs/{NAME}/initial/")],
+    [("lock._take", 2, f"runs/{NAME}"), ("volumes._build_entry", 1, "runs/cache/"), ("models.train", 1, f"runs/{NAME}/initial/")],
 )
 def test_a_full_disk_is_told_and_nothing_lost(undisturbed, small_disk, since, expected, place):
     assert_refused(*run(small_disk, prepare=Fill(f"uss_bench.{since}")), expected, place, "No space left on device")

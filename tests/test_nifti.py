@@ -118,6 +118,15 @@ def test_a_gzip_file_of_many_blocks_whatever_its_members(tmp_path):
         np.testing.assert_array_equal(read_nifti(tmp_path / "ct.nii.gz")[0], array)
 
 
+def test_a_sound_gzip_file_of_too_few_voxels_is_an_input_error(tmp_path):
+    raw = changed(tmp_path, 0, "<i", 348).read_bytes()
+    for missing in (1, 2 * SHAPE[1] * SHAPE[2], len(raw) - 352):
+        (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(raw[:-missing]))
+        for read in (lambda path: list(read_planes(read_header(path))), read_nifti):
+            with pytest.raises(InputError, match=rf"ct\.nii\.gz: holds {len(raw) - 352 - missing} bytes of voxels .* {len(raw) - 352}"):
+                read(tmp_path / "ct.nii.gz")
+
+
 def test_damage_behind_the_last_voxel_is_found(tmp_path):
     packed = gzip.compress(changed(tmp_path, 0, "<i", 348).read_bytes())
     for harmed in (packed[:-1], packed[:-8] + bytes(4) + packed[-4:], packed + b"more"):

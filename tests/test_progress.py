@@ -73,13 +73,13 @@ def test_no_time_left_is_told_before_a_model_is_computed(clock):
 @pytest.mark.parametrize(
     ("elapsed", "text"),
     [
-        (0.1, "a minute at most"),
-        (7, "1 min"),
-        (60, "10 min"),
-        (357, "1 h 0 min"),
-        (360, "1 h 0 min"),
-        (600, "1 h 40 min"),
-        (9000, "25 h 0 min"),
+        (0.1, "less than a minute"),
+        (7, "about 1 min"),
+        (60, "about 10 min"),
+        (357, "about 1 h 0 min"),
+        (360, "about 1 h 0 min"),
+        (600, "about 1 h 40 min"),
+        (9000, "about 25 h 0 min"),
     ],
 )
 def test_time_left(clock, elapsed, text):
@@ -88,7 +88,7 @@ def test_time_left(clock, elapsed, text):
     shown = Progress(11, stream)
     clock.now += elapsed
     shown.finished("model", computed=True)
-    assert stream.getvalue() == f"[1/11] model, about {text} left\n"
+    assert stream.getvalue() == f"[1/11] model, {text} left\n"
 
 
 def test_passing_states_renew_the_line_five_times_a_second(clock):
@@ -182,4 +182,8 @@ def test_every_process_has_a_log_and_a_note_of_its_own(clock, tmp_path):
     for number, name in enumerate(("", "-1", "-12")):
         assert files[f"log{name}.txt"].count("\n") == 2
         assert f"line {number}\n" in files[f"log{name}.txt"]
-        assert json.loads(files[f"status/{name[1:] or 0}.json"])["text"] == f"[1/3] state {number}, about a minute at most left"
+        assert json.loads(files[f"status/{name[1:] or 0}.json"])["text"] == f"[1/3] state {number}, less than a minute left"
+    for shown in team.values():
+        shown.withdraw()
+    assert list((tmp_path / "status").iterdir()) == []
+    Progress(3).withdraw()  # where nothing was noted

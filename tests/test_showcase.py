@@ -148,7 +148,7 @@ def test_second_time_is_read_and_other_strategies_are_not_mixed_up(run, arrays, 
     showcase.write_showcase(simulation, only, tmp_path / "rss.npz")
     with np.load(tmp_path / "rss.npz") as archive:
         assert archive["case_models"].tolist() == ["RSS", "data pool"] and "profile" not in archive
-    monkeypatch.setattr("uss_bench.simulation.predict_mc", None)
+    monkeypatch.setattr("uss_bench.models.predict_mc", None)
     showcase.write_showcase(simulation, records, tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 

@@ -10,6 +10,7 @@ from torch import distributed
 
 from uss_bench import config
 from uss_bench.manifest import Case
+from uss_bench.models import Models
 from uss_bench.progress import Progress
 from uss_bench.simulation import Simulation
 from uss_bench.strategies import STRATEGIES
@@ -133,17 +134,17 @@ def test_results_depend_neither_on_the_team_nor_on_the_other_strategies(simulate
 
 def test_pieces_of_work_are_done_once_by_the_team(simulate, monkeypatch):
     done = []
-    for name in ("_train", "_evaluate", "_score", "_query"):
-        work = getattr(Simulation, name)
-        monkeypatch.setattr(Simulation, name, lambda self, *args, work=work: done.append((work.__name__, *args[:2])) or work(self, *args))
+    for name in ("train", "evaluate", "score", "query"):
+        work = getattr(Models, name)
+        monkeypatch.setattr(Models, name, lambda self, *args, work=work: done.append((work.__name__, *args[:2])) or work(self, *args))
     store = distributed.HashStore()
     with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(lambda rank: simulate("shared", STRATEGIES, team=Team(rank, 2, store)), range(2)))
     done = [str(piece) for piece in done]
     assert len(done) == len(set(done))
     # 14 models on 2 test cases; the initial model and the first of UVS score 5 and 4 pool cases, the first of USS 5; 8 queries.
-    counts = {name: sum(piece.startswith(f"('{name}'") for piece in done) for name in ("_train", "_evaluate", "_score", "_query")}
-    assert counts == {"_train": 14, "_evaluate": 28, "_score": 5 + 4 + 5, "_query": 8}
+    counts = {name: sum(piece.startswith(f"('{name}'") for piece in done) for name in ("train", "evaluate", "score", "query")}
+    assert counts == {"train": 14, "evaluate": 28, "score": 5 + 4 + 5, "query": 8}
 
 
 OVERRIDES = {
@@ -185,7 +186,7 @@ def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):
         volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
     bare = Simulation(settings, volumes, tmp_path / "bare", 0, torch.device("cpu"), Progress(0))
     torch.manual_seed(123)  # nothing may come from the global stream
-    again = bare._train(("iteration", "RSS", 1), record.annotations)
+    again = bare.models.train(("iteration", "RSS", 1), record.annotations)
     assert {name: again[name] for name in ("best_step", "last_step", "best_jaccard")} == {
         name: record.training[name] for name in ("best_step", "last_step", "best_jaccard")
     }
@@ -209,7 +210,7 @@ def test_finished_stages_are_read_and_not_run(simulate, monkeypatch):
     settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
     first = simulate("again", ("USS",), settings)
     for name in ("train", "predict", "predict_mc"):
-        monkeypatch.setattr(f"uss_bench.simulation.{name}", None)
+        monkeypatch.setattr(f"uss_bench.models.{name}", None)
     assert [outcome(record) for record in simulate("again", ("USS",), settings)] == [outcome(record) for record in first]
 
 
@@ -225,7 +226,7 @@ def stop_at(monkeypatch, text):
     monkeypatch.setattr(Progress, "now", tell)
 
 
-@pytest.mark.parametrize("at", ["iteration RSS 1: training step 2/", "iteration RSS 1: validation on case-6 after step 4"])
+@pytest.mark.parametrize("at", ["RSS iteration 1: training step 2/", "RSS iteration 1: validation on case-6 after step 4"])
 def test_a_stopped_training_continues_from_its_checkpoint(simulate, tmp_path, monkeypatch, at):
     settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
     undisturbed = simulate("undisturbed", ("RSS",), settings)
@@ -236,7 +237,7 @@ def test_a_stopped_training_continues_from_its_checkpoint(simulate, tmp_path, mo
     assert checkpoint.exists()
 
     resumed = []
-    monkeypatch.setattr("uss_bench.simulation.train", lambda *args: resumed.append(args[-1]["step"] if args[-1] else 0) or train(*args))
+    monkeypatch.setattr("uss_bench.models.train", lambda *args: resumed.append(args[-1]["step"] if args[-1] else 0) or train(*args))
     continued = simulate("stopped", ("RSS",), settings)
     assert [outcome(record) for record in continued] == [outcome(record) for record in undisturbed]
     assert int(at.rstrip("/")[-1]) in resumed
@@ -250,7 +251,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_said_so(simulate, tmp_path, monke
     settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
     undisturbed = simulate("undisturbed", ("RSS",), settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        stop_at(patch, "iteration RSS 1: training step 2/")
+        stop_at(patch, "RSS iteration 1: training step 2/")
         simulate("damaged", ("RSS",), settings)
     checkpoint = tmp_path / "damaged" / "RSS" / "iter-1" / "training.pt"
     content = bytearray(checkpoint.read_bytes())

@@ -61,7 +61,7 @@ def test_a_look_changes_nothing(run):
 
 
 def test_an_absent_run_is_bad_input(tmp_path):
-    with pytest.raises(InputError, match=f"{tmp_path / 'absent'}: no run has been begun here; .*--name"):
+    with pytest.raises(InputError, match=f"{tmp_path / 'absent'}: no run has been begun here.*--name"):
         describe_run(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
 

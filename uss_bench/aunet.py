@@ -125,9 +125,9 @@ def _dropout(features, rate, generator):
     count = features.numel()
     words = torch.empty(-(-count // 8), dtype=torch.int64, device=features.device).random_(-(2**63), None, generator=generator)
     dropped = round(rate * 256)
-    kept = words.view(torch.uint8)[:count] >= dropped
-    # At least float32: bfloat16 would round a factor of 4/3 up, for all elements alike.
-    factors = kept.to(torch.promote_types(features.dtype, torch.float32)).mul_(256 / (256 - dropped))
+    # At least float32: bfloat16 would round a factor of 4/3 up, for all elements alike. And compared as floats, which is twice as fast.
+    factors = words.view(torch.uint8)[:count].to(torch.promote_types(features.dtype, torch.float32))
+    factors.ge_(dropped).mul_(256 / (256 - dropped))
     return features.mul_(factors.view(batch, *size, channels).movedim(-1, 1))
 
 

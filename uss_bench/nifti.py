@@ -255,7 +255,7 @@ def _turned(header, voxels, shape):
 
 
 def _blocks(header, size):
-    """Bytes of a file's voxels, as they are stored, in blocks of `size` of which the last may be smaller."""
+    """Bytes of a file's voxels, as they are stored, in blocks of `size`, the last one with what remains."""
     path = header.path
     promised, offset = prod(header.shape) * header.dtype.itemsize, header.stored.get_data_offset() or header.stored.single_vox_offset
     read = 0
@@ -264,8 +264,12 @@ def _blocks(header, size):
             file = _Gunzip(opened) if _is_gzip(path) else opened
             for begin in range(0, offset, BLOCK):
                 file.read(min(BLOCK, offset - begin))
-            while block := file.read(min(size, promised - read)):
+            while read < promised:
+                wanted = min(size, promised - read)
+                block = file.read(wanted)
                 read += len(block)
+                if len(block) < wanted:
+                    break
                 yield block
             while _is_gzip(path) and file.read(BLOCK):  # to its end, where the checksum stands
                 pass

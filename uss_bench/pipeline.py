@@ -166,14 +166,16 @@ def _run(settings, cases, warnings, origin, strategies, seed, device, run_folder
         write_showcase(simulation, records, report_folder / SLICES)
         notes = [f"{record.name}: {note}" for record in records for note in record.notes]
         write_json(report_folder / PROVENANCE, {**origin, "notes": notes})
+        progress.now("writing the report")
         progress.say(f"report: {report.write_report(report_folder)}")
+    progress.withdraw()
 
 
 def _prepare(cases, spacing, cache, progress, team):
     """Make phantoms and cache entries, shared out over the team; faults come to light when all cases are loaded."""
-    for case in cases:
+    for number, case in enumerate(cases, start=1):
         if team.claim(f"cache/{case.case_id}"):
-            progress.now(f"preparing {case.case_id}")
+            progress.now(f"preparing case {number} of {len(cases)}")
             write_missing_phantoms([case])
             with suppress(InputError):
                 load_volume(case, spacing, cache)

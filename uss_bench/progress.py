@@ -76,4 +76,9 @@ class Progress:
             return ""
         seconds = (time.monotonic() - self.started) / self.computed * (self.total - self.done)
         hours, minutes = divmod(round(seconds / 60), 60)
-        return f", about {f'{hours} h {minutes} min' if hours else f'{minutes} min' if minutes else 'a minute at most'} left"
+        return f", about {f'{hours} h ' if hours else ''}{minutes} min left" if hours or minutes else ", less than a minute left"
+
+    def withdraw(self):
+        """Take back the note, when there is nothing left to do."""
+        if self._note:
+            self._note.unlink(missing_ok=True)

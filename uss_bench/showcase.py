@@ -110,7 +110,7 @@ def _query_arrays(simulation, records):
     for case_id in dict.fromkeys(case_id for case_id, _, _ in shown):
         simulation.progress.now(f"figures: uncertainty of {case_id}")
         volume = simulation.pool[case_id]
-        mean, entropy = simulation.uncertainty((initial.model, initial.strategy, initial.iteration), case_id)
+        mean, entropy = simulation.models.uncertainty((initial.model, initial.strategy, initial.iteration), case_id)
         if case_id == shown[0][0]:
             profile = slice_profile(entropy)
             annotated = initial.annotations.of(case_id)
@@ -179,7 +179,7 @@ def box_around(masks, margin=0.0):
 
 def _prediction(simulation, key, volume):
     """Liver of a test case on the native grid, as when it was evaluated."""
-    return volume.to_native(simulation.predict(simulation.trained_model(key), volume)) >= THRESHOLD
+    return volume.to_native(simulation.models.predict(simulation.models.trained(key), volume)) >= THRESHOLD
 
 
 def _thinned(box):

@@ -19,7 +19,10 @@ def describe_run(folder):
     """
     folder = Path(folder)
     if not (folder / RUN).exists():
-        raise InputError(f"{folder}: no run has been begun here; name one with --name or --preset, --seed and --runs")
+        raise InputError(
+            f"{folder}: no run has been begun here, or its cases are still being read; "
+            "name another with --name or --preset, --seed and --runs"
+        )
     origin = read_json(folder / RUN)
     models = [("initial", "", 0), ("data pool", "", None)]
     for strategy in STRATEGIES:

@@ -18,6 +18,7 @@ from .nifti import AFFINE_TOLERANCE, corner_distance, read_header, read_nifti, r
 from .prefetch import ahead
 from .storage import atomic_folder, read_json, remembered_digest, write_json
 
+ARRAYS = IMAGE, LABEL, REFERENCE = "image.npy", "label.npy", "reference.npy"
 CACHE_FORMAT = 7  # raised whenever the cached files would differ
 SPACINGS = (0.1, 20.0)  # mm, beyond which a header is not believed
 
@@ -156,19 +157,19 @@ class Volume:
     @cached_property
     def image(self):
         """HU on the working grid, int16."""
-        return np.load(self.folder / "image.npy", mmap_mode="r")
+        return np.load(self.folder / IMAGE, mmap_mode="r")
 
     @cached_property
     def label(self):
         """Liver on the working grid, 0 or 1, uint8."""
-        return np.load(self.folder / "label.npy", mmap_mode="r")
+        return np.load(self.folder / LABEL, mmap_mode="r")
 
     def shows_liver(self, z):
         return bool(self.label[z].any())
 
     def reference(self):
         """Liver on the native grid, bool."""
-        bits = np.load(self.folder / "reference.npy")
+        bits = np.load(self.folder / REFERENCE)
         return np.unpackbits(bits, count=int(np.prod(self.native_shape))).reshape(self.native_shape).view(bool)
 
     def to_native(self, probability):
@@ -192,7 +193,9 @@ def load_volume(case, spacing, cache):
         _build_entry(case, spacing, folder)
     try:
         facts = read_json(folder / "volume.json")
-    except (FileNotFoundError, InputError):  # only a cache: made again, like any entry that is not there
+        for name in ARRAYS:
+            np.load(folder / name, mmap_mode="r")
+    except (FileNotFoundError, InputError, ValueError, EOFError):  # only a cache: made again, like any entry that is not there
         shutil.rmtree(folder)
         return load_volume(case, spacing, cache)
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
@@ -249,7 +252,7 @@ def _write_image(case, spacing, folder):
             yield z, plane
 
     hu = _resample_planes(planes(), header.shape, native_spacing, spacing)
-    np.save(folder / "image.npy", hu.round(out=hu).clip(-32768, 32767, out=hu).astype(np.int16))
+    np.save(folder / IMAGE, hu.round(out=hu).clip(-32768, 32767, out=hu).astype(np.int16))
     return {
         "shape": hu.shape,
         "native_shape": header.shape,
@@ -263,8 +266,8 @@ def _write_label(case, spacing, folder):
     native_spacing = case.spacing or read_header(case.image).spacing
     reference, _ = read_label(case)
     liver = _resample_planes(enumerate(reference), reference.shape, native_spacing, spacing) >= 0.5
-    np.save(folder / "label.npy", liver.view(np.uint8))
-    np.save(folder / "reference.npy", np.packbits(reference))
+    np.save(folder / LABEL, liver.view(np.uint8))
+    np.save(folder / REFERENCE, np.packbits(reference))
     liver_voxels = int(np.count_nonzero(reference))
     return {"liver_voxels": liver_voxels, "label_codes": [] if liver_voxels else np.unique(read_nifti(case.label)[0]).tolist()}
 

@@ -8,21 +8,19 @@ reference and the results at the end are named beside it, since a bare script wo
 
 import argparse
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from _timing import machine
 
-from uss_bench import pipeline, simulation
-from uss_bench.patches import PatchSampler
+from uss_bench import models, pipeline, simulation, training
 from uss_bench.strategies import STRATEGIES
-from uss_bench.training import Training
 
-STEPS, DATA, PREDICTION, SCORING, EVALUATION, VALIDATION, RUN = (
+STEPS, WAITING, PREDICTION, SCORING, EVALUATION, VALIDATION, RUN = (
     "training steps",
-    "mini-batches loaded",
+    "waiting for mini-batches",
     "predictions",
     "Monte Carlo scoring",
     "scores on the native grid",
@@ -31,12 +29,11 @@ STEPS, DATA, PREDICTION, SCORING, EVALUATION, VALIDATION, RUN = (
 )
 # The function that each calls; the last holds all the others.
 PARTS = {
-    STEPS: (Training, "update"),
-    DATA: (PatchSampler, "load"),
-    PREDICTION: (simulation, "predict"),
-    SCORING: (simulation, "predict_mc"),
-    EVALUATION: (simulation, "evaluate_case"),
-    VALIDATION: (simulation, "validation_jaccard"),
+    STEPS: (training.Training, "update"),
+    PREDICTION: (models, "predict"),
+    SCORING: (models, "predict_mc"),
+    EVALUATION: (models, "evaluate_case"),
+    VALIDATION: (models, "validation_jaccard"),
     RUN: (simulation.Simulation, "run"),
 }
 DEFAULTS = ["data.pool=8", "data.val=2", "data.test=4", "query.iterations=1", "training.max_steps=80", "training.converged_max_steps=160"]
@@ -45,7 +42,15 @@ DEFAULTS = ["data.pool=8", "data.val=2", "data.test=4", "query.iterations=1", "t
 @contextmanager
 def timed():
     """Lists of wall seconds, one entry a call, of every part that is called while the block runs."""
-    seconds = {part: [] for part in PARTS}
+    seconds = {part: [] for part in (*PARTS, WAITING)}
+
+    def ahead(items):
+        with closing(training_ahead(items)) as loaded:
+            waiting = timing(next, seconds[WAITING])
+            while (item := waiting(loaded, None)) is not None:
+                yield item
+
+    training_ahead = training.ahead
 
     def timing(function, times):
         def call(*arguments, **keywords):
@@ -61,6 +66,7 @@ def timed():
     with ExitStack() as stack:
         for part, (owner, name) in PARTS.items():
             stack.enter_context(patch.object(owner, name, timing(getattr(owner, name), seconds[part])))
+        stack.enter_context(patch.object(training, "ahead", ahead))
         yield seconds
 
 
@@ -78,10 +84,10 @@ def main():
     bare = spent[STEPS] + spent[PREDICTION] + spent[SCORING]
     own = 2 * spent[RUN] - sum(spent.values())
     print(f"\n| `quick` with {', '.join(overrides)} | calls | wall [s] | of trainings and inferences |\n| --- | ---: | ---: | ---: |")
-    for part in PARTS:
+    for part in seconds:
         print(f"| {part} | {len(seconds[part])} | {spent[part]:.2f} | {spent[part] / bare:.1%} |")
     print(f"| the loop's own | | {own:.2f} | {own / bare:.1%} |")
-    print(f"\nA step waits {spent[DATA] / spent[STEPS]:.1%} of its time for its mini-batch.")
+    print(f"\nA step waits {spent[WAITING] / spent[STEPS]:.1%} of its time for its mini-batch.")
 
 
 if __name__ == "__main__":

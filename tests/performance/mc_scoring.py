@@ -2,7 +2,8 @@
 
     python tests/performance/mc_scoring.py [--crop 16 180 180] [--rounds 3] [--threads 1]
 
-A pass of a peer is timed and counted `SAMPLES` times, since its passes are all alike; ours is timed whole.
+A pass of a peer is timed and counted `SAMPLES` times, since its passes are all alike; ours is timed whole. All keep freed memory, as the
+benchmark does.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import torch
 from _timing import alternate, machine, peer, table
 from _work import GEMM, copy_rate, deterministic, gemm, operations, print_work
 
+from uss_bench import pipeline
 from uss_bench.aunet import AUNet, liver_probability
 from uss_bench.inference import predict, predict_mc
 from uss_bench.patches import crop_reflected
@@ -73,6 +75,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    pipeline.keep_freed_memory()
     machine("torch", "monai")
     print(f"copy {copy_rate() / 1e9:.0f} GB/s")
     inferers = peer("monai.inferers")

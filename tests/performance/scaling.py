@@ -32,7 +32,7 @@ import torch
 from _timing import alternate, machine
 from _work import operations
 
-from uss_bench import config, intake, published, simulation
+from uss_bench import config, intake, models, published, simulation
 from uss_bench.annotation import Annotations
 from uss_bench.aunet import AUNet
 from uss_bench.patches import PatchSampler
@@ -217,7 +217,7 @@ class Cohort:
                 return predict + rates.evaluate_cpu, {"DICE": 1.0}
             steps = self.steps(*piece.work.args)
             seconds = steps * (rates.step + rates.load + VALIDATION * predict / every)
-            seconds *= 1 + rates.checkpoint / simulation.CHECKPOINT_SECONDS
+            seconds *= 1 + rates.checkpoint / models.CHECKPOINT_SECONDS
             return seconds, {"best_jaccard": 1.0, "best_step": steps, "last_step": steps}
 
         return schedule(sim, workers, outcome, self.walks)
