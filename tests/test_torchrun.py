@@ -94,7 +94,8 @@ def test_workers_without_torchrun_give_the_same_bytes(alone, tmp_path):
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_job_and_the_next_completes_it(alone, tmp_path, rank):
     job = torchrun(tmp_path, 2)
     wait_for(job, lambda: list(tmp_path.glob("runs/smoke-seed0/*/training.json")))
