@@ -38,6 +38,7 @@ class Models:
         self._loaded = None, None
 
     def shows_liver(self, case_id, z):
+        """Whether the reference of a pool case shows liver in slice z."""
         return self.volumes["pool"][case_id].shows_liver(z)
 
     def _new_model(self, key):
@@ -46,6 +47,7 @@ class Models:
         return model.to(self.device)
 
     def trained(self, key):
+        """The network in its best state; the last one asked for is kept in memory."""
         if self._loaded[0] != key:
             model = self._new_model(key)
             model.load_state_dict(load_checkpoint(model_folder(self.folder, *key) / MODEL, self.device))
@@ -61,6 +63,10 @@ class Models:
         return network_input(volume.image, self.config.data.window, self.config.data.scale)
 
     def train(self, key, annotations):
+        """Train a model from scratch, or on from its checkpoint, and keep its best state.
+
+        Returns the fields of `training.Trained` without the state. Raises FloatingPointError where the loss is not finite.
+        """
         config, data = self.config.training, self.config.data
         folder = model_folder(self.folder, *key)
         model = self._new_model(key)
@@ -114,9 +120,11 @@ class Models:
             return None
 
     def predict(self, model, volume):
+        """Liver probability of a `volumes.Volume` on the working grid, `(z, y, x)`."""
         return predict(model, self._input(volume), self.config.inference.tile)
 
     def evaluate(self, key, case_id):
+        """Scores of a test case under a trained model, as `evaluation.evaluate_case` gives them, with its id."""
         self.progress.now(f"{model_name(*key)}: evaluating {case_id}")
         volume = self.volumes["test"][case_id]
         return {"case_id": case_id, **evaluate_case(self.predict(self.trained(key), volume), volume)}
@@ -148,6 +156,7 @@ class Models:
         return {"queries": queries, "notes": notes}
 
     def score(self, key, case_id):
+        """What UVS and USS need to know of a pool case under a trained model: uncertainty of the volume and of its slices, in nats."""
         self.progress.now(f"{model_name(*key)}: uncertainty of {case_id}")
         mean, entropy = self.uncertainty(key, case_id)
         liver = mean >= THRESHOLD
