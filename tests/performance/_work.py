@@ -6,10 +6,25 @@ from contextlib import contextmanager
 from statistics import median
 
 import torch
+from _timing import machine
 from torch import nn
+
+from uss_bench.pipeline import keep_freed_memory
 
 GEMM = "torch.mm"
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def begin(parser):
+    """Options of a script, `--rounds` and `--threads` among them; sets the threads, keeps freed memory and tells of the machine."""
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    machine("torch", "monai")
+    print(f"copy {copy_rate() / 1e9:.0f} GB/s")
+    return options
 
 
 def operations(network, size, batch=1):

@@ -13,10 +13,9 @@ from math import prod
 
 import numpy as np
 import torch
-from _timing import alternate, machine, peer, table
-from _work import GEMM, copy_rate, deterministic, gemm, operations, print_work
+from _timing import alternate, peer, table
+from _work import GEMM, begin, deterministic, gemm, operations, print_work
 
-from uss_bench import pipeline
 from uss_bench.aunet import AUNet, liver_probability
 from uss_bench.inference import predict, predict_mc
 from uss_bench.patches import crop_reflected
@@ -71,13 +70,7 @@ def check_one_tile(model, samples=3, seed=5):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crop", type=int, nargs=3, default=(16, 180, 180), help="voxels (z, y, x), multiples of 4, 180 and 180")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    pipeline.keep_freed_memory()
-    machine("torch", "monai")
-    print(f"copy {copy_rate() / 1e9:.0f} GB/s")
+    options = begin(parser)
     inferers = peer("monai.inferers")
 
     model = AUNet().eval()

@@ -12,11 +12,11 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 import torch
-from _timing import alternate, machine, peer, table
-from _work import GEMM, copy_rate, deterministic, gemm, operations, print_work
+from _timing import alternate, peer, table
+from _work import GEMM, begin, deterministic, gemm, operations, print_work
 from torch import nn
 
-from uss_bench import config, pipeline
+from uss_bench import config
 from uss_bench.aunet import AUNet, BatchNorm, ThinConv3d, liver_probability
 from uss_bench.training import Training, soft_dice_loss
 
@@ -142,14 +142,7 @@ def compare(preset, at_least, nets, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    pipeline.keep_freed_memory()
-    machine("torch", "monai")
-    print(f"copy {copy_rate() / 1e9:.0f} GB/s")
+    options = begin(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
     nets = peer("monai.networks.nets")
     compare("quick", config.resolve("quick").training.patch, nets, 4 * options.rounds)
     compare("paper", (1, 1, 1), nets, options.rounds)
