@@ -57,6 +57,7 @@ def test_all_models_are_trained_evaluated_and_reported(smoke):
     assert all(f"## Table {number}." in text for number in range(1, 10))
 
 
+@pytest.mark.slow
 def test_interrupted_run_continues_to_the_same_bytes(smoke, tmp_path):
     process = benchmark("--preset", "smoke", "--workers", 1, folder=tmp_path)
     while not list(tmp_path.glob("runs/smoke-seed0/UVS/iter-1/training.json")):
