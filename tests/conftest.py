@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from uss_bench.aunet import AUNet
-from uss_bench.manifest import Case
+from uss_bench.data.manifest import Case
+from uss_bench.network.aunet import AUNet
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from uss_bench import stopping
+from uss_bench.runtime import stopping
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "real"

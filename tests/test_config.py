@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from uss_bench import InputError, config
+from uss_bench import config
 from uss_bench.config import Config, resolve
+from uss_bench.runtime.errors import InputError
 
 # The numbers of sections II-A to IV-A.
 PAPER = {

@@ -22,7 +22,9 @@ import torch
 from test_benchmark import ROOT, benchmark, deterministic_files, finish
 from test_simulation import write_case
 
-from uss_bench import lock, models, results, storage
+from uss_bench.report import results
+from uss_bench.runtime import lock, storage
+from uss_bench.study import models
 
 NAME = "run"
 SETTINGS = {
@@ -192,7 +194,7 @@ class Kill:
 
 
 KILLS = {
-    "before anything is written": Kill("uss_bench.lock._take"),
+    "before anything is written": Kill("uss_bench.runtime.lock._take"),
     "between temporary file and rename, 1": Kill("os.replace", count=1),
     "between temporary file and rename, 30": Kill("os.replace", count=30),
     "between temporary file and rename, 60": Kill("os.replace", count=60),
@@ -336,7 +338,7 @@ class Count:
             if next(steps) == self.ending:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        wrap("uss_bench.training.Training.update", counted)
+        wrap("uss_bench.network.training.Training.update", counted)
 
 
 def test_a_training_that_is_to_end_goes_on_where_it_was(undisturbed, folder):
@@ -446,12 +448,12 @@ class Limit:
 @pytest.mark.parametrize(
     ("limit", "expected", "name"),
     [
-        (Limit(0, "uss_bench.lock._take"), 2, f"runs/{NAME}: cannot be written (File too large)"),
-        (Limit(1000, "uss_bench.volumes._build_entry"), 1, "runs/cache/"),
-        (Limit(10, "uss_bench.models.train"), 1, "training.csv: File too large"),
-        (Limit(4000, "uss_bench.models.train"), 1, "model.pt: File too large"),
-        (Limit(700, "uss_bench.results.write_results"), 1, "volumes.csv: File too large"),
-        (Limit(5000, "uss_bench.report.write_report"), 1, "report.md: File too large"),
+        (Limit(0, "uss_bench.runtime.lock._take"), 2, f"runs/{NAME}: cannot be written (File too large)"),
+        (Limit(1000, "uss_bench.data.volumes._build_entry"), 1, "runs/cache/"),
+        (Limit(10, "uss_bench.study.models.train"), 1, "training.csv: File too large"),
+        (Limit(4000, "uss_bench.study.models.train"), 1, "model.pt: File too large"),
+        (Limit(700, "uss_bench.report.results.write_results"), 1, "volumes.csv: File too large"),
+        (Limit(5000, "uss_bench.report.document.write_report"), 1, "report.md: File too large"),
     ],
     ids=lambda value: value.since if isinstance(value, Limit) else "",
 )

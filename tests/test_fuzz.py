@@ -17,9 +17,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from uss_bench import InputError
-from uss_bench.manifest import OPTIONAL, REQUIRED, SPLITS, read_manifest
-from uss_bench.nifti import read_nifti
+from uss_bench.data.manifest import OPTIONAL, REQUIRED, SPLITS, read_manifest
+from uss_bench.data.nifti import read_nifti
+from uss_bench.runtime.errors import InputError
 
 hypothesis = pytest.importorskip("hypothesis")
 st = pytest.importorskip("hypothesis.strategies")

@@ -9,10 +9,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from uss_bench import InputError, config
+from uss_bench import config
+from uss_bench.data.manifest import OPTIONAL, REQUIRED
+from uss_bench.data.phantoms import SITES
 from uss_bench.intake import check_cases, load_volumes
-from uss_bench.manifest import OPTIONAL, REQUIRED
-from uss_bench.phantoms import SITES
+from uss_bench.runtime.errors import InputError
 
 PROBLEM = Path(__file__).resolve().parents[2] / "shared" / "data" / "problem"
 SPACING = (2.0, 2.0, 2.0)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from uss_bench import InputError, config, plan
-from uss_bench.aunet import AUNet
-from uss_bench.manifest import Case
+from uss_bench import config, plan
+from uss_bench.data.manifest import Case
+from uss_bench.data.volumes import load_volume
+from uss_bench.network.aunet import AUNet
 from uss_bench.plan import check_disk, describe_plan, model_count, plan_problems
-from uss_bench.volumes import load_volume
+from uss_bench.runtime.errors import InputError
 
 STRATEGIES = ("UVS", "RVS", "USS", "RSS")
 CPU = torch.device("cpu")

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uss_bench.manifest import Case
-from uss_bench.metrics import segmentation_metrics
-from uss_bench.nifti import read_nifti
-from uss_bench.volumes import grid_shape, load_volume, resample
+from uss_bench.data.manifest import Case
+from uss_bench.data.nifti import read_nifti
+from uss_bench.data.volumes import grid_shape, load_volume, resample
+from uss_bench.study.metrics import segmentation_metrics
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")

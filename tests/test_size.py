@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from uss_bench.annotation import Annotations
-from uss_bench.aunet import AUNet
 from uss_bench.config import Config
-from uss_bench.evaluation import evaluate_case
-from uss_bench.inference import predict, predict_mc
-from uss_bench.manifest import Case
-from uss_bench.patches import PatchSampler, network_input
-from uss_bench.training import train
-from uss_bench.volumes import load_volume
+from uss_bench.data.manifest import Case
+from uss_bench.data.volumes import load_volume
+from uss_bench.network.aunet import AUNet
+from uss_bench.network.inference import predict, predict_mc
+from uss_bench.network.patches import PatchSampler, network_input
+from uss_bench.network.training import train
+from uss_bench.study.annotation import Annotations
+from uss_bench.study.evaluation import evaluate_case
 
 PAPER = Config()
 POOL_SHAPE, POOL_SPACING = (64, 256, 256), PAPER.data.spacing  # 8 MiB of HU a case

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from uss_bench import InputError, lock, storage
+from uss_bench.runtime import lock, storage
+from uss_bench.runtime.errors import InputError
 from uss_bench.status import describe_run
 
 

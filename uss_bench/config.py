@@ -11,7 +11,7 @@ import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
 
-from . import InputError
+from .runtime.errors import InputError
 
 
 def _setting(default, text, low=None, high=None):

@@ -2,11 +2,11 @@
 
 import os
 
-from . import InputError
-from .manifest import SPLITS, parse_manifest
-from .phantoms import check_phantom
+from .data.manifest import SPLITS, parse_manifest
+from .data.phantoms import check_phantom
+from .data.volumes import header_problems, load_volume
 from .plan import is_unmade_phantom, plan_problems
-from .volumes import header_problems, load_volume
+from .runtime.errors import InputError
 
 NO_AIR = -200  # HU; every CT shows air around the patient or within
 CODES = 255  # label codes posing as HU are 0 to 255

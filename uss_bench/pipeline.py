@@ -5,122 +5,163 @@ import os
 import sys
 import traceback
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from . import InputError, across, config, report, results, stopping
+from . import config
+from .data.phantoms import write_missing_phantoms
+from .data.volumes import load_volume
 from .intake import check_cases, load_volumes
-from .lock import locked
-from .phantoms import write_missing_phantoms
 from .plan import check_disk, describe_plan, model_count
-from .progress import Progress
-from .showcase import write_showcase
-from .simulation import Simulation
+from .provenance import provenance
+from .report import across, document, results
+from .runtime import stopping
+from .runtime.errors import InputError
+from .runtime.exits import exit_code, failed_first
+from .runtime.lock import locked
+from .runtime.paths import CACHE, PROVENANCE, RUN, SLICES
+from .runtime.progress import Progress
+from .runtime.storage import read_json, remove_partial_files, write_json
+from .runtime.team import (
+    PeerLostError,
+    Team,
+    local_rank,
+    local_team,
+    torchrun_rank,
+    torchrun_team,
+    under_torchrun,
+    worker_team,
+)
 from .status import describe_run
-from .storage import PROVENANCE, RUN, SLICES, read_json, remove_partial_files, write_json
-from .strategies import STRATEGIES
-from .team import PeerLostError, local_rank, local_team, torchrun_rank, torchrun_team, under_torchrun, worker_team
-from .volumes import load_volume
+from .study.showcase import write_showcase
+from .study.simulation import Simulation
+from .study.strategies import named
 
 A_DAY = 86_400.0  # seconds
+MOST_WORKERS = 4  # on one CPU, unless more are asked for
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 # What tells a run from another, beside its settings and the files of its cases.
 IDENTITY = ("uss_bench", "code_sha256", "libraries", "device", "seed", "manifest_sha256")
 
 
-def exit_code(work, rank=None, **arguments):
-    """Exit code of `work(**arguments)`: 0 done, 2 bad input, 130 interrupted, 1 anything else. Errors that a user can mend are printed."""
-    rank = torchrun_rank() if rank is None else rank
-    try:
-        work(**arguments)
-    except InputError as error:
-        return _fail(2, error, not getattr(error, "told", rank))
-    except KeyboardInterrupt as interrupt:
-        return _fail(130, f"interrupted ({interrupt}); the same command continues where it stopped", not getattr(interrupt, "told", rank))
-    except PeerLostError as error:
-        return _fail(1, f"{error}; the same command continues where the job stopped", not getattr(error, "told", rank))
-    except FloatingPointError as error:
-        return _fail(1, error)
-    except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
-        return _fail(1, f"{told}; nothing that was finished is lost: mend this, and the same command continues")
-    return 0
+@dataclass(frozen=True)
+class Run:
+    """One run, as it was asked for."""
+
+    manifest: Path
+    strategies: tuple[str, ...]
+    preset: str
+    overrides: tuple[str, ...]
+    seed: int
+    device: str
+    runs: Path
+    reports: Path
+    name: str
+    workers: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.runs) / self.name
+
+    @property
+    def report_folder(self) -> Path:
+        return Path(self.reports) / self.name
+
+    @property
+    def cache(self) -> Path:
+        return Path(self.runs) / CACHE
 
 
-def _fail(code, message, printed=True):
-    if printed:
-        print(f"benchmark.py: {message}", file=sys.stderr)
-    return code
-
-
-def run_seeds(seeds, preset, reports, name=None, dry_run=False, status=False, **options):
-    """Run every seed, and with several write the report across them. Arguments and errors as for `run`."""
-    names = {seed: f"{name or preset}-seed{seed}" if len(seeds) > 1 or not name else name for seed in seeds}
-    for seed in seeds:
-        if status:
-            print(describe_run(Path(options["runs"]) / names[seed]))
-        else:
-            run(preset=preset, seed=seed, reports=reports, name=names[seed], dry_run=dry_run, **options)
-    if len(seeds) > 1 and not (dry_run or status) and torchrun_rank() == 0:
-        folder = Path(reports) / (name or f"{preset}-seeds{'-'.join(map(str, seeds))}")
-        path = across.write_across(folder, {seed: Path(reports) / names[seed] for seed in seeds})
-        print(f"report across seeds: {path}", file=sys.stderr)
-
-
-def run(
-    manifest, strategies, preset, overrides, seed, device, runs, reports, name, workers=None, dry_run=False, report_only=False, team=None
-):
-    """Run the benchmark, continue it, or with `report_only` rebuild the report from its results and return its path.
-
-    `team` is the one that this process works for, when `run` itself started it.
+def run_seeds(strategy, seed, preset, overrides, reports, name, dry_run, status, report_only, program, **options):
+    """Do what the command line asks for, seed by seed, and with several seeds write the report across them.
 
     Raises
     ------
     InputError
         Anything wrong with arguments, manifest or data, before any training.
     """
-    report_folder = Path(reports) / name
-    if report_only:
-        path = report.write_report(report_folder)
-        print(f"report: {path}", file=sys.stderr)
-        return path
+    seeds = list(dict.fromkeys(seed or [0]))
+    names = {seed: f"{name or preset}-seed{seed}" if len(seeds) > 1 or not name else name for seed in seeds}
+    for number in seeds:
+        run = Run(
+            strategies=tuple(strategy), preset=preset, overrides=tuple(overrides), seed=number, reports=reports,
+            name=names[number], **options,
+        )  # fmt: skip
+        if status:
+            print(describe_run(run.folder))
+        elif dry_run:
+            print_plan(run)
+        elif report_only:
+            _say_report(document.write_report(run.report_folder))
+        else:
+            execute(run, program)
+    if len(seeds) > 1 and not (dry_run or status) and torchrun_rank() == 0:
+        folder = Path(reports) / (name or f"{preset}-seeds{'-'.join(map(str, seeds))}")
+        path = across.write_across(folder, {seed: Path(reports) / names[seed] for seed in seeds})
+        print(f"report across seeds: {path}", file=sys.stderr)
 
-    run_folder = Path(runs) / name
-    settings = config.resolve(preset, overrides)
-    device = _device(device, local_rank(team))
+
+def _say_report(path):
+    print(f"report: {path}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A run whose arguments, plan and headers are sound: settings, strategies, torch device, cases, warnings."""
+
+    settings: config.Config
+    strategies: list
+    device: torch.device
+    manifest_cases: list
+    cases: list
+    warnings: list
+
+
+def check(run: Run, team: Team | None = None) -> Checked:
+    """Everything about a run that can be checked without reading voxels. Prepares PyTorch for deterministic work."""
+    settings = config.resolve(run.preset, run.overrides)
+    strategies = named(run.strategies)
+    device = _device(run.device, local_rank(team))
     make_deterministic()
     keep_freed_memory()
-    if workers is not None and under_torchrun():
-        raise InputError("--workers: torchrun tells the number of processes by --nproc-per-node; leave --workers out")
-    workers = workers or _workers(device)
-    manifest_cases, cases, warnings = check_cases(manifest, settings, strategies)
-    if dry_run:
-        if torchrun_rank() == 0:
-            print(describe_plan(settings, cases, strategies, device, runs, workers), *(f"warning: {text}" for text in warnings), sep="\n")
-        return None
+    if run.workers is not None and under_torchrun():
+        raise InputError("--workers: torchrun sets the number of processes by --nproc-per-node; leave --workers out")
+    return Checked(settings, strategies, device, *check_cases(run.manifest, settings, strategies))
 
-    _check_writable(report_folder)
-    origin = results.provenance(settings, manifest, manifest_cases, seed, strategies, device)
-    _refuse_another_run(run_folder, report_folder, origin)
+
+def print_plan(run: Run) -> None:
+    """What `--dry-run` prints; it writes nothing."""
+    checked = check(run)
+    if torchrun_rank() == 0:
+        workers = run.workers or _workers(checked.device)
+        plan = describe_plan(checked.settings, checked.cases, checked.strategies, checked.device, run.runs, workers)
+        print(plan, *(f"warning: {text}" for text in checked.warnings), sep="\n")
+
+
+def execute(run: Run, program: str, team: Team | None = None) -> None:
+    """Run the benchmark, or continue it. `team` is the one that this process works for, when `execute` itself started it."""
+    checked = check(run, team)
+    _check_writable(run.report_folder)
+    origin = provenance(checked, run.manifest, run.seed)
+    _refuse_another_run(run, origin)
     with ExitStack() as stack:
-        stack.callback(_remove_if_empty, run_folder)  # at last, where nothing came of the run
+        stack.callback(_remove_if_empty, run.folder)  # at last, where nothing came of the run
         if team is None and under_torchrun():
-            team = stack.enter_context(torchrun_team(name, device))
+            team = stack.enter_context(torchrun_team(run.name, checked.device))
         if team is None or (team.leads and under_torchrun()):
-            stack.enter_context(locked(run_folder, lambda text: print(text, file=sys.stderr)))
+            stack.enter_context(locked(run.folder, lambda text: print(text, file=sys.stderr)))
         if team is None:
-            arguments = {"manifest": manifest, "strategies": strategies, "preset": preset, "overrides": overrides, "seed": seed}
-            arguments |= {"device": device.type, "runs": runs, "reports": reports, "name": name}
-            team = stack.enter_context(local_team(workers, _work_along, arguments))
-        progress = Progress(2 * model_count(settings, strategies), sys.stderr if team.leads else None)
+            team = stack.enter_context(local_team(run.workers or _workers(checked.device), _work_along, (run, program)))
+        progress = Progress(2 * model_count(checked.settings, checked.strategies), sys.stderr if team.leads else None)
         try:
-            _run(settings, cases, warnings, origin, strategies, seed, device, run_folder, report_folder, progress, team)
+            _work(run, checked, origin, progress, team)
         except BaseException as error:
             with suppress(OSError):  # of the same full disk
                 progress.write_log(traceback.format_exc())
             with suppress(PeerLostError):
-                error.told = not team.claim(f"farewell/{name}")
+                failed_first(error, team.claim(f"farewell/{run.name}"))
             raise
 
 
@@ -131,43 +172,41 @@ def _remove_if_empty(folder):
 
 def _work_along(rank, size, port, arguments):
     """A worker's whole life; it ends with an exit code."""
-
-    def work():
-        run(**arguments, team=worker_team(rank, size, port))
-
+    run, program = arguments
     stopping.install()
-    sys.exit(exit_code(work, rank))
+    sys.exit(exit_code(program, lambda: execute(run, program, worker_team(rank, size, port)), rank))
 
 
-def _run(settings, cases, warnings, origin, strategies, seed, device, run_folder, report_folder, progress, team):
-    cache = run_folder.parent / "cache"
+def _work(run, checked, origin, progress, team):
+    """The work itself: prepare the cases, simulate, write the results, the report from them."""
+    spacing = checked.settings.data.spacing
     if team.leads:
-        remove_partial_files(run_folder)
-        remove_partial_files(report_folder)
-        remove_partial_files(cache, age=A_DAY)  # which other runs may be writing to
-        check_disk(cases, settings.data.spacing, cache)
-        for text in warnings:
+        remove_partial_files(run.folder)
+        remove_partial_files(run.report_folder)
+        remove_partial_files(run.cache, age=A_DAY)  # which other runs may be writing to
+        check_disk(checked.cases, spacing, run.cache)
+        for text in checked.warnings:
             progress.say(f"warning: {text}")
         team.report("opened")
     while not team.reached("opened"):
         team.pause()
-    _prepare(cases, settings.data.spacing, cache, progress, team)
-    volumes = load_volumes(cases, settings.data.spacing, cache, progress)
+    _prepare(checked.cases, spacing, run.cache, progress, team)
+    volumes = load_volumes(checked.cases, spacing, run.cache, progress)
     files = {volume.case.case_id: [volume.image_digest, volume.label_digest] for split in volumes.values() for volume in split.values()}
-    _refuse_other_files(run_folder, files)
-    if team.leads and not (run_folder / RUN).exists():
-        write_json(run_folder / RUN, {**origin, "files": files})
-    progress.keep_in(run_folder, team.rank)
+    _refuse_other_files(run.folder, files)
+    if team.leads and not (run.folder / RUN).exists():
+        write_json(run.folder / RUN, {**origin, "files": files})
+    progress.keep_in(run.folder, team.rank)
 
-    simulation = Simulation(settings, volumes, run_folder, seed, device, progress, team)
-    records = simulation.run(strategies)
+    simulation = Simulation(checked.settings, volumes, run.folder, run.seed, checked.device, progress, team)
+    records = simulation.run(checked.strategies)
     if team.leads:
-        results.write_results(report_folder, records, volumes, seed)
-        write_showcase(simulation, records, report_folder / SLICES)
-        notes = [f"{record.name}: {note}" for record in records for note in record.notes]
-        write_json(report_folder / PROVENANCE, {**origin, "notes": notes})
+        results.write_results(run.report_folder, records, volumes, run.seed, simulation.seconds)
+        write_showcase(simulation, records, run.report_folder / SLICES)
+        notes = [f"{record.key.title}: {note}" for record in records for note in record.notes]
+        write_json(run.report_folder / PROVENANCE, {**origin, "notes": notes})
         progress.now("writing the report")
-        progress.say(f"report: {report.write_report(report_folder)}")
+        progress.say(f"report: {document.write_report(run.report_folder)}")
     progress.withdraw()
 
 
@@ -195,11 +234,11 @@ def _device(name, local_rank):
 
 
 def _workers(device):
-    """Processes on this machine: one a GPU; on a CPU one a core, but no more than there are strategies."""
+    """Processes on this machine: one per GPU; on a CPU one per core, but no more than have work for most of the time."""
     if device.type == "cuda":
         return torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS does not tell affinity
-    return min(len(STRATEGIES), cores)
+    return min(MOST_WORKERS, cores)
 
 
 def make_deterministic():
@@ -225,16 +264,17 @@ def _check_writable(folder):
         raise InputError(f"{folder}: {there} is {'read-only' if there.is_dir() else 'no folder'}; choose another folder with --reports")
 
 
-def _refuse_another_run(run_folder, report_folder, origin):
+def _refuse_another_run(run, origin):
     """Check that what is there under this name already belongs to this very run, or is its report by whatever version."""
-    for path, identity in ((run_folder / RUN, IDENTITY), (report_folder / PROVENANCE, ("seed", "manifest_sha256"))):
+    of_run, of_report = run.folder / RUN, run.report_folder / PROVENANCE
+    for path, identity in ((of_run, IDENTITY), (of_report, ("seed", "manifest_sha256"))):
         if not path.exists():
             continue
         before = read_json(path)
         changes = [f"{key}: {before.get(key)} there, {origin[key]} now" for key in identity if before.get(key) != origin[key]]
         changes += [f"{key}: {old} there, {new} now" for key, old, new in config.differences(before["config"], origin["config"])]
         if changes:
-            folder = run_folder if path.name == RUN else report_folder
+            folder = run.folder if path == of_run else run.report_folder
             raise InputError(
                 "\n  ".join([f"{folder} holds another run; choose another --name, or remove the folder. It differs in", *changes])
             )

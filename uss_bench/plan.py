@@ -9,12 +9,13 @@ import nibabel as nib
 import numpy as np
 import torch
 
-from . import InputError
-from .aunet import AUNet, liver_probability
-from .manifest import SPLITS
-from .patches import spread_origins
-from .phantoms import make_phantom
-from .volumes import entry_bytes, grid_shape, grids, header_problems, missing_bytes
+from .data.manifest import SPLITS
+from .data.phantoms import make_phantom
+from .data.volumes import entry_bytes, grid_shape, grids, header_problems, missing_bytes
+from .network.aunet import AUNet, liver_probability
+from .network.patches import spread_origins
+from .runtime.errors import InputError
+from .study.strategies import BUDGET
 
 CHECKPOINT = 4  # bytes of a training's checkpoint to those of a model: weights, the best ones, and Adam's two moments
 LARGE = 2_000_000  # voxels
@@ -28,7 +29,7 @@ def plan_problems(settings, cases, strategies):
 
     marked = sum(bool(case.initial) for case in cases)
     needed = marked or query.initial_volumes
-    if {"UVS", "RVS"} & set(strategies):
+    if not all(strategy.by_slices for strategy in strategies):
         needed += query.iterations * query.volumes_per_iteration
     if needed > counts["pool"]:
         problems.append(
@@ -40,10 +41,11 @@ def plan_problems(settings, cases, strategies):
         problems.append(
             f"{query.initial_volumes} initial volumes are needed and {free} pool cases may be initial; clear the column `initial`"
         )
-    if {"USS", "RSS"} & set(strategies) and "UVS" not in strategies and query.slices_per_iteration is None:
+    by_slices = [strategy.name for strategy in strategies if strategy.by_slices]
+    if by_slices and query.slices_per_iteration is None and BUDGET not in {strategy.name for strategy in strategies}:
         problems.append(
-            "USS and RSS take the number of slices from UVS, which is not asked for; "
-            "use --strategy all or --set query.slices_per_iteration=N (the paper's N is 200)"
+            f"{' and '.join(by_slices)} take the number of slices from {BUDGET}, which is not asked for; "
+            f"add {BUDGET} to --strategy, or use --set query.slices_per_iteration=N (the paper's N is 200)"
         )
     return problems
 
@@ -88,18 +90,18 @@ def describe_plan(settings, cases, strategies, device, folder, workers=1):
     shapes = {case.case_id: _grids(case, settings.data.spacing) for case in cases}
     by_split = {split: [shapes[case.case_id][1] for case in cases if case.split == split] for split in SPLITS}
     query, training, models = settings.query, settings.training, model_count(settings, strategies)
-    scorings = {"UVS": query.iterations, "USS": query.iterations}
-    scored = max(0, sum(scorings.get(strategy, 0) for strategy in strategies) - ({"UVS", "USS"} <= set(strategies)))
+    scoring = sum(bool(strategy.needs) for strategy in strategies)
+    scored = scoring * (query.iterations - 1) + bool(scoring)  # they share the initial model
     mc_volumes, samples = scored * len(by_split["pool"]), settings.inference.samples
     seconds, steps, total_steps = _estimate(settings, by_split, models, len(strategies) + 1, mc_volumes, device)
-    by_slices = [strategy for strategy in strategies if strategy in ("USS", "RSS")]
+    by_slices = [strategy.name for strategy in strategies if strategy.by_slices]
     queried = "as many as follow from UVS" if query.slices_per_iteration is None else f"{query.slices_per_iteration} an iteration"
     weights = 4 * sum(parameter.numel() for parameter in AUNet(**vars(settings.network)).parameters())
     unmade = sum(map(is_unmade_phantom, cases))
     lines = [
         f"cases       {', '.join(f'{len(by_split[split])} {split}' for split in SPLITS)}"
         + (f" ({unmade} phantoms to be made)" if unmade else ""),
-        f"strategies  {', '.join(strategies)}, {query.iterations} iterations",
+        f"strategies  {', '.join(strategy.name for strategy in strategies)}, {query.iterations} iterations",
         f"models      {models}, of about {steps} steps at most",
         f"training    about {total_steps} steps in all"
         + ("" if training.converged_max_steps else f"; {len(strategies) + 1} models train until convergence, which no estimate foresees"),

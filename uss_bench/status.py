@@ -3,10 +3,12 @@
 import time
 from pathlib import Path
 
-from . import InputError, lock
-from .progress import STATUS
-from .storage import CURVE, RUN, model_folder, read_csv, read_json
-from .strategies import STRATEGIES
+from .runtime import lock
+from .runtime.errors import InputError
+from .runtime.paths import CURVE, RUN, STATUS
+from .runtime.storage import read_csv, read_json
+from .study.keys import DATA_POOL, INITIAL, ModelKey
+from .study.strategies import STRATEGIES
 
 
 def describe_run(folder):
@@ -24,16 +26,16 @@ def describe_run(folder):
             "name another with --name or --preset, --seed and --runs"
         )
     origin = read_json(folder / RUN)
-    models = [("initial", "", 0), ("data pool", "", None)]
-    for strategy in STRATEGIES:
-        if strategy not in origin["strategies"] and not (folder / strategy).exists():
-            continue
-        iterations = origin["config"]["query"]["iterations"]
-        models += [("iteration", strategy, number) for number in range(1, iterations + 1)] + [("converged", strategy, iterations)]
-    folders = [model_folder(folder, *key) for key in models]
+    earlier = [path.parent.name for path in folder.glob("*/iter-1")]  # by other commands
+    strategies = dict.fromkeys([*origin["strategies"], *(name for name in STRATEGIES if name in earlier)])
+    keys, last = [INITIAL, DATA_POOL], origin["config"]["query"]["iterations"]
+    for strategy in strategies:
+        keys += [ModelKey.of_iteration(strategy, iteration) for iteration in range(1, last + 1)]
+        keys.append(ModelKey.of_converged(strategy, last))
+    folders = [folder / key.folder for key in keys]
     done = {stage: [path for path in folders if (path / f"{stage}.json").exists()] for stage in ("training", "evaluation")}
     lines = [
-        f"{folder}: {len(done['training'])} of {len(models)} models trained, {len(done['evaluation'])} evaluated",
+        f"{folder}: {len(done['training'])} of {len(keys)} models trained, {len(done['evaluation'])} evaluated",
         f"held by {holder}" if (holder := lock.describe(folder)) else "not running",
     ]
     for path in sorted((folder / STATUS).glob("[0-9]*.json"), key=lambda path: int(path.stem)):

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from uss_bench.manifest import Case
-from uss_bench.phantoms import write_missing_phantoms
+from uss_bench.data.manifest import Case
+from uss_bench.data.phantoms import write_missing_phantoms
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "real"  # not part of the project
 

@@ -22,8 +22,8 @@ import torch
 from _timing import alternate, case_of, default_folders, machine, table
 from metrics import checked_peers, flawed_probability
 
-from uss_bench.evaluation import THRESHOLD, evaluate_case
-from uss_bench.volumes import load_volume
+from uss_bench.data.volumes import load_volume
+from uss_bench.study.evaluation import THRESHOLD, evaluate_case
 
 GRID = (1.5, 1.0, 1.0)  # mm, the paper's
 

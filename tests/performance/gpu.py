@@ -21,11 +21,12 @@ from _timing import alternate, machine, table
 from _work import GEMM, copy_rate, deterministic, gemm, operations, print_work, synchronize
 from training_step import BATCH, EagerAUNet, mini_batch, peer_step
 
-from uss_bench import inference, published
-from uss_bench.aunet import AUNet, liver_probability
 from uss_bench.config import Config
-from uss_bench.inference import predict, predict_mc
-from uss_bench.training import Training, soft_dice_loss
+from uss_bench.network import inference
+from uss_bench.network.aunet import AUNet, liver_probability
+from uss_bench.network.inference import predict, predict_mc
+from uss_bench.network.training import Training, soft_dice_loss
+from uss_bench.report import published
 
 GOALS = {"step [ms]": 35, "scoring [s]": 2.5, "memory [GB]": 16, "protocol [days]": 3}
 KINDS = FLOAT32, BFLOAT16, EAGER = "float32", "bfloat16", "plain eager Conv3d, float32"

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from _timing import alternate, case_of, default_folders, machine, peer, table
 
-from uss_bench.volumes import load_volume
+from uss_bench.data.volumes import load_volume
 
 GRID = (1.5, 1.0, 1.0)  # mm, the paper's
 

@@ -15,8 +15,10 @@ from unittest.mock import patch
 
 from _timing import machine
 
-from uss_bench import models, pipeline, simulation, training
-from uss_bench.strategies import STRATEGIES
+from uss_bench import pipeline
+from uss_bench.network import training
+from uss_bench.study import models, simulation
+from uss_bench.study.strategies import STRATEGIES
 
 STEPS, WAITING, PREDICTION, SCORING, EVALUATION, VALIDATION, RUN = (
     "training steps",

@@ -16,10 +16,10 @@ import torch
 from _timing import alternate, peer, table
 from _work import GEMM, begin, deterministic, gemm, operations, print_work
 
-from uss_bench.aunet import AUNet, liver_probability
-from uss_bench.inference import predict, predict_mc
-from uss_bench.patches import crop_reflected
-from uss_bench.uncertainty import predictive_entropy
+from uss_bench.network.aunet import AUNet, liver_probability
+from uss_bench.network.inference import predict, predict_mc
+from uss_bench.network.patches import crop_reflected
+from uss_bench.network.uncertainty import predictive_entropy
 
 SAMPLES = 20
 PAPER_TILE = (4, 180, 180)

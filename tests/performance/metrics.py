@@ -15,8 +15,8 @@ import torch
 from _timing import alternate, case_of, default_folders, machine, peer, table
 from scipy import ndimage
 
-from uss_bench.metrics import segmentation_metrics
-from uss_bench.volumes import load_volume, resample
+from uss_bench.data.volumes import load_volume, resample
+from uss_bench.study.metrics import segmentation_metrics
 
 BUMPS = 25.0  # mm between independent bumps
 

@@ -32,14 +32,16 @@ import torch
 from _timing import alternate, machine
 from _work import operations
 
-from uss_bench import config, intake, models, published, simulation
-from uss_bench.annotation import Annotations
-from uss_bench.aunet import AUNet
-from uss_bench.patches import PatchSampler
+from uss_bench import config, intake
+from uss_bench.data.volumes import entry_bytes
+from uss_bench.network.aunet import AUNet
+from uss_bench.network.patches import PatchSampler
 from uss_bench.plan import CHECKPOINT
-from uss_bench.storage import read_json
-from uss_bench.strategies import STRATEGIES
-from uss_bench.volumes import entry_bytes
+from uss_bench.report import published
+from uss_bench.runtime.storage import read_json
+from uss_bench.study import models, simulation
+from uss_bench.study.annotation import Annotations
+from uss_bench.study.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("query", "scores", "training", "evaluation")

@@ -17,8 +17,8 @@ from _work import GEMM, begin, deterministic, gemm, operations, print_work
 from torch import nn
 
 from uss_bench import config
-from uss_bench.aunet import AUNet, BatchNorm, ThinConv3d, liver_probability
-from uss_bench.training import Training, soft_dice_loss
+from uss_bench.network.aunet import AUNet, BatchNorm, ThinConv3d, liver_probability
+from uss_bench.network.training import Training, soft_dice_loss
 
 OURS, EAGER, MONAI = "uss_bench", "plain eager Conv3d, contiguous", "MONAI DynUNet"
 KEEPING = f"{EAGER}, keeping freed memory"

@@ -1,0 +1,161 @@
+"""Tiling and Monte Carlo dropout against one plain pass over the whole padded volume."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from uss_bench.network.inference import predict, predict_mc
+from uss_bench.network.uncertainty import predictive_entropy
+
+NETS = {"2 levels": ((3, 4), 1), "no flat level": ((3, 4), 0), "3 levels": ((3, 4, 5), 2), "4 levels": ((2, 3, 4, 4), 2)}
+SHAPES = [(1, 1, 1), (2, 3, 1), (3, 5, 4), (9, 33, 27), (8, 32, 48)]  # the first three are smaller than any halo
+TILES = [None, (4, 16, 16), (5, 21, 18), (100, 100, 100)]
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def whole_pass(net, volume, generator=None):
+    """Liver probability from one forward pass over the volume, padded by NumPy."""
+    output = net.output_size(volume.shape)
+    pads = [(halo, halo + size - length) for halo, size, length in zip(net.halo, output, volume.shape, strict=True)]
+    inputs = torch.from_numpy(np.pad(volume, pads, mode="reflect"))[None, None]
+    with torch.no_grad():
+        logits = net.eval()(inputs, generator)[0].double().numpy()
+    z, y, x = volume.shape
+    return (1 / (1 + np.exp(logits[0] - logits[1])))[:z, :y, :x]
+
+
+# --- tiling ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", NETS)
+def test_tiled_prediction_is_the_whole_volume_pass(random_net, name, shape, tile):
+    net, volume = random_net(*NETS[name]), noise(shape)
+    probability = predict(net, volume, tile)
+    expected = whole_pass(net, volume)
+    assert probability.dtype == np.float32
+    assert probability.shape == shape
+    assert volume.size < 1000 or expected.std() > 0.01  # else equality would mean little
+    np.testing.assert_allclose(probability, expected, atol=1e-5)
+
+
+def test_tiles_smaller_than_the_stride_are_enlarged_to_it(random_net):
+    for name, net in NETS.items():
+        net, volume = random_net(*net), noise((5, 11, 9))
+        np.testing.assert_allclose(predict(net, volume, (1, 1, 1)), whole_pass(net, volume), atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [(5, 19, 35), (1, 7, 18)])
+def test_five_levels_tiled_are_the_whole_volume_pass(random_net, shape):
+    net, volume = random_net((2, 2, 3, 3, 4), 2), noise(shape)
+    expected = whole_pass(net, volume)
+    for tile in (None, (4, 16, 100)):
+        np.testing.assert_allclose(predict(net, volume, tile), expected, atol=1e-5)
+
+
+def test_a_view_with_other_strides_gives_the_same(random_net):
+    net, volume = random_net(), noise((4, 9, 12))
+    mirrored = volume[::-1, :, ::-1]
+    np.testing.assert_array_equal(predict(net, mirrored), predict(net, mirrored.copy()))
+
+
+# --- Monte Carlo dropout --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("samples", [1, 7])
+def test_mc_is_the_entropy_of_the_mean_of_separate_full_passes(random_net, name, samples):
+    net, volume = random_net(*NETS[name]), noise((6, 17, 20))
+    generator = seeded(11)
+    passes = [whole_pass(net, volume, generator) for _ in range(samples)]  # encoder and all
+    mean = np.mean(passes, axis=0)
+    by_hand = -mean * np.log(mean) - (1 - mean) * np.log(1 - mean)
+
+    probability, entropy = predict_mc(net, volume, samples, seed=11)
+    assert probability.dtype == entropy.dtype == np.float32
+    assert samples == 1 or np.std(passes, axis=0).max() > 0.01  # the passes differ
+    np.testing.assert_allclose(probability, mean, atol=1e-5)
+    np.testing.assert_allclose(entropy, by_hand, atol=1e-5)
+
+
+def test_tiled_mc_agrees_with_whole_volume_mc_up_to_the_masks(random_net):
+    """Tiles draw other masks, so only the expectations agree: the means of many passes, within sampling error."""
+    net, volume = random_net(), noise((6, 17, 20))
+    tiled, whole = (predict_mc(net, volume, 200, seed=1, tile=tile)[0] for tile in ((4, 8, 8), None))
+    spread = np.std([whole_pass(net, volume, seeded(seed)) for seed in range(30)], axis=0).mean()
+    assert 0.001 < np.abs(tiled - whole).mean() < 2 * spread / 200**0.5
+
+
+def test_without_dropout_in_the_net_mc_is_the_plain_prediction(random_net):
+    net, volume = random_net(dropout=0.0), noise((5, 11, 13))
+    mean, entropy = predict_mc(net, volume, 3, seed=2, tile=(2, 4, 4))
+    np.testing.assert_allclose(mean, predict(net, volume), atol=1e-6)
+    np.testing.assert_allclose(entropy, predictive_entropy(predict(net, volume)), atol=1e-5)
+
+
+def test_a_sure_net_has_zero_entropy_and_never_nan(random_net):
+    net = random_net()
+    with torch.no_grad():
+        net.classify.weight.mul_(1e4)
+    _, entropy = predict_mc(net, noise((5, 11, 13)), 3, seed=0)
+    assert np.isfinite(entropy).all()
+    assert entropy.min() == 0
+    assert entropy.max() <= np.float32(np.log(2))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_mode_and_statistics_of_the_model_are_left_as_they_were(random_net, training):
+    net, volume = random_net().train(training), noise((5, 11, 13))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    predict(net, volume)
+    predict_mc(net, volume, 3)
+    with pytest.raises(ValueError, match="zip"):  # a slice is no volume
+        predict(net, volume[0])
+    assert all(module.training == training for module in net.modules())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("call", [predict, partial(predict_mc, samples=2, seed=4)])
+def test_a_model_in_training_mode_predicts_as_in_evaluation_mode(random_net, call):
+    volume = noise((5, 11, 13))
+    np.testing.assert_array_equal(call(random_net().train(), volume), call(random_net().eval(), volume))
+
+
+def test_same_seed_same_result_whatever_the_order_of_the_cases(random_net):
+    net = random_net()
+    cases = {
+        name: (noise(shape, seed), seed) for seed, (name, shape) in enumerate({"a": (5, 9, 9), "b": (4, 12, 7), "c": (5, 9, 9)}.items())
+    }
+
+    def run(order):
+        return {name: predict_mc(net, cases[name][0], 3, seed=cases[name][1], tile=(2, 8, 8)) for name in order}
+
+    forth, back = run("abc"), run("cba")
+    for name in cases:
+        np.testing.assert_array_equal(forth[name], back[name])
+
+
+def test_the_seed_makes_the_masks_and_the_global_stream_is_not_touched(random_net):
+    net, volume, state = random_net(), noise((5, 9, 9)), torch.get_rng_state()
+    first, again, other = (predict_mc(net, volume, 2, seed)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_mc_runs_the_encoder_once_a_tile_and_the_decoder_once_a_sample(random_net):
+    net, calls = random_net(), []
+    net.encoder[0].register_forward_hook(lambda *_: calls.append("encoder"))
+    net.classify.register_forward_hook(lambda *_: calls.append("decoder"))
+    predict_mc(net, noise((4, 8, 12)), 3, tile=(4, 8, 6))
+    assert calls == ["encoder", "decoder", "decoder", "decoder"] * 2

@@ -1,0 +1,381 @@
+"""The report of the made-up run in `data/report`: byte for byte, and as a reader, a viewer and a reviewer meet it.
+
+After a wanted change of the report, read the difference that the first test shows; then renew the golden file with
+
+    python -c "import sys; sys.modules['matplotlib'] = None; from uss_bench.report import write_report; write_report('tests/data/report')"
+"""
+
+import csv
+import json
+import re
+import shutil
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+
+from uss_bench import config, pipeline
+from uss_bench.report import figures, tables
+from uss_bench.report.document import write_report
+from uss_bench.report.results import read_results
+
+GOLDEN = Path(__file__).parent / "data" / "report"
+STRATEGIES = ("UVS", "RVS", "USS", "RSS")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A report folder with the made-up results and nothing else."""
+    shutil.copytree(GOLDEN / "results", tmp_path / "report" / "results")
+    return tmp_path / "report"
+
+
+@pytest.fixture
+def no_matplotlib(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+
+
+@pytest.fixture(scope="module")
+def illustrated(tmp_path_factory):
+    """The folder of a report with figures."""
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("illustrated") / "report"
+    shutil.copytree(GOLDEN / "results", folder / "results")
+    rebuild(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text():
+    """The report that `test_golden_file` holds the program to."""
+    return (GOLDEN / "report.md").read_text(encoding="utf-8")
+
+
+def rebuild(folder):
+    """What `--report-only` does."""
+    return pipeline.run(
+        manifest=None, strategies=(), preset="quick", overrides=(), seed=0, device="cpu", runs=None, reports=folder.parent,
+        name=folder.name, report_only=True,
+    )  # fmt: skip
+
+
+def change(folder, name, edit):
+    """Rewrite a result file with the rows that `edit` makes of each row."""
+    path = folder / "results" / f"{name}.csv"
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(new for row in rows for new in edit(row))
+
+
+def keep(folder, name, condition):
+    change(folder, name, lambda row: [row] if condition(row) else [])
+
+
+@pytest.fixture(scope="module")
+def everything_missed(tmp_path_factory):
+    """The report of a run in which no model predicts anything, as may happen after a few steps of training."""
+    folder = tmp_path_factory.mktemp("missed")
+    shutil.copytree(GOLDEN / "results", folder / "results")
+    change(folder, "cases", lambda row: [row | {"DICE": "0", "RVE": "100", "MSD": "inf", "HD": "inf", "missed": "1"}])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "_has_matplotlib", lambda: False)
+        return text_of(folder)
+
+
+def text_of(folder):
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def section_of(text, heading):
+    """Text below a heading, up to the next heading of any level."""
+    return re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, re.DOTALL | re.MULTILINE)[1]
+
+
+def check_tables(text):
+    """Every table parses: a header, a separator, rows, all of as many cells; set off by blank lines. Returns how many there are."""
+    blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert sum(len(block.splitlines()) for block in blocks) == sum(line.lstrip().startswith("|") for line in text.splitlines())
+    for block in blocks:
+        assert f"\n\n{block}" in text and (f"{block}\n" in text or text.endswith(block))
+        lines = block.splitlines()
+        assert len(lines) >= 3 and all(line.endswith(" |") for line in lines)
+        cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+        assert {len(row) for row in cells} == {len(cells[0])}, lines[0]
+        assert [cell.strip() for cell in cells[1]] == ["---"] + ["---:"] * (len(cells[0]) - 1)
+        assert not any(re.fullmatch(r"\s*:?-+:?\s*", cell) for row in cells[2:] for cell in row)
+    return len(blocks)
+
+
+def check_words(text):
+    """No line shows that something went wrong. In the table of settings, None is what `--set` takes."""
+    settings = section_of(text, "Settings")
+    for line in text.replace(settings, "").splitlines():
+        assert not re.search(r"\bnan\b|\bNone\b|Traceback|\binf\b", line), line
+
+
+def test_golden_file(folder, no_matplotlib):
+    path = write_report(folder)
+    assert path == folder / "report.md"
+    assert path.read_text(encoding="utf-8") == (GOLDEN / "report.md").read_text(encoding="utf-8")
+    assert path.read_bytes() == (GOLDEN / "report.md").read_bytes()
+    assert sorted(entry.name for entry in folder.iterdir()) == ["report.md", "results"]
+
+
+def test_report_only_twice_gives_the_same_bytes(illustrated):
+    before = {path: path.read_bytes() for path in illustrated.rglob("*") if path.is_file()}
+    assert rebuild(illustrated) == illustrated / "report.md"
+    assert {path: path.read_bytes() for path in illustrated.rglob("*") if path.is_file()} == before
+
+
+def test_figures_are_all_that_matplotlib_adds(illustrated):
+    golden = (GOLDEN / "report.md").read_text(encoding="utf-8")
+    paragraphs = (illustrated / "report.md").read_text(encoding="utf-8").split("\n\n")
+    kept = [text for text in paragraphs if not text.startswith(("![", "**Key figure.**", "**Figure ", "Not drawn:"))]
+    assert kept == [text for text in golden.split("\n\n") if not text.startswith("Not drawn:")]
+    assert len(paragraphs) == len(kept) + 2 * 3 + 1  # the key figure, 3 and 6; a note on the others, which need slices
+
+
+def test_every_link_and_picture_leads_to_a_file_beside_the_report(illustrated):
+    text = (illustrated / "report.md").read_text(encoding="utf-8")
+    links = re.findall(r"!?\[[^\]]*\]\(([^)]*)\)", text)
+    assert {Path(link).name for link in links} >= {"cases.csv", "annotation.csv", "queries.csv", "training.csv", "volumes.csv", "key.png"}
+    for link in links:
+        assert not link.startswith(("/", ".", "http")) and (illustrated / link).is_file(), link
+    pictures = re.findall(r"^!\[([^\]]+)\]\(([^)]*)\)$", text, re.MULTILINE)
+    assert {path for _, path in pictures} == {path.relative_to(illustrated).as_posix() for path in illustrated.glob("figures/*")}
+    assert all(len(alt.split()) > 10 for alt, _ in pictures)
+    assert (illustrated / pictures[0][1]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_table_parses(illustrated):
+    text = (illustrated / "report.md").read_text(encoding="utf-8")
+    assert check_tables(text) == 36  # key, 1-9 twice, intervals, area, sites 4, missed, tests 8, provenance, settings
+
+
+def test_no_line_shows_a_failure(illustrated):
+    check_words((illustrated / "report.md").read_text(encoding="utf-8"))
+
+
+def test_order_for_a_reader(illustrated):
+    text = (illustrated / "report.md").read_text(encoding="utf-8")
+    places = [text.index(f"\n{start}") for start in ["After 2 active", "| Converged model", "![Line plots", "## Table 1."]]
+    assert places == sorted(places)
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert [heading.split(".")[0] for heading in headings[:9]] == [f"Table {number}" for number in range(1, 10)]
+    assert headings[9:] == [
+        "Further statistics", "Tests", "Notes of the simulation", "What the paper leaves open, and deviations from it", "Provenance",
+        "How to cite",
+    ]  # fmt: skip
+    assert [line.split(".")[0] for line in text.splitlines() if line.startswith("**Figure")] == ["**Figure 3", "**Figure 6"]
+
+
+def test_tables_stand_under_their_headings(text):
+    results = read_results(GOLDEN)
+    expected = {
+        "Table 1. Data": tables.datasets(results), "Table 2. Training data": tables.training_data(results),
+        "Table 3. Training steps": tables.training_steps(results), "Table 4. DICE": tables.metric_by_iteration(results, "DICE"),
+        "Table 5. RVE [%]": tables.metric_by_iteration(results, "RVE"), "Table 6. MSD [mm]": tables.metric_by_iteration(results, "MSD"),
+        "Table 7. HD [mm]": tables.metric_by_iteration(results, "HD"), "Table 8. Converged models": tables.converged(results),
+        "Table 9. Effects of uncertainty and slice sampling": tables.quantile_regression(results)[0],
+    }  # fmt: skip
+    for heading, table in expected.items():
+        section = section_of(text, heading)
+        assert table in section.split("**Published**")[0]
+        assert section.count("**Published** (five clinical sites, 234 other test cases)") == 1
+    for metric in ("DICE", "RVE", "MSD", "HD"):
+        for model, title in (("iteration", "iterations"), ("converged", "converged models")):
+            assert tables.corrected_tests(results, metric, model) in section_of(text, f"{metric}, {title}")
+
+
+def values_of(metric, model, strategy, iteration):
+    with open(GOLDEN / "results" / "cases.csv", newline="", encoding="utf-8") as file:
+        return [
+            float(row[metric])
+            for row in csv.DictReader(file)
+            if (row["model"], row["strategy"], row["iteration"]) == (model, strategy, iteration)
+        ]
+
+
+def test_summary_is_made_from_the_numbers(text):
+    """Of 120 slices, 80, 80, 46 and 56 are annotated in the end. In all pairs of the best with another, one wins all eight: p = 1 / 128."""
+    summary = text.split("\n\n")[1]
+    means = {strategy: statistics.fmean(values_of("DICE", "converged", strategy, "2")) for strategy in STRATEGIES}
+    order = sorted(means, key=means.get, reverse=True)
+    assert order == ["USS", "UVS", "RVS", "RSS"]
+    references = [statistics.fmean(values_of("DICE", *key)) for key in (("data pool", "", ""), ("initial", "", "0"))]
+    assert summary == (
+        "After 2 active learning iterations on a pool of 6 cases, the converged models reach a mean DICE of "
+        + ", ".join(f"{strategy} {means[strategy]:.3f}" for strategy in order)
+        + f" on 8 test cases; the model trained on the whole pool reaches {references[0]:.3f}, the initial one {references[1]:.3f}. "
+        "Annotated were UVS 66.7%, RVS 66.7%, USS 38.3%, RSS 46.7% of all slices of the pool. "
+        "USS has the best mean DICE, significantly so (p < 0.05, uncorrected) against UVS, RVS and RSS. "
+        "USS ranks 1 by DICE, 2 by RVE, 1 by MSD, 1 by HD of 4. This is one seed; conclusions need several."
+    )
+    best = values_of("DICE", "converged", "USS", "2")
+    for strategy in ("UVS", "RVS", "RSS"):
+        assert all(one > other for one, other in zip(best, values_of("DICE", "converged", strategy, "2"), strict=True))
+
+
+def test_summary_follows_changed_numbers(folder, no_matplotlib):
+    """UVS and USS exchange their names."""
+    names = {"UVS": "USS", "USS": "UVS"}
+    for name in ("cases", "annotation", "training"):
+        change(folder, name, lambda row: [row | {"strategy": names.get(row["strategy"], row["strategy"])}])
+    summary = text_of(folder).split("\n\n")[1]
+    assert "UVS has the best mean DICE, significantly so (p < 0.05, uncorrected) against USS, RVS and RSS." in summary
+    assert "USS ranks 2 by DICE, 3 by RVE, 2 by MSD, 2 by HD of 4." in summary
+    assert "Annotated were UVS 38.3%, RVS 66.7%, USS 66.7%, RSS 46.7%" in summary
+
+
+def test_a_best_that_is_not_significant_is_called_so(folder, no_matplotlib):
+    """The converged RSS gets the scores of USS, but for one case."""
+    with open(folder / "results" / "cases.csv", newline="", encoding="utf-8") as file:
+        best = {row["case_id"]: row["DICE"] for row in csv.DictReader(file) if (row["model"], row["strategy"]) == ("converged", "USS")}
+
+    def alike(row):
+        if row["model"] != "converged":
+            return [row]
+        return [row | {"DICE": best[row["case_id"]] if row["case_id"] != "test-1" or row["strategy"] == "USS" else "0.9"}]
+
+    change(folder, "cases", alike)
+    assert "USS has the best mean DICE, significantly so (p < 0.05, uncorrected) against no other strategy." in text_of(folder)
+
+
+def test_strategies_of_equal_means_share_a_rank(everything_missed):
+    """None can be worse than first where all are equal."""
+    assert "USS ranks 1 by DICE, 1 by RVE, 1 by MSD, 1 by HD of 4." in everything_missed
+
+
+def test_key_table(text):
+    lines = text.split("\n\n")[2].splitlines()
+    assert lines[0] == "| Converged model | slices | liver slices | DICE | RVE [%] | MSD [mm] | HD [mm] |"
+    effort = {"UVS": (80, 33), "RVS": (80, 31), "USS": (46, 21), "RSS": (56, 22), "data pool": (120, 50)}
+    for line, (name, counts) in zip(lines[2:], effort.items(), strict=True):
+        key = ("converged", name, "2") if name in STRATEGIES else ("data pool", "", "")
+        decimals = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}
+        means = [f"{statistics.fmean(values_of(metric, *key)):.{places}f}" for metric, places in decimals.items()]
+        assert line == "| " + " | ".join([name, *map(str, counts), *means]) + " |"
+
+
+def test_what_the_stars_rest_on(text):
+    """HD: in iteration 1, USS and RSS are equal in all eight cases. DICE: in iteration 2, UVS equals USS in two."""
+    line = "HD: 6 tests of n = 8 pairs, 0 to 8 of them without a difference; p: all differences are zero and exact."
+    assert line in section_of(text, "Table 7. HD [mm]")
+    line = "DICE: 6 tests of n = 8 pairs, 0 to 2 of them without a difference; p: exact and exact, ties or zeros."
+    assert line in section_of(text, "Table 4. DICE")
+    line = "RVE: 3 tests of n = 8 pairs, 0 of them without a difference; p: exact."
+    assert line in section_of(text, "Table 8. Converged models")
+
+
+def test_failed_fits_are_told_in_words(text):
+    section = section_of(text, "Table 9. Effects of uncertainty and slice sampling")
+    ours, published = section.split("**Published**")
+    for metric, quantile in (("DICE", 0.05), ("RVE", 0.95), ("MSD", 0.95), ("HD", 0.95)):
+        assert f"The fit of {metric} failed: too few values for standard errors at the {quantile} quantile: 32." in ours
+    rows = [line for line in ours.splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 3 and not any(re.search(r"\d", row) for row in rows)
+    assert published.count("no fit here") == 12
+
+
+def test_missed_livers_are_told(text, folder, no_matplotlib):
+    assert section_of(text, "Missed livers").endswith("| iteration RVS 1 | 1 | 8 |\n\n")
+    change(folder, "cases", lambda row: [row | ({"MSD": "9", "HD": "9", "missed": "0"} if row["missed"] == "1" else {})])
+    assert section_of(text_of(folder), "Missed livers").strip() == "No model missed a liver altogether."
+
+
+def only(folder, strategy):
+    for name in ("cases", "annotation", "training", "queries"):
+        keep(folder, name, lambda row: row["strategy"] in ("", "data pool", strategy))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_one_strategy(folder, no_matplotlib, strategy):
+    only(folder, strategy)
+    text = text_of(folder)
+    check_tables(text)
+    check_words(text)
+    own = re.sub(r"\*\*Published\*\*.*?(?=^#|\Z)", "", text, flags=re.DOTALL | re.MULTILINE)  # the paper's tables keep their stars
+    assert r"\*" not in own and "**" not in own and "best mean" not in own and "Wilcoxon" not in own
+    assert "## Tests" not in text
+    assert f"the converged models reach a mean DICE of {strategy} 0.9" in text.split("\n\n")[1]
+    assert "ranks" not in text.split("\n\n")[1]
+    assert text.count("failed: singular design") == 4
+    assert not {other for other in STRATEGIES if other != strategy and f"| {other} |" in text}
+
+
+def test_one_strategy_with_figures(folder):
+    pytest.importorskip("matplotlib")
+    only(folder, "USS")
+    text = text_of(folder)
+    check_words(text)
+    assert text.count("![") == 3
+
+
+def test_one_iteration(folder, no_matplotlib):
+    for name in ("cases", "annotation", "training", "queries"):
+        keep(folder, name, lambda row: row.get("model") == "converged" or row["iteration"] != "2")
+        change(folder, name, lambda row: [row | {"iteration": row["iteration"].replace("2", "1")}])
+    text = text_of(folder)
+    check_tables(text)
+    check_words(text)
+    assert text.split("\n\n")[1].startswith("After 1 active learning iteration on a pool")
+
+
+def test_one_test_case_has_no_deviation_to_show(folder, no_matplotlib):
+    keep(folder, "cases", lambda row: row["case_id"] == "test-1")
+    keep(folder, "volumes", lambda row: row["split"] != "test" or row["case_id"] == "test-1")
+    text = text_of(folder)
+    check_tables(text)
+    check_words(text)
+
+
+def test_every_liver_missed(everything_missed):
+    check_tables(everything_missed)
+    check_words(everything_missed)
+    assert len(re.findall(r"^\| .* \| 8 \| 8 \|$", section_of(everything_missed, "Missed livers"), re.MULTILINE)) == 14
+
+
+def test_a_site_may_have_any_name(folder, no_matplotlib):
+    for name in ("cases", "volumes"):
+        change(folder, name, lambda row: [row | {"site": row["site"].replace("North", "Nord | Süd, [1]")}])
+    check_tables(text_of(folder))
+
+
+def test_provenance(text):
+    origin = json.loads((GOLDEN / "results" / "provenance.json").read_text())
+    section = section_of(text, "Provenance")
+    for value in (
+        f"| git commit | {origin['git']['commit']}, with uncommitted changes |",
+        f"| manifest | made_up.csv, SHA-256 {origin['manifest_sha256']} |",
+        "| cases used, of those in the manifest | pool 6 of 9, val 2 of 2, test 8 of 8 (data.pool",
+        f"| settings | SHA-256 {origin['config_sha256']} |",
+        *("| seed | 7 |", "| device | CPU |", "| deterministic algorithms | on |", "| torch | 2.13.0 |", "| uss-bench | 0.1.0 |"),
+    ):
+        assert value in section
+    assert "version = {0.1.0}" in section_of(text, "How to cite")
+    assert [line for line in section_of(text, "Notes of the simulation").split("\n") if line] == [f"- {note}" for note in origin["notes"]]
+
+
+def test_settings_can_be_given_back(folder, no_matplotlib):
+    """Every row of the table is a `--set`, and all of them make the run's settings out of the paper's."""
+    settings = config.resolve("real-smoke", ["data.test=5", "query.slices_per_iteration=7"])
+    path = folder / "results" / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config.as_dict(settings)}))
+    rows = [line[2:-2].split(" | ") for line in section_of(text_of(folder), "Settings").splitlines() if line.startswith("|")][2:]
+    assert config.resolve("paper", [f"{name}={value}" for name, value in rows]) == settings
+
+
+def test_outside_a_checkout_and_without_notes(folder, no_matplotlib):
+    path = folder / "results" / "provenance.json"
+    origin = json.loads(path.read_text())
+    path.write_text(json.dumps(origin | {"git": None, "notes": [], "deterministic_algorithms": False}))
+    text = text_of(folder)
+    assert "| git commit | not a checkout |" in text and "| deterministic algorithms | off |" in text
+    assert "Notes of the simulation" not in text
+    check_words(text)

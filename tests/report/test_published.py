@@ -1,0 +1,83 @@
+"""The paper's numbers, typed here a second time from its text, against the packaged files."""
+
+import pytest
+
+from uss_bench.report import published
+from uss_bench.report.published import PublishedScore
+from uss_bench.report.statistics import TERMS
+from uss_bench.study.metrics import METRICS
+from uss_bench.study.strategies import STRATEGIES
+
+
+def test_keys_are_those_of_results():
+    models = {("initial", "", 0), ("data pool", "", None)}
+    models |= {("iteration", strategy, iteration) for strategy in STRATEGIES for iteration in range(1, 6)}
+    models |= {("converged", strategy, 5) for strategy in STRATEGIES}
+    assert published.scores().keys() == published.training_steps().keys() == models
+    assert all(list(by_metric) == list(METRICS) for by_metric in published.scores().values())
+    assert published.effort().keys() == {key[1:] for key in models if key[0] in ("initial", "iteration")} | {("data pool", None)}
+    assert published.quantile_effects().keys() == {(metric, term) for metric in METRICS for term in TERMS}
+
+
+@pytest.mark.parametrize(
+    ("key", "metric", "expected"),
+    [
+        (("initial", "", 0), "DICE", PublishedScore(0.925, 0.068, 0.837, "")),
+        (("iteration", "USS", 5), "DICE", PublishedScore(0.960, 0.027, 0.936, "")),
+        (("iteration", "RSS", 5), "RVE", PublishedScore(6.04, 16.23, 10.97, "***")),
+        (("iteration", "USS", 3), "MSD", PublishedScore(1.64, 1.26, 3.2, "**")),
+        (("iteration", "USS", 1), "HD", PublishedScore(36.4, 26.0, 76.3, "*")),
+        (("converged", "UVS", 5), "RVE", PublishedScore(4.67, 6.23, 9.78, "*")),
+        (("converged", "USS", 5), "HD", PublishedScore(23.4, 19.0, 38.4, "")),
+        (("data pool", "", None), "MSD", PublishedScore(1.18, 1.10, 2.03, "")),
+    ],
+)
+def test_scores(key, metric, expected):
+    assert published.scores()[key][metric] == expected
+
+
+def test_the_best_of_a_row_has_no_stars():
+    starred = []
+    for iteration in range(1, 6):
+        for metric, facts in METRICS.items():
+            row = [published.scores()["iteration", strategy, iteration][metric] for strategy in STRATEGIES]
+            best = (max if facts.higher_is_better else min)(score.mean for score in row)
+            if not any(score.mean == best and not score.stars for score in row):
+                starred.append((metric, iteration))
+    assert starred == [("RVE", 2)]  # a mark on UVS's 5.1% that cannot be a test against itself; kept as the tables were typed out
+
+
+def test_effort_agrees_with_the_text():
+    effort = published.effort()
+    initial = effort["", 0]
+    assert list(initial.values()) == [1410, 501, 5]
+    assert list(effort["data pool", None].values()) == [60513, 26400, 242]
+    for strategy, slices, liver_slices in (("UVS", 1342, 576), ("RVS", 1446, 558)):  # section V-A: means of an iteration
+        added = {name: (effort[strategy, 5][name] - initial[name]) / 5 for name in initial}
+        assert round(added["annotated_slices"]) == slices
+        assert round(added["annotated_liver_slices"]) == liver_slices
+    assert [effort["USS", k]["annotated_slices"] for k in range(1, 6)] == [1410 + 200 * k for k in range(1, 6)]
+    assert [effort["RSS", k]["annotated_liver_slices"] for k in range(1, 6)] == [501 + 200 * k for k in range(1, 6)]
+
+
+def test_training_steps():
+    steps = published.training_steps()
+    assert steps["initial", "", 0] == 12000
+    assert [steps["converged", strategy, 5] for strategy in STRATEGIES] == [356000, 297000, 291000, 465000]
+    assert steps["data pool", "", None] == 825000
+
+
+def test_quantile_effects():
+    effects = published.quantile_effects()
+    assert effects["DICE", "uncertainty_sampling"] == published.PublishedEffect(0.012, 0.005, 0.019, "<0.001")
+    assert effects["MSD", "slice_sampling"] == published.PublishedEffect(-0.48, -0.81, -0.16, "0.004")
+    assert all(effect.low <= effect.coefficient <= effect.high for effect in effects.values())
+
+
+def test_datasets():
+    datasets = published.datasets()
+    assert datasets["Dresden"] == published.PublishedDataset(
+        80, {"pool": 36, "val": 2, "test": 42}, (0.6, 0.9), (0.5, 5.0), 512, (71, 1160)
+    )
+    assert all(dataset.volumes == sum(dataset.counts.values()) for dataset in datasets.values())
+    assert [sum(dataset.counts[split] for dataset in datasets.values()) for split in ("pool", "val", "test")] == [240, 10, 234]

@@ -1,0 +1,287 @@
+"""Result files written from records made by hand, and read back."""
+
+import json
+import math
+import random
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from uss_bench import config
+from uss_bench.data.manifest import Case
+from uss_bench.report import results
+from uss_bench.report.results import read_results, write_results
+from uss_bench.runtime import storage
+from uss_bench.runtime.errors import InputError
+from uss_bench.study.annotation import Annotations
+from uss_bench.study.simulation import ModelRecord
+
+MADE_UP = Path(__file__).parent / "data" / "report" / "results"
+FILES = ("cases", "annotation", "queries", "training", "volumes", "timing")
+
+SETTINGS = config.resolve("smoke", ["query.iterations=3"])
+
+
+def record(model, strategy, iteration, dice, queries=(), effort=(40, 16, 2), seconds=1.25):
+    """A model with the DICE of two cases; a DICE of 0 is a missed liver."""
+    evaluation = [
+        {"case_id": case_id, "DICE": value, "RVE": 5.0, "MSD": 1 / 3, "HD": 12.5, "missed": False}
+        if value
+        else {"case_id": case_id, "DICE": 0.0, "RVE": 100.0, "MSD": math.inf, "HD": math.inf, "missed": True}
+        for case_id, value in zip(("t1", "t2"), dice, strict=True)
+    ]
+    return ModelRecord(
+        model, strategy, iteration, Annotations(), [list(query) for query in queries], ["a note"],
+        dict(zip(("annotated_slices", "annotated_liver_slices", "unique_patients"), effort, strict=True)),
+        {"best_step": 80, "last_step": 160, "best_jaccard": 0.7123456789}, evaluation,
+        {"query": 0.0, "training": seconds, "evaluation": 0.5},
+    )  # fmt: skip
+
+
+def make_records(seconds=1.25):
+    return [
+        record("initial", "", 0, (0.8, 0.7), seconds=seconds),
+        record("iteration", "UVS", 1, (0.9, 0.85), [("p2", None, 0.2148731)], (60, 25, 3), seconds),
+        record("iteration", "RSS", 1, (0.0, 0.9), [("p1", 0, None), ("p2", 17, None)], (42, 17, 3), seconds),
+        record("converged", "UVS", 1, (0.91, 0.86), effort=(60, 25, 3), seconds=seconds),
+        record("converged", "RSS", 1, (0.925, 0.875), effort=(42, 17, 3), seconds=seconds),
+        record("data pool", "", None, (0.95, 0.94), effort=(120, 50, 6), seconds=seconds),
+    ]
+
+
+def make_volumes():
+    """t1 measures 30 mm x 40 mm x 120 mm: a diagonal of 130 mm."""
+
+    def volume(case_id, split, spacing, shape):
+        case = Case(case_id, f"site-{case_id[1]}", split, Path("image"), Path("label"), f"patient-{case_id}")
+        return SimpleNamespace(case=case, native_spacing=spacing, native_shape=shape, image_digest="ab" * 32, label_digest="cd" * 32)
+
+    split = {"pool": ["p1", "p2"], "val": ["v1"], "test": ["t1", "t2"]}
+    volumes = {name: {case_id: volume(case_id, name, (5.0, 2.0, 1.5), (6, 20, 80)) for case_id in ids} for name, ids in split.items()}
+    volumes["test"]["t2"] = volume("t2", "test", (1.25, 0.7, 0.7), (64, 512, 512))
+    return volumes
+
+
+def write(folder, seconds=1.25):
+    write_results(folder, make_records(seconds), make_volumes(), seed=3)
+    storage.write_json(folder / storage.PROVENANCE, {"seed": 3, "notes": []})
+    return folder
+
+
+def lines_of(folder, name):
+    return (folder / "results" / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+
+
+def test_files_by_hand(tmp_path):
+    write(tmp_path)
+    cases = lines_of(tmp_path, "cases")
+    assert cases[0] == "model,strategy,iteration,seed,case_id,site,DICE,RVE,MSD,HD,missed"
+    assert len(cases) == 1 + 6 * 2
+    assert cases[1] == "initial,,0,3,t1,site-1,0.8,5,0.333333,12.5,0"
+    assert cases[5] == "iteration,RSS,1,3,t1,site-1,0,100,inf,inf,1"
+    assert cases[12] == "data pool,,,3,t2,site-2,0.94,5,0.333333,12.5,0"
+    assert lines_of(tmp_path, "annotation") == [
+        "strategy,iteration,annotated_slices,annotated_liver_slices,unique_patients",
+        *(",0,40,16,2", "UVS,1,60,25,3", "RSS,1,42,17,3", "data pool,,120,50,6"),
+    ]
+    assert lines_of(tmp_path, "queries") == [
+        "strategy,iteration,case_id,slice,score",
+        *("UVS,1,p2,,0.214873", "RSS,1,p1,0,", "RSS,1,p2,17,"),
+    ]
+    training = lines_of(tmp_path, "training")
+    assert training[0] == "model,strategy,iteration,best_step,last_step,best_jaccard"
+    assert [training[1], training[4], training[-1]] == [
+        "initial,,0,80,160,0.712346", "converged,UVS,1,80,160,0.712346", "data pool,,,80,160,0.712346"
+    ]  # fmt: skip
+    volumes = lines_of(tmp_path, "volumes")
+    assert volumes[0] == (
+        "case_id,site,split,patient_id,spacing_z,spacing_y,spacing_x,size_z,size_y,size_x,image_sha256,label_sha256"
+    )  # fmt: skip
+    assert [line.split(",")[0] for line in volumes[1:]] == ["p1", "p2", "v1", "t1", "t2"]
+    assert volumes[5] == f"t2,site-2,test,patient-t2,1.25,0.7,0.7,64,512,512,{'ab' * 32},{'cd' * 32}"
+    timing = lines_of(tmp_path, "timing")
+    assert timing[:3] == ["model,strategy,iteration,stage,seconds", "initial,,0,query,0", "initial,,0,training,1.25"]
+    assert len(timing) == 1 + 6 * 3
+
+
+def test_reading_gives_back_what_was_written(tmp_path):
+    found = read_results(write(tmp_path))
+    records = make_records()
+    assert list(found.scores) == [(record.model, record.strategy, record.iteration) for record in records]
+    assert (found.cases, found.sites) == (["t1", "t2"], ["site-1", "site-2"])
+    assert (found.strategies, list(found.iterations)) == (["UVS", "RSS"], [1])
+    for record in records:
+        key = record.model, record.strategy, record.iteration
+        for metric in ("DICE", "RVE", "MSD", "HD"):
+            expected = [130.0 if math.isinf(row[metric]) else row[metric] for row in record.evaluation]
+            np.testing.assert_allclose(found.scores[key][metric], expected, rtol=1e-5)
+        assert found.missed[key] == sum(row["missed"] for row in record.evaluation)
+        assert found.training[key] == pytest.approx(record.training, rel=1e-5)
+        if record.model != "converged":
+            assert found.effort["data pool" if record.model == "data pool" else record.strategy, record.iteration] == record.effort
+    assert len(found.effort) == 4
+    assert found.queries[0] == {"strategy": "UVS", "iteration": "1", "case_id": "p2", "slice": "", "score": "0.214873"}
+    assert [volume["split"] for volume in found.volumes] == ["pool", "pool", "val", "test", "test"]
+    assert found.provenance == {"seed": 3, "notes": []}
+
+
+def test_missed_livers_get_the_diagonal_of_their_own_volume(tmp_path):
+    """Not that of t2, which is larger than 130 mm."""
+    found = read_results(write(tmp_path))
+    assert found.scores["iteration", "RSS", 1]["MSD"].tolist() == [130.0, 0.333333]
+    assert found.scores["iteration", "RSS", 1]["HD"].tolist() == [130.0, 12.5]
+    assert found.scores["iteration", "RSS", 1]["RVE"].tolist() == [100.0, 5.0]
+    assert found.missed["iteration", "RSS", 1] == 1 and sum(found.missed.values()) == 1
+
+
+def test_equal_runs_give_equal_bytes_but_for_the_times(tmp_path):
+    folders = [write(tmp_path / name, seconds) for name, seconds in (("a", 1.0), ("b", 2.0))]
+    differing = [name for name in FILES if len({(folder / "results" / f"{name}.csv").read_bytes() for folder in folders}) > 1]
+    assert differing == ["timing"]
+
+
+def test_writing_again_replaces(tmp_path):
+    write(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.csv")}
+    write(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.csv")} == before
+    assert len(before) == len(FILES)
+
+
+@pytest.mark.parametrize("name", ["cases.csv", "annotation.csv", "queries.csv", "training.csv", "volumes.csv", "provenance.json"])
+def test_a_missing_file_is_named(tmp_path, name):
+    shutil.copytree(MADE_UP, tmp_path / "results")
+    (tmp_path / "results" / name).unlink()
+    with pytest.raises(InputError) as caught:
+        read_results(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}: no results/{name}; ") and "--name" in message
+    assert message.count("results/") == 1
+
+
+def test_all_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError) as caught:
+        read_results(tmp_path / "nothing")
+    assert all(f"results/{name}.csv" in str(caught.value) for name in FILES if name != "timing")
+
+
+def test_times_are_not_needed_to_read(tmp_path):
+    read_results(write(tmp_path))
+    (tmp_path / storage.TIMING).unlink()
+    read_results(tmp_path)
+
+
+def test_pairs_are_made_by_case_and_not_by_row(tmp_path):
+    """A spreadsheet may have sorted the rows; the statistics pair the models' cases by their place."""
+    shutil.copytree(MADE_UP, tmp_path / "results")
+    path = tmp_path / "results" / "cases.csv"
+    header, *rows = path.read_text(encoding="utf-8").splitlines()
+    random.Random(0).shuffle(rows)
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    before, after = read_results(MADE_UP.parent), read_results(tmp_path)
+    places = [after.cases.index(case_id) for case_id in before.cases]
+    assert [after.sites[place] for place in places] == before.sites
+    assert before.missed == after.missed
+    for key, scores in before.scores.items():
+        for metric, values in scores.items():
+            assert after.scores[key][metric][places].tolist() == values.tolist(), (key, metric)
+
+
+@pytest.fixture
+def origin(tmp_path):
+    """Provenance of a manifest of which one pool case is left out."""
+    manifest = tmp_path / "somewhere" / "my.csv"
+    manifest.parent.mkdir()
+    manifest.write_bytes(b"abc")
+    cases = [Case(str(n), "s", split, Path("a"), Path("b"), str(n)) for n, split in enumerate(["pool", "pool", "val", "test"])]
+    return results.provenance(SETTINGS, manifest, cases, 5, ("USS", "RSS"), torch.device("cpu"))
+
+
+def test_provenance_by_hand(origin):
+    assert origin["manifest"] == "my.csv"
+    assert origin["manifest_sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, "abc"
+    assert origin["manifest_cases"] == {"pool": 2, "val": 1, "test": 1}
+    assert (origin["seed"], origin["strategies"], origin["device"]) == (5, ["USS", "RSS"], "CPU")
+    assert origin["config"]["query"]["iterations"] == 3
+    assert origin["config_sha256"] == SETTINGS.digest()
+    assert origin["libraries"]["numpy"] == np.__version__
+    assert set(origin["libraries"]) == {"torch", "numpy", "scipy", "nibabel", "statsmodels"}
+    assert json.loads(json.dumps(origin)) == origin
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_provenance_tells_whether_algorithms_are_deterministic(tmp_path, on):
+    before = torch.are_deterministic_algorithms_enabled()
+    (tmp_path / "m.csv").write_text("")
+    try:
+        torch.use_deterministic_algorithms(on)
+        found = results.provenance(SETTINGS, tmp_path / "m.csv", [], 0, ("USS",), torch.device("cpu"))
+        assert found["deterministic_algorithms"] is on
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def test_provenance_holds_no_path_and_no_host(origin, tmp_path):
+    text = json.dumps(origin)
+    assert str(tmp_path) not in text and str(Path.home()) not in text
+    assert "somewhere" not in text and socket.gethostname() not in text
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A repository of its own, `results` as if imported from it, and its commit."""
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+    for name in ("GIT_DIR", "GIT_WORK_TREE"):
+        monkeypatch.delenv(name, raising=False)
+    package = tmp_path / "code" / "uss_bench"
+    package.mkdir(parents=True)
+    for path in (package / "results.py", tmp_path / "code" / "benchmark.py", tmp_path / "code" / "README.md"):
+        path.write_text("1\n")
+    git(tmp_path / "code", "init", "--quiet")
+    git(tmp_path / "code", "add", ".")
+    git(tmp_path / "code", "commit", "--quiet", "-m", "first")
+    monkeypatch.setattr(results, "__file__", str(package / "results.py"))
+    return tmp_path / "code", git(tmp_path / "code", "rev-parse", "HEAD")
+
+
+def test_the_commit_of_a_checkout(checkout):
+    folder, commit = checkout
+    assert results._git_state() == {"commit": commit, "changed": False}
+    (folder / "README.md").write_text("2\n")
+    assert results._git_state() == {"commit": commit, "changed": False}  # the text of the readme changes no result
+    (folder / "uss_bench" / "results.py").write_text("2\n")
+    assert results._git_state() == {"commit": commit, "changed": True}
+
+
+def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "site-packages" / "uss_bench" / "results.py"))
+    (tmp_path / "site-packages").mkdir()
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert results._git_state() is None
+
+
+def test_without_git_there_is_no_commit(checkout, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert results._git_state() is None
+
+
+def test_the_commit_of_another_project_is_not_ours(checkout, monkeypatch):
+    """Installed into an environment inside somebody's repository, the program belongs to none of its commits."""
+    folder, _ = checkout
+    installed = folder / ".venv" / "site-packages" / "uss_bench"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(results, "__file__", str(installed / "results.py"))
+    assert results._git_state() is None

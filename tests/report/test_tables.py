@@ -1,0 +1,364 @@
+"""Tables of the made-up run in `data/report` against a second computation, which reads its files with the standard library alone."""
+
+import csv
+import itertools
+import math
+import re
+import statistics
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from uss_bench.report import tables
+from uss_bench.report.results import read_results
+
+REPORT = Path(__file__).parent / "data" / "report"
+STRATEGIES = ("UVS", "RVS", "USS", "RSS")
+HIGHER_IS_BETTER = {"DICE": True, "RVE": False, "MSD": False, "HD": False}
+DECIMALS = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}
+MODELS = [(f"iter. {k}", "iteration", strategy, str(k)) for k in (1, 2) for strategy in STRATEGIES]
+REFERENCES = [("initial", "initial", "", "0"), ("data pool", "data pool", "", "")]
+CELL = re.compile(r"(\*\*)?([\d.]+) ± ([\d.]+) \(([\d.]+)\)(\*\*)?((?:\\\*)*)")
+
+
+@pytest.fixture(scope="module")
+def results():
+    return read_results(REPORT)
+
+
+@cache
+def rows_of(name):
+    with open(REPORT / "results" / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def diagonal(case_id):
+    volume = next(row for row in rows_of("volumes") if row["case_id"] == case_id)
+    return math.hypot(*(float(volume[f"size_{axis}"]) * float(volume[f"spacing_{axis}"]) for axis in "zyx"))
+
+
+def values_of(metric, model, strategy, iteration):
+    """`{case_id: value}`, with the volume's diagonal for a distance that is infinite."""
+    found = {}
+    for row in rows_of("cases"):
+        if (row["model"], row["strategy"], row["iteration"]) == (model, strategy, iteration):
+            found[row["case_id"]] = diagonal(row["case_id"]) if row[metric] == "inf" else float(row[metric])
+    assert len(found) == 8
+    return found
+
+
+def percentile(values, share):
+    """Linear interpolation between the two neighbours in order."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def best_of(metric, model, iteration):
+    means = {strategy: statistics.fmean(values_of(metric, model, strategy, iteration).values()) for strategy in STRATEGIES}
+    return (max if HIGHER_IS_BETTER[metric] else min)(means, key=means.get)  # of equal ones the first
+
+
+def comparison(metric, model, strategy, iteration):
+    """p, number of zeros and effect size of a strategy against the best: by SciPy's exact test, or by all signs where it has none."""
+    sample, best = (values_of(metric, model, name, iteration) for name in (strategy, best_of(metric, model, iteration)))
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    differences = [round(sign * (sample[case_id] - best[case_id]), 9) for case_id in sample]
+    ranks = [
+        statistics.fmean(place for place, other in enumerate(sorted(map(abs, differences)), start=1) if other == abs(difference))
+        for difference in differences
+    ]
+    won, lost = (sum(rank for rank, x in zip(ranks, differences, strict=True) if side * x > 0) for side in (1, -1))
+    zeros = differences.count(0)
+    if zeros == len(differences):
+        return 1.0, zeros, 0.0
+    if not zeros and len({abs(difference) for difference in differences}) == len(differences):
+        p = scipy.stats.wilcoxon(differences, method="exact").pvalue
+    else:
+        ranked = [rank for rank, difference in zip(ranks, differences, strict=True) if difference]
+        sums = [sum(itertools.compress(ranked, signs)) for signs in itertools.product((0, 1), repeat=len(ranked))]
+        p = min(1.0, 2 * sum(total <= min(won, lost) for total in sums) / len(sums))
+    return p, zeros, (won - lost) / (won + lost)
+
+
+def stars(p):
+    return "***" if p < 0.001 else "**" if p < 0.01 else "*" if p < 0.05 else ""
+
+
+def parsed(table):
+    """Header and rows of a Markdown table, as lists of cells."""
+    lines = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
+    return lines[0], lines[2:]
+
+
+def cells_of(table):
+    """`{(row, column): cell}` by the names of both."""
+    header, rows = parsed(table)
+    return {(row[0], column): cell for row in rows for column, cell in zip(header, row, strict=True) if column}
+
+
+def shows(text, value, decimals):
+    """`text` is `value`, rounded to that many decimals."""
+    assert re.fullmatch(rf"-?\d+\.\d{{{decimals}}}", text)
+    return abs(float(text) - value) <= 0.5 * 10**-decimals + 1e-9
+
+
+def check_score(cell, metric, key, comparable):
+    """A cell `mean ± sd (percentile)` with bold and stars, of the model `key`."""
+    values = list(values_of(metric, *key).values())
+    opened, mean, sd, robust, closed, marks = CELL.fullmatch(cell).groups()
+    assert shows(mean, statistics.fmean(values), DECIMALS[metric])
+    assert shows(sd, statistics.stdev(values), DECIMALS[metric])
+    assert shows(robust, percentile(values, 0.05 if metric == "DICE" else 0.95), DECIMALS[metric])
+    if not comparable:
+        assert (opened, closed, marks) == (None, None, "")
+    elif key[1] == best_of(metric, key[0], key[2]):
+        assert (opened, closed, marks) == ("**", "**", "")
+    else:
+        assert (opened, closed, marks.replace("\\", "")) == (None, None, stars(comparison(metric, *key)[0]))
+
+
+def test_a_table_has_a_separator_and_cells_of_text():
+    table = tables.markdown_table(["", "b"], [["x", 1], ["y", ""]])
+    assert table == "|  | b |\n| --- | ---: |\n| x | 1 |\n| y |  |"
+
+
+def test_a_bar_in_a_cell_does_not_end_it():
+    table = tables.markdown_table(["Site", "n"], [["Leeds | York", 3]])
+    assert table.splitlines()[-1] == r"| Leeds \| York | 3 |"
+
+
+def test_table_1_by_hand(results):
+    header, rows = parsed(tables.datasets(results))
+    assert header == ["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"]
+    assert rows == [  # the larger site first
+        ["North", "9 (3/1/5)", "2.00 × 2.00 × 5.00", "75 × 80 × 24"],
+        ["South", "7 (3/1/3)", "[1.25–2.00] × [1.25–2.00] × [4.00–5.00]", "[75–128] × [80–120] × [24–30]"],
+    ]
+
+
+def test_table_2(results):
+    shown = {place: cell for place, cell in cells_of(tables.training_data(results)).items() if cell and place[1]}
+    names = {("", "0"): ("initial", "no query"), ("data pool", ""): ("data pool", "no query")}
+    expected = {}
+    for row in rows_of("annotation"):
+        place = names.get((row["strategy"], row["iteration"]), (f"iter. {row['iteration']}", row["strategy"]))
+        expected[place] = f"{row['annotated_slices']} / {row['annotated_liver_slices']} / {row['unique_patients']}"
+    assert shown == expected
+    assert shown["iter. 1", "RSS"] == "47 / 19 / 5"
+
+
+def test_table_3(results):
+    header, rows = parsed(tables.training_steps(results))
+    assert header == ["", *STRATEGIES, "no query"]
+    assert [row[0] for row in rows] == ["initial", "iter. 1", "iter. 2", "iter. 2 (converged)", "data pool"]
+    names = {"initial": "initial", "data pool": "data pool"}
+    expected = {}
+    for row in rows_of("training"):
+        title = names.get(row["model"], f"iter. {row['iteration']}{' (converged)' * (row['model'] == 'converged')}")
+        expected[title, row["strategy"] or "no query"] = f"{row['best_step']} of {row['last_step']}"
+    assert {place: cell for place, cell in cells_of(tables.training_steps(results)).items() if cell} == expected
+    assert expected["iter. 2 (converged)", "RVS"] == "320 of 640"
+
+
+@pytest.mark.parametrize("metric", DECIMALS)
+def test_tables_4_to_7(results, metric):
+    cells = cells_of(tables.metric_by_iteration(results, metric))
+    for title, *key in MODELS:
+        check_score(cells.pop((title, key[1])), metric, key, comparable=True)
+    for title, *key in REFERENCES:
+        check_score(cells.pop((title, "no query")), metric, key, comparable=False)
+    assert not any(cells.values())
+
+
+def test_table_8(results):
+    cells = cells_of(tables.converged(results))
+    columns = {"DICE": "DICE", "RVE": "RVE [%]", "MSD": "MSD [mm]", "HD": "HD [mm]"}
+    for metric, column in columns.items():
+        for strategy in STRATEGIES:
+            check_score(cells.pop((strategy, column)), metric, ("converged", strategy, "2"), comparable=True)
+        check_score(cells.pop(("data pool", column)), metric, REFERENCES[1][1:], comparable=False)
+    assert not cells
+
+
+def test_the_made_up_run_has_what_is_worth_testing(results):
+    """Marks of both kinds, several winners, zeros, ties, all zeros: or the tests above would prove little."""
+    winners = {best_of(metric, *model) for metric in DECIMALS for model in (("iteration", "1"), ("iteration", "2"), ("converged", "2"))}
+    assert winners == set(STRATEGIES)
+    assert stars(comparison("DICE", "iteration", "RVS", "1")[0]) == "*"
+    assert stars(comparison("DICE", "iteration", "RSS", "2")[0]) == "**"
+    assert comparison("DICE", "iteration", "UVS", "2")[1] == 2
+    assert comparison("HD", "iteration", "RSS", "1") == (1.0, 8, 0.0)
+    lowest = values_of("DICE", "iteration", "USS", "2"), values_of("DICE", "iteration", "RVS", "2")
+    assert sorted(round(lowest[0][case] - lowest[1][case], 6) for case in lowest[0]).count(0.04) == 3
+
+
+def test_three_stars():
+    """Twelve of twelve cases worse: p = 2 / 4096."""
+    base = np.linspace(0.8, 0.9, 12)
+    scores = {("iteration", "USS", 1): {"DICE": base}, ("iteration", "RSS", 1): {"DICE": base - np.linspace(0.01, 0.02, 12)}}
+    scores |= {("initial", "", 0): {"DICE": base}, ("data pool", "", None): {"DICE": base}}
+    cells = cells_of(tables.metric_by_iteration(replace(read_results(REPORT), scores=scores), "DICE"))
+    assert cells["iter. 1", "RSS"].endswith(r")\*\*\*")
+    assert cells["iter. 1", "USS"].startswith("**0.850 ± ")
+
+
+def test_a_missed_liver_counts_with_the_diagonal(results):
+    """120, 160 and 150 mm: a diagonal of 250 mm."""
+    assert diagonal("test-3") == 250
+    for metric in ("MSD", "HD"):
+        rest = [float(row[metric]) for row in rows_of("cases") if (row["strategy"], row["model"], row["iteration"]) == MISSED]
+        rest.remove(math.inf)
+        cell = cells_of(tables.metric_by_iteration(results, metric))["iter. 1", "RVS"]
+        assert shows(CELL.fullmatch(cell)[2], (sum(rest) + 250) / 8, DECIMALS[metric])
+    assert cells_of(tables.missed_livers(results)) == {
+        ("iteration RVS 1", "Model"): "iteration RVS 1", ("iteration RVS 1", "missed livers"): "1", ("iteration RVS 1", "test cases"): "8"
+    }  # fmt: skip
+    assert tables.missed_livers(replace(results, missed=dict.fromkeys(results.missed, 0))) is None
+
+
+MISSED = ("RVS", "iteration", "1")
+
+
+@pytest.mark.parametrize("model", ["iteration", "converged"])
+@pytest.mark.parametrize("metric", DECIMALS)
+def test_every_test_with_holms_correction(results, metric, model):
+    header, rows = parsed(tables.corrected_tests(results, metric, model))
+    assert header == ["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size", "method"]
+    iterations = ("1", "2") if model == "iteration" else ("2",)
+    keys = [(k, strategy) for k in iterations for strategy in STRATEGIES if strategy != best_of(metric, model, k)]
+    assert [(row[0], row[1]) for row in rows] == [(f"iter. {k}", strategy) for k, strategy in keys]
+    tests = [comparison(metric, model, strategy, k) for k, strategy in keys]
+    order, running, corrected = sorted(range(len(tests)), key=lambda place: tests[place][0]), 0.0, {}
+    for done, place in enumerate(order):
+        running = max(running, (len(tests) - done) * tests[place][0])
+        corrected[place] = min(1.0, running)
+    for place, (row, (k, _), (p, zeros, effect)) in enumerate(zip(rows, keys, tests, strict=True)):
+        assert row[2:5] == [best_of(metric, model, k), "8", str(zeros)]
+        assert shows(row[5], p, 3)  # none of 256 signs is below 0.001
+        shown, marks = re.fullmatch(r"([\d.]+)((?:\\\*)*)", row[6]).groups()
+        assert shows(shown, corrected[place], 3) and marks.replace("\\", "") == stars(corrected[place])
+        assert row[7][0] in "+-" and shows(row[7].lstrip("+"), effect, 2)
+
+
+def test_small_p_values_are_bounded_and_not_rounded_to_zero():
+    assert [tables.p_text(p) for p in (0.0, 0.00099, 0.001, 0.0625, 1.0)] == ["<0.001", "<0.001", "0.001", "0.062", "1.000"]
+
+
+def test_intervals_bracket_what_they_are_of_and_come_again(results):
+    table = tables.intervals(results)
+    assert tables.intervals(results) == table
+    assert tables.intervals(replace(results, provenance={"seed": 8})) != table
+    _, rows = parsed(table)
+    models = [*(("converged", strategy, "2") for strategy in STRATEGIES), ("data pool", "", "")]
+    assert [row[0] for row in rows] == [key[1] or key[0] for key in models for _ in DECIMALS]
+    for row, (key, metric) in zip(rows, itertools.product(models, DECIMALS), strict=True):
+        assert row[1].split(" [")[0] == metric
+        values = list(values_of(metric, *key).values())
+        for cell, expected in zip(row[2:], (statistics.fmean(values), percentile(values, 0.05 if metric == "DICE" else 0.95)), strict=True):
+            value, low, high = re.fullmatch(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", cell).groups()
+            assert shows(value, expected, DECIMALS[metric])
+            assert float(low) < float(value) <= float(high)  # at the outer percentiles, the sample's own may be the end
+        # Eight values: not much narrower or wider than the normal interval of their mean.
+        low, high = map(float, re.findall(r"[\d.]+", row[2])[1:])
+        assert (high - low) / 2 == pytest.approx(1.96 * statistics.stdev(values) / 8**0.5, rel=0.25)
+
+
+def curves(results, dice, effort):
+    """Results with the mean DICE and the annotated liver slices of `{strategy: [iteration 1, ...]}`, initially 0.6 with 10 slices."""
+    scores, counts = {("initial", "", 0): {"DICE": np.array([0.5, 0.7])}}, {("", 0): {"annotated_liver_slices": 10}}
+    for strategy in dice:
+        for iteration, (mean, slices) in enumerate(zip(dice[strategy], effort[strategy], strict=True), start=1):
+            scores["iteration", strategy, iteration] = {"DICE": np.array([mean - 0.05, mean + 0.05])}
+            counts[strategy, iteration] = {"annotated_liver_slices": slices}
+    return replace(results, scores=scores, effort=counts)
+
+
+def test_effort_area_of_two_points(results):
+    """From 0.6 at 10 slices to 0.9 at 20: 0.75 on average. The other reaches 0.8 at 30, so 0.7 at 20: 0.65."""
+    areas, extent = tables.effort_areas(curves(results, {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [20]}))
+    assert extent == (10, 20)
+    assert areas == pytest.approx({"UVS": 0.65, "USS": 0.75})
+
+
+def test_effort_area_of_three_points(results):
+    """USS: 10 slices at 0.7 on average, then 20 at 0.85. UVS: 0.6 to 0.7 over 20, then half way to 0.9 over 10: 13 + 7.5 in 30."""
+    found = curves(results, {"UVS": [0.7, 0.9], "USS": [0.8, 0.9]}, {"UVS": [30, 50], "USS": [20, 40]})
+    areas, extent = tables.effort_areas(found)
+    assert extent == (10, 40)
+    assert areas == pytest.approx({"UVS": (20 * 0.65 + 10 * 0.75) / 30, "USS": (10 * 0.7 + 20 * 0.85) / 30})
+
+
+def test_effort_area_without_effort_is_the_initial_model(results):
+    """A strategy that finds no liver slice leaves no range to compare on."""
+    areas, extent = tables.effort_areas(curves(results, {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [10]}))
+    assert (areas, extent) == ({"UVS": 0.6, "USS": 0.6}, (10, 10))
+
+
+def test_by_site_by_hand(results):
+    hd = np.array([10.0, 20.0, 60.0, 32.0])
+    scores = {("iteration", "USS", 1): {}, ("converged", "USS", 1): {"HD": hd}, ("data pool", "", None): {"HD": hd / 2}}
+    found = replace(results, scores=scores, sites=["b", "a", "b", "b"])
+    header, rows = parsed(tables.by_site(found, "HD"))
+    assert header == ["HD [mm]", "a (n = 1)", "b (n = 3)"]
+    assert rows == [["USS", "20.0", "34.0"], ["data pool", "10.0", "17.0"]]
+
+
+def effects(results, uncertainty, slices, cases=24):
+    """Converged models whose every case is shifted by what is asked for: these shifts are then the coefficients."""
+    noise = np.random.default_rng(0).normal(0.8, 0.02, cases)
+    scores = dict(results.scores)
+    for strategy in STRATEGIES:
+        values = noise + uncertainty * (strategy in ("UVS", "USS")) + slices * (strategy in ("USS", "RSS"))
+        scores["converged", strategy, 2] = {"DICE": values, "RVE": 10 - 10 * values, "MSD": 10 - 10 * values, "HD": 90 - 100 * values}
+    return replace(results, scores=scores, cases=list(range(cases)), sites=["a"] * cases), noise
+
+
+def test_table_9_tells_the_effects_apart(results):
+    found, noise = effects(results, uncertainty=0.02, slices=0.05)
+    table, failures = tables.quantile_regression(found)
+    assert not failures
+    header, rows = parsed(table)
+    assert header == ["", "DICE", "p", "RVE [%]", "p", "MSD [mm]", "p", "HD [mm]", "p"]
+    assert [row[0] for row in rows] == ["Intercept", "Uncertainty sampling", "Slice sampling"]
+    low = sorted(noise)[1]  # two of 24 cases are 8%, one is 4%: the fifth percentile is the second lowest
+    expected = np.array([[low, 0.02, 0.05], [10 - 10 * low, -0.2, -0.5], [10 - 10 * low, -0.2, -0.5], [90 - 100 * low, -2, -5]]).T
+    for row, coefficients in zip(rows, expected, strict=True):
+        for metric, cell, p, coefficient in zip(DECIMALS, row[1::2], row[2::2], coefficients, strict=True):
+            value, start, stop = re.fullmatch(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", cell).groups()
+            assert shows(value, coefficient, DECIMALS[metric])
+            assert float(start) <= float(value) <= float(stop)
+            assert re.fullmatch(r"<0\.001|[01]\.\d{3}", p)
+
+
+def test_a_failed_fit_shows_no_number(results):
+    table, failures = tables.quantile_regression(results)  # 32 values
+    assert [row[1:] for row in parsed(table)[1]] == [["failed", ""] * 4] * 3
+    assert list(failures) == list(DECIMALS)
+    assert all("too few values" in reason and "32" in reason for reason in failures.values())
+
+
+def test_one_metric_may_fail_alone(results):
+    found, _ = effects(results, uncertainty=0.02, slices=0.05)
+    for strategy in STRATEGIES:
+        found.scores["converged", strategy, 2]["HD"] = np.full(24, 30.0)
+    table, failures = tables.quantile_regression(found)
+    assert list(failures) == ["HD"]
+    assert all(row[7:] == ["failed", ""] and "[" in row[1] for row in parsed(table)[1])
+
+
+def test_one_strategy_has_nothing_to_compare_with(results):
+    scores = {key: values for key, values in results.scores.items() if key[1] in ("", "USS")}
+    found = replace(results, scores=scores)
+    for table in (tables.metric_by_iteration(found, "DICE"), tables.converged(found)):
+        assert "*" not in table
+    assert parsed(tables.converged(found))[1][0][0] == "USS" and len(parsed(tables.converged(found))[1]) == 2
+    assert tables.corrected_tests(found, "DICE", "converged") is None
+    _, failures = tables.quantile_regression(found)
+    assert all("singular" in reason for reason in failures.values())

@@ -1,0 +1,321 @@
+"""Files appear whole or not at all, and read back as written."""
+
+import csv
+import errno
+import hashlib
+import os
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from uss_bench.runtime import storage
+from uss_bench.runtime.errors import InputError
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@contextmanager
+def files_no_larger_than(size):
+    """A disk that is full after `size` bytes of a file, by the kernel's limit on files of this process."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def same(one, other):
+    """Whether two checkpoints are equal in types, orders and every bit."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_a_finished_block_replaces_the_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "new" / "folder" / "model.nii.gz"
+    for text in ("old", "new"):
+        with storage.atomic_path(path) as temporary:
+            assert temporary.parent == path.parent  # or renaming might copy
+            assert temporary.suffixes[-2:] == [".nii", ".gz"]  # writers go by them
+            temporary.write_text(text)
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(error), storage.atomic_path(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_that_removes_its_file_is_an_error_that_leaves_the_old_one(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError), storage.atomic_path(path) as temporary:
+        temporary.unlink()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_get_the_permissions_that_the_user_asks_for(tmp_path):
+    before = os.umask(0o027)
+    try:
+        storage.write_text(tmp_path / "file.txt", "")
+        assert stat.S_IMODE((tmp_path / "file.txt").stat().st_mode) == 0o640
+        assert os.umask(0o027) == 0o027  # left as it was
+    finally:
+        os.umask(before)
+
+
+def test_threads_may_write_at_once(tmp_path, monkeypatch):
+    """The umask belongs to the whole process: who changes it to read it gives other threads a file, or a umask, of wrong permissions."""
+    umask = os.umask
+    before = umask(0o022)
+
+    def slow_umask(mask):
+        previous = umask(mask)
+        time.sleep(0.001)
+        return previous
+
+    monkeypatch.setattr(os, "umask", slow_umask)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: storage.write_text(tmp_path / f"{number % 20}.txt", str(number % 20)), range(80)))
+        assert umask(0o022) == 0o022
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {f"{number}.txt": str(number) for number in range(20)}
+        assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()} == {"0o644"}
+    finally:
+        umask(before)
+
+
+def test_csv_cells(tmp_path):
+    row = {"name": 'a "b", c', "float": 1 / 3, "small": 1.23456789e-7, "whole": 2.0, "int": 12345678, "none": None, "inf": float("inf")}
+    storage.write_csv(tmp_path / "rows.csv", list(row), [{**row, "ignored": 1}])
+    assert (tmp_path / "rows.csv").read_bytes() == (
+        b'name,float,small,whole,int,none,inf\n"a ""b"", c",0.333333,1.23457e-07,2,12345678,,inf\n'
+    )
+
+
+def test_csv_keeps_the_order_of_columns_and_rows_and_reads_back_as_text(tmp_path):
+    path = tmp_path / "rows.csv"
+    storage.write_csv(path, ["b", "a"], [{"a": 1, "b": "x"}, {"a": None, "b": "ü\nz"}])
+    assert storage.read_csv(path) == [{"b": "x", "a": "1"}, {"b": "ü\nz", "a": ""}]
+    with open(path, newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["b", "a"], ["x", "1"], ["ü\nz", ""]]
+    storage.write_csv(path, ["b", "a"], [])
+    assert path.read_text() == "b,a\n"
+    with pytest.raises(KeyError):
+        storage.write_csv(path, ["b", "a"], [{"a": 1}])
+
+
+def test_json_is_sorted_and_reads_back(tmp_path):
+    value = {"b": [1, 2.5, None], "a": {"d": "ü", "c": True}}
+    storage.write_json(tmp_path / "value.json", value)
+    assert storage.read_json(tmp_path / "value.json") == value
+    text = (tmp_path / "value.json").read_text()
+    assert text.index('"a"') < text.index('"b"')
+    assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1,', b"\0" * 100, b'{"a": "\xff"}'])
+def test_damaged_json_is_bad_input_and_absent_json_is_not(tmp_path, content):
+    path = tmp_path / "stage.json"
+    with pytest.raises(FileNotFoundError):
+        storage.read_json(path)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{path}: damaged \(.+\); remove this file"):
+        storage.read_json(path)
+
+
+@pytest.fixture
+def checkpoint():
+    return {
+        "model": {"weight": torch.randn(3, 4), "mean": torch.tensor([float("nan"), -0.0]), "steps": torch.tensor(7)},
+        "curve": [(1000, 0.25), (2000, 0.5)],
+        "generator": torch.get_rng_state()[:16],
+        "best": None,
+    }
+
+
+def test_a_checkpoint_reads_back_bit_for_bit(tmp_path, checkpoint):
+    storage.save_checkpoint(tmp_path / "model.pt", checkpoint)
+    assert same(storage.load_checkpoint(tmp_path / "model.pt"), checkpoint)
+    assert same(torch.load(tmp_path / "model.pt", weights_only=True), checkpoint)  # PyTorch alone reads it too
+    assert list(tmp_path.iterdir()) == [tmp_path / "model.pt"]
+
+
+def test_a_checkpoint_cut_short_is_bad_input(tmp_path, checkpoint):
+    path = tmp_path / "model.pt"
+    storage.save_checkpoint(path, checkpoint)
+    content = path.read_bytes()
+    for length in reversed([*range(0, len(content), 13), *range(len(content) - 40, len(content))]):
+        os.truncate(path, length)
+        with pytest.raises(InputError, match=rf"{path}: damaged \(.+\); remove"):
+            storage.load_checkpoint(path)
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x08, 0x10, 0xFF])
+def test_a_checkpoint_with_a_damaged_byte_is_bad_input_or_as_saved(tmp_path, checkpoint, flip):
+    """At every byte: of tensors and of the zip archive around them. PyTorch alone takes a tensor whose archive tells a wrong size, and
+    fills it from memory."""
+    path = tmp_path / "model.pt"
+    storage.save_checkpoint(path, checkpoint)
+    with open(path, "r+b", buffering=0) as file:
+        for position, byte in enumerate(path.read_bytes()):
+            file.seek(position)
+            file.write(bytes([byte ^ flip]))
+            try:
+                assert same(storage.load_checkpoint(path), checkpoint), position
+            except InputError as error:
+                assert str(error).startswith(f"{path}: damaged"), position
+            file.seek(position)
+            file.write(bytes([byte]))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    storage.save_checkpoint(tmp_path / "model.pt", {"weight": Trap(tmp_path / "ran")})
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
+        storage.load_checkpoint(tmp_path / "model.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("rows.csv", lambda path: storage.write_csv(path, ["a"], [{"a": "x" * 20000}])),
+        ("stage.json", lambda path: storage.write_json(path, ["x" * 20000])),
+        ("model.pt", lambda path: storage.save_checkpoint(path, {"weight": torch.zeros(5000)})),
+        ("ct.nii.gz", lambda path: storage.write_nifti(path, np.random.default_rng(0).integers(0, 999, (30, 30, 30), np.int16), np.eye(4))),
+    ],
+)
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, name, write):
+    path = tmp_path / name
+    write(path)
+    before = path.read_bytes()
+    with files_no_larger_than(10000), pytest.raises(OSError, match="too large") as caught:
+        write(path)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_that_names_its_file_keeps_the_name(tmp_path):
+    with pytest.raises(OSError) as caught, storage.atomic_path(tmp_path / "file.txt"):
+        (tmp_path / "another").read_text()
+    assert caught.value.filename == str(tmp_path / "another")
+
+
+def test_what_killed_processes_leave_is_removed_and_nothing_else(tmp_path):
+    kept = [tmp_path / "model.pt", tmp_path / "USS" / "partial-results.csv", tmp_path / "USS" / ".hidden"]
+    (tmp_path / "USS").mkdir()
+    for path in kept:
+        path.write_text("kept")
+    killed = [storage.atomic_path(folder / "model.pt") for folder in (tmp_path, tmp_path / "USS")]
+    for writer in killed:
+        writer.__enter__().write_text("half of the n")
+    assert len(list(tmp_path.rglob("*.*"))) == 5
+    storage.remove_partial_files(tmp_path)
+    storage.remove_partial_files(tmp_path / "absent")
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert {path.read_text() for path in kept} == {"kept"}
+
+
+def test_only_what_was_long_untouched_is_removed_where_others_write(tmp_path):
+    """Folders count by their own time, which changes as files come and go."""
+    for name, seconds in (("old", 100), ("new", 10)):
+        (tmp_path / f".partial-{name}").mkdir()
+        (tmp_path / f".partial-{name}" / ".partial-ct.nii.gz").write_text("half of the n")
+        (tmp_path / f".partial-{name}.csv").write_text("half of the n")
+        for path in (*(tmp_path / f".partial-{name}").iterdir(), tmp_path / f".partial-{name}", tmp_path / f".partial-{name}.csv"):
+            os.utime(path, (time.time() - seconds,) * 2)
+    storage.remove_partial_files(tmp_path, age=50)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-new", ".partial-new.csv"]
+    assert len(list((tmp_path / ".partial-new").iterdir())) == 1
+
+
+def test_a_folder_appears_whole_and_the_first_of_two_stays(tmp_path):
+    path = tmp_path / "cache" / "entry"
+    with storage.atomic_folder(path) as late:
+        (late / "ct.npy").write_text("late")
+        with storage.atomic_folder(path) as first:
+            assert first.parent == path.parent  # or renaming might copy
+            (first / "ct.npy").write_text("first")
+            assert not path.exists()
+    assert (path / "ct.npy").read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_failed_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), storage.atomic_folder(tmp_path / "entry") as partial:
+        (partial / "ct.npy").write_text("half of the n")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nifti_files_depend_on_their_content_alone(tmp_path):
+    array, affine = np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([0.7, 0.7, 2.5, 1])
+    for name in ("a.nii.gz", "b.nii.gz"):
+        storage.write_nifti(tmp_path / name, array, affine)
+    content = (tmp_path / "a.nii.gz").read_bytes()
+    assert content == (tmp_path / "b.nii.gz").read_bytes()
+    assert content[3:8] == b"\0\0\0\0\0"  # neither name nor time in the gzip header
+    image = nib.load(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(image.dataobj), array)
+    assert (image.get_data_dtype(), image.header.get_xyzt_units()[0]) == (np.int16, "mm")
+    np.testing.assert_allclose(image.affine, affine, rtol=1e-6)
+
+
+def test_natural_order_counts():
+    names = ["slice-10.dcm", "a/slice-2.dcm", "slice-2.dcm", "a/slice-10.dcm", "slice-02b.dcm", "7"]
+    assert sorted(names, key=storage.natural_key) == [
+        "7",
+        "a/slice-2.dcm",
+        "a/slice-10.dcm",
+        "slice-2.dcm",
+        "slice-02b.dcm",
+        "slice-10.dcm",
+    ]
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1])
+def test_file_digest_is_the_sha256_of_the_content(tmp_path, size):
+    content = b"x" * size
+    (tmp_path / "file").write_bytes(content)
+    assert storage.file_digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_every_model_has_its_own_folder():
+    keys = [("initial", "", 0), ("data pool", "", None)]
+    keys += [("iteration", strategy, k) for strategy in ("UVS", "USS") for k in (1, 2)] + [("converged", s, 2) for s in ("UVS", "USS")]
+    folders = {storage.model_folder("run", *key).as_posix() for key in keys}
+    assert folders == {
+        "run/initial", "run/data-pool", "run/UVS/iter-1", "run/UVS/iter-2", "run/USS/iter-1", "run/USS/iter-2", "run/UVS/converged",
+        "run/USS/converged",
+    }  # fmt: skip

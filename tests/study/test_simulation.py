@@ -1,0 +1,266 @@
+"""The whole workflow on a handful of tiny volumes, with the four strategies."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import distributed
+
+from uss_bench import config
+from uss_bench.data.manifest import Case
+from uss_bench.data.volumes import load_volume
+from uss_bench.network.training import train
+from uss_bench.runtime.progress import Progress
+from uss_bench.runtime.team import Team
+from uss_bench.study.models import Models
+from uss_bench.study.simulation import Simulation
+from uss_bench.study.strategies import STRATEGIES
+
+SETTINGS = config.resolve(
+    "smoke",
+    [
+        "data.spacing=4,4,4",
+        "training.patch=4,16,16",
+        "training.max_steps=6",
+        "training.converged_max_steps=8",
+        "training.validate_every=3",
+        "query.min_distance=2",
+    ],
+)
+
+
+def write_case(folder, number, split):
+    """A bright ellipsoid of liver in noise, another for every number."""
+    rng = np.random.default_rng(number)
+    z, y, x = np.mgrid[:20, :18, :18]
+    centre, radii = rng.uniform(7, 11, 3), rng.uniform(4, 6, 3)
+    liver = sum(((axis - c) / r) ** 2 for axis, c, r in zip((z, y, x), centre, radii, strict=True)) < 1
+    hu = np.where(liver, 100, -50) + rng.normal(0, 20, liver.shape)
+    case = Case(f"case-{number}", "site", split, folder / f"{number}.nii.gz", folder / f"{number}_liver.nii.gz", f"patient-{number // 2}")
+    for path, array in ((case.image, hu.astype(np.int16)), (case.label, liver.astype(np.uint8))):
+        nib.save(nib.Nifti1Image(array.transpose(2, 1, 0), np.diag([4.0, 4.0, 4.0, 1.0])), path)
+    return case
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return [write_case(folder, number, split) for number, split in enumerate(["pool"] * 6 + ["val"] + ["test"] * 2)]
+
+
+@pytest.fixture
+def simulate(cases, tmp_path):
+    """Callable that runs a simulation in a folder of its own and returns its records."""
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # as the program has
+
+    def run(name, strategies, settings=SETTINGS, team=None, change=None):
+        volumes = {split: {} for split in ("pool", "val", "test")}
+        for case in cases:
+            volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
+        if change:
+            change(volumes["pool"])
+        return Simulation(settings, volumes, tmp_path / name, 0, torch.device("cpu"), Progress(0), team).run(strategies)
+
+    return run
+
+
+def by_key(records):
+    return {(record.model, record.strategy, record.iteration): record for record in records}
+
+
+def outcome(record):
+    return record.queries, record.training, record.evaluation
+
+
+def test_all_strategies_add_what_they_promise(simulate):
+    records = simulate("all", ("UVS", "RVS", "USS", "RSS"))
+    assert [record.model for record in records] == ["initial"] + ["iteration"] * 8 + ["converged"] * 4 + ["data pool"]
+    found = by_key(records)
+    initial = found["initial", "", 0]
+    liver = [initial.effort["annotated_liver_slices"]] + [found["iteration", "UVS", k].effort["annotated_liver_slices"] for k in (1, 2)]
+    slices = round((liver[2] - liver[0]) / 2 / 3)
+
+    for strategy in ("UVS", "RVS"):
+        before = initial
+        for iteration in (1, 2):
+            record = found["iteration", strategy, iteration]
+            assert len(record.queries) == 1 and record.queries[0][1] is None
+            assert record.effort["annotated_slices"] - before.effort["annotated_slices"] == 20
+            before = record
+    for strategy in ("USS", "RSS"):
+        before = initial
+        for iteration in (1, 2):
+            record = found["iteration", strategy, iteration]
+            added = {name: record.effort[name] - before.effort[name] for name in ("annotated_slices", "annotated_liver_slices")}
+            assert len({(case_id, z) for case_id, z, _ in record.queries}) == len(record.queries) == added["annotated_slices"]
+            assert added["annotated_slices" if strategy == "USS" else "annotated_liver_slices"] == slices
+            before = record
+    assert found["data pool", "", None].effort == {
+        "annotated_slices": 120,
+        "annotated_liver_slices": liver_slices(simulate),
+        "unique_patients": 3,
+    }
+
+
+def liver_slices(simulate):
+    """Slices with liver in the whole pool, counted on the files."""
+    total = 0
+
+    def count(pool):
+        nonlocal total
+        total = sum(int(np.any(nib.load(volume.case.label).get_fdata(), axis=(0, 1)).sum()) for volume in pool.values())
+        raise StopIteration
+
+    with pytest.raises(StopIteration):
+        simulate("count", (), change=count)
+    return total
+
+
+def test_results_depend_neither_on_the_team_nor_on_the_other_strategies(simulate):
+    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    store = distributed.HashStore()
+    with ThreadPoolExecutor(3, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        teams = [Team(rank, 3, store) for rank in range(3)]
+        of_each = [by_key(records) for records in pool.map(lambda team: simulate("together", STRATEGIES, settings, team), teams)]
+    alone = by_key(simulate("alone", ("USS",), settings))
+    for together in of_each:
+        assert len(together) == 1 + 4 * 2 + 1
+        for key, record in alone.items():
+            assert outcome(record) == outcome(together[key])
+
+
+def test_pieces_of_work_are_done_once_by_the_team(simulate, monkeypatch):
+    done = []
+    for name in ("train", "evaluate", "score", "query"):
+        work = getattr(Models, name)
+        monkeypatch.setattr(Models, name, lambda self, *args, work=work: done.append((work.__name__, *args[:2])) or work(self, *args))
+    store = distributed.HashStore()
+    with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(lambda rank: simulate("shared", STRATEGIES, team=Team(rank, 2, store)), range(2)))
+    done = [str(piece) for piece in done]
+    assert len(done) == len(set(done))
+    # 14 models on 2 test cases; the initial model and the first of UVS score 5 and 4 pool cases, the first of USS 5; 8 queries.
+    counts = {name: sum(piece.startswith(f"('{name}'") for piece in done) for name in ("train", "evaluate", "score", "query")}
+    assert counts == {"train": 14, "evaluate": 28, "score": 5 + 4 + 5, "query": 8}
+
+
+OVERRIDES = {
+    "data.spacing": "4,4,4",
+    "training.patch": "4,16,16",
+    "training.max_steps": 4,
+    "training.converged_max_steps": 4,
+    "training.validate_every": 2,
+    "query.min_distance": 2,
+    "query.iterations": 1,
+}
+
+
+@pytest.mark.parametrize("strategy", ["UVS", "RVS", "USS", "RSS"])
+def test_labels_that_were_not_annotated_are_never_read(simulate, strategy):
+    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    clean = by_key(simulate("clean", (strategy,), settings))
+    annotated = clean["iteration", strategy, 1].annotations
+
+    def poison(pool):
+        for case_id, volume in pool.items():
+            label = np.array(volume.label)
+            kept = sorted(annotated.of(case_id))
+            label[np.setdiff1d(np.arange(len(label)), kept)] ^= 1
+            vars(volume)["label"] = label
+
+    poisoned = by_key(simulate("poisoned", (strategy,), settings, change=poison))
+    for key in (("initial", "", 0), ("iteration", strategy, 1), ("converged", strategy, 1)):
+        assert outcome(poisoned[key]) == outcome(clean[key])
+    # The poison does reach a model that reads all labels.
+    assert outcome(poisoned["data pool", "", None]) != outcome(clean["data pool", "", None])
+
+
+def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):
+    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    record = by_key(simulate("chain", ("RSS",), settings))["iteration", "RSS", 1]
+    volumes = {split: {} for split in ("pool", "val", "test")}
+    for case in cases:
+        volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
+    bare = Simulation(settings, volumes, tmp_path / "bare", 0, torch.device("cpu"), Progress(0))
+    torch.manual_seed(123)  # nothing may come from the global stream
+    again = bare.models.train(("iteration", "RSS", 1), record.annotations)
+    assert {name: again[name] for name in ("best_step", "last_step", "best_jaccard")} == {
+        name: record.training[name] for name in ("best_step", "last_step", "best_jaccard")
+    }
+
+
+def test_initial_column_overrides_the_seed(simulate, cases):
+    def mark(pool):
+        for case_id, volume in pool.items():
+            object.__setattr__(volume.case, "initial", True if case_id == "case-3" else None)
+
+    try:
+        settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+        records = simulate("marked", ("RSS",), settings, change=mark)
+        assert records[0].annotations.as_dict() == {"case-3": list(range(20))}
+    finally:
+        for case in cases:
+            object.__setattr__(case, "initial", None)
+
+
+def test_finished_stages_are_read_and_not_run(simulate, monkeypatch):
+    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    first = simulate("again", ("USS",), settings)
+    for name in ("train", "predict", "predict_mc"):
+        monkeypatch.setattr(f"uss_bench.study.models.{name}", None)
+    assert [outcome(record) for record in simulate("again", ("USS",), settings)] == [outcome(record) for record in first]
+
+
+def stop_at(monkeypatch, text):
+    """Make the run end as a signal would, when it is about to tell `text`."""
+    now = Progress.now
+
+    def tell(self, told):
+        if told.startswith(text):
+            raise KeyboardInterrupt
+        now(self, told)
+
+    monkeypatch.setattr(Progress, "now", tell)
+
+
+@pytest.mark.parametrize("at", ["RSS iteration 1: training step 2/", "RSS iteration 1: validation on case-6 after step 4"])
+def test_a_stopped_training_continues_from_its_checkpoint(simulate, tmp_path, monkeypatch, at):
+    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    undisturbed = simulate("undisturbed", ("RSS",), settings)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, at)
+        simulate("stopped", ("RSS",), settings)
+    checkpoint = tmp_path / "stopped" / "RSS" / "iter-1" / "training.pt"
+    assert checkpoint.exists()
+
+    resumed = []
+    monkeypatch.setattr("uss_bench.study.models.train", lambda *args: resumed.append(args[-1]["step"] if args[-1] else 0) or train(*args))
+    continued = simulate("stopped", ("RSS",), settings)
+    assert [outcome(record) for record in continued] == [outcome(record) for record in undisturbed]
+    assert int(at.rstrip("/")[-1]) in resumed
+    assert not checkpoint.exists()
+    curves = [tmp_path / name / "RSS" / "iter-1" / "training.csv" for name in ("stopped", "undisturbed")]
+    assert curves[0].read_bytes() == curves[1].read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["cut short", "flipped byte"])
+def test_a_damaged_checkpoint_is_set_aside_and_said_so(simulate, tmp_path, monkeypatch, damage):
+    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    undisturbed = simulate("undisturbed", ("RSS",), settings)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(patch, "RSS iteration 1: training step 2/")
+        simulate("damaged", ("RSS",), settings)
+    checkpoint = tmp_path / "damaged" / "RSS" / "iter-1" / "training.pt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 16
+    checkpoint.write_bytes(content if damage == "flipped byte" else content[: len(content) // 2])
+
+    said = []
+    monkeypatch.setattr(Progress, "say", lambda self, text: said.append(text))
+    continued = simulate("damaged", ("RSS",), settings)
+    assert [outcome(record) for record in continued] == [outcome(record) for record in undisturbed]
+    assert [str(checkpoint) in text and "damaged" in text for text in said if text.startswith("warning")] == [True]
+    assert checkpoint.with_suffix(".damaged").read_bytes() == (content if damage == "flipped byte" else content[: len(content) // 2])

@@ -1,0 +1,1 @@
+"""From files to volumes: manifests, NIfTI and DICOM, the working grid, the phantoms."""

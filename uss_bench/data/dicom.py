@@ -1,0 +1,190 @@
+"""DICOM series, PNG stacks, MetaImage and NRRD as arrays and affines, read through SimpleITK (an optional extra).
+
+Here arrays are `(x, y, z)` and affines lead from voxel indices to RAS mm: what a NIfTI file holds. DICOM and ITK speak LPS.
+
+Geometry comes from the position of each slice. File names, instance numbers and SliceThickness are no guide to it: thick slices
+overlap, and scanners number from either end.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..runtime.errors import InputError
+from ..runtime.storage import natural_key
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+UNEVENNESS = 0.1  # of a slice step: how far a slice may lie off the even stack. A missing slice is off by far more.
+POSITION, ORIENTATION, PIXEL_SPACING, INSTANCE = "0020|0032", "0020|0037", "0028|0030", "0020|0013"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Header of one DICOM slice. `position` and `orientation` are LPS, `spacing` is (between rows, between columns) in mm."""
+
+    path: Path
+    number: int | None
+    position: tuple | None
+    orientation: tuple | None
+    spacing: tuple | None
+    size: tuple
+
+
+def load_simpleitk():
+    """The SimpleITK module. It is imported this late because nothing else in the program needs it."""
+    try:
+        import SimpleITK
+    except ImportError:
+        raise InputError(
+            'SimpleITK is not installed, which reads DICOM, PNG, MetaImage and NRRD; run: pip install "uss-bench[dicom]"'
+        ) from None
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+    return SimpleITK
+
+
+def read_image(path):
+    """Array (x, y, z) and affine of a volume file or a folder of DICOM slices, rescaled to HU slice by slice."""
+    path = Path(path)
+    if path.is_file():
+        return _read_volume(path)
+    slices, affine = _stack(path, _read_headers(path))
+    return _narrowest(_load(slices).transpose(2, 1, 0)), affine
+
+
+def read_mask(path, image_path):
+    """Array (x, y, z) and affine of a label.
+
+    A volume file keeps its values and its own affine. A folder of PNG or DICOM slices becomes 0 and 1 on the grid of the DICOM
+    folder `image_path`.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _read_volume(path)
+    slices, affine = _stack(Path(image_path), _read_headers(Path(image_path)))
+    pngs = [file for file in _files(path) if file.suffix.lower() == ".png"]
+    if pngs:
+        return _in_acquisition_order(path, pngs, slices), affine
+    masks = _read_headers(path)
+    if len({mask.position for mask in masks}) == 1:  # masks stored without positions
+        return _in_acquisition_order(path, [mask.path for mask in _acquired(masks)], slices), affine
+    masks, mask_affine = _stack(path, masks)
+    if len(masks) != len(slices) or not np.allclose(mask_affine, affine, atol=1e-2):
+        raise InputError(
+            f"{path}: {len(masks)} mask slices do not lie on the {len(slices)} slices of {image_path}; give masks drawn on these slices"
+        )
+    return _binary(_load(masks)), affine
+
+
+def _read_volume(path):
+    sitk = load_simpleitk()
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError:
+        raise InputError(f"{path}: cannot be read by SimpleITK; check that the file (and its data file) is complete") from None
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path}: shape {image.GetSize()}, {image.GetPixelIDTypeAsString()}; give one scalar 3D volume a file")
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return _narrowest(sitk.GetArrayFromImage(image).transpose(2, 1, 0)), LPS_TO_RAS @ affine
+
+
+def _files(folder):
+    names = (file for file in Path(folder).iterdir() if file.is_file() and not file.name.startswith(".") and file.name != "DICOMDIR")
+    return sorted(names, key=natural_key)
+
+
+def _read_headers(folder):
+    sitk = load_simpleitk()
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a folder of DICOM slices, on which the label's slices could be placed; restore it")
+    files = _files(folder)
+    if not files:
+        raise InputError(f"{folder}: no DICOM slice in it; unpack the series there")
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    headers = []
+    for file in files:
+        reader.SetFileName(str(file))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            raise InputError(f"{file}: cannot be read as DICOM; restore the slice, or remove what does not belong to the series") from None
+        position, orientation, spacing, number = (_numbers(reader, tag) for tag in (POSITION, ORIENTATION, PIXEL_SPACING, INSTANCE))
+        headers.append(Slice(file, int(number[0]) if number else None, position, orientation, spacing, reader.GetSize()))
+    return headers
+
+
+def _numbers(reader, tag):
+    try:
+        return tuple(float(number) for number in reader.GetMetaData(tag).split("\\")) if reader.HasMetaDataKey(tag) else None
+    except ValueError:  # an empty or garbled tag says no more than a missing one
+        return None
+
+
+def _stack(folder, headers):
+    """Slices from the first to the last along the normal of their plane, and the affine of the stack."""
+    first = headers[0]
+    if any(None in (one.position, one.orientation, one.spacing) for one in headers):
+        raise InputError(f"{folder}: slices without position, orientation or pixel spacing; export the series anew with these tags")
+    planes = np.array([(*one.orientation, *one.spacing, *one.size[:2]) for one in headers])
+    if np.ptp(planes, axis=0).max() > 1e-3:
+        raise InputError(f"{folder}: slices differ in orientation, pixel spacing or size; keep one series in the folder")
+    along_x, along_y = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+    headers = sorted(headers, key=lambda one: np.dot(one.position, np.cross(along_x, along_y)))
+    positions = np.array([one.position for one in headers])
+    step = (positions[-1] - positions[0]) / max(1, len(positions) - 1)
+    off = np.linalg.norm(positions - (positions[0] + np.arange(len(positions))[:, None] * step), axis=1).max()
+    if not np.any(step) or off > UNEVENNESS * np.linalg.norm(step):
+        raise InputError(
+            f"{folder}: {len(positions)} slice(s) that are no even stack ({off:.3g} mm off at a step of {np.linalg.norm(step):.3g} mm); "
+            "restore missing slices, or keep one series in the folder"
+        )
+    affine = np.eye(4)
+    affine[:3] = np.column_stack([along_x * first.spacing[1], along_y * first.spacing[0], step, positions[0]])
+    return headers, LPS_TO_RAS @ affine
+
+
+def _acquired(headers):
+    """Headers in the order of acquisition: by instance number, or by file name where the numbers do not tell the slices apart."""
+    numbered = len({one.number for one in headers} - {None}) == len(headers)
+    return sorted(headers, key=lambda one: one.number if numbered else natural_key(one.path.name))
+
+
+def _in_acquisition_order(folder, files, slices):
+    """Mask slices without a position, the k-th of which was drawn on the k-th acquired slice, wherever that one lies."""
+    if len(files) != len(slices):
+        raise InputError(f"{folder}: {len(files)} mask slices for {len(slices)} image slices; restore the missing files")
+    mask_of = {one.path: file for one, file in zip(_acquired(slices), files, strict=True)}
+    masks = [_read_pixels(mask_of[one.path]) for one in slices]
+    if any(mask.shape != slices[0].size[1::-1] for mask in masks):
+        raise InputError(f"{folder}: mask slices of another size than the image's {slices[0].size[:2]}; give the original masks")
+    return _binary(np.stack(masks))
+
+
+def _load(slices):
+    return np.stack([_read_pixels(one.path) for one in slices])
+
+
+def _read_pixels(path):
+    sitk = load_simpleitk()
+    try:
+        pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError:
+        raise InputError(f"{path}: its pixels cannot be read; restore the file") from None
+    if pixels.ndim == 3 and len(pixels) == 1:  # a DICOM slice is a volume of one slice
+        pixels = pixels[0]
+    if pixels.ndim != 2:
+        raise InputError(f"{path}: shape {pixels.shape}; give one grey-scale slice a file")
+    return pixels
+
+
+def _binary(slices):
+    return (slices != 0).astype(np.uint8).transpose(2, 1, 0)
+
+
+def _narrowest(array):
+    """Whole numbers as int16, as every CT fits; other values as float32."""
+    whole = array.dtype.kind in "iub" and array.min() >= -32768 and array.max() <= 32767
+    return array.astype(np.int16 if whole else np.float32)

@@ -1,0 +1,144 @@
+"""The folders in which public datasets are shipped: each layout is a function from a source to the cases found there.
+
+It yields one `Case` for each image or label it finds, with the path where the other one belongs; splits are left empty. It neither
+reads volumes nor checks files.
+"""
+
+import glob
+import json
+import re
+
+from ..runtime.errors import InputError
+from ..runtime.storage import natural_key
+from .manifest import Case
+
+LESIONS = r"tumou?rs?|cancers?|lesions?|cysts?|metastas[ei]s|hcc"
+
+
+def lits(source):
+    """volume-N.nii[.gz] and segmentation-N.nii[.gz], in any subfolder"""
+    images, labels = _numbered(source, "volume"), _numbered(source, "segmentation")
+    for number in sorted({*images, *labels}):
+        image = images.get(number, source / f"volume-{number}.nii")
+        label = labels.get(number, source / f"segmentation-{number}.nii")
+        yield Case(f"lits-{number}", "LiTS", "", image, label, _lits_patient(number), (1, 2))
+
+
+def chaos(source):
+    """CT/N/DICOM_anon with CT/N/Ground/*.png, or one such folder N"""
+    for folder in _folders(source, "DICOM_anon", "Ground"):
+        if "MR" not in folder.relative_to(source).parts:
+            case_id = f"chaos-{folder.resolve().name}"
+            yield Case(case_id, "CHAOS", "", folder / "DICOM_anon", folder / "Ground", case_id)
+
+
+def msd(source):
+    """imagesTr/CASE.nii.gz, labelsTr/CASE.nii.gz and dataset.json, as in Task03_Liver"""
+    for name, image, label, values in _decathlon(source, "", ".nii.gz", _read_description(source)):
+        number = re.fullmatch(r"liver_(\d+)", name)  # the task holds the training cases of LiTS, by the same numbers
+        yield Case(name, "MSD", "", image, label, _lits_patient(int(number[1])) if number else name, values)
+
+
+def nnunet(source):
+    """imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz and dataset.json: the raw data of nnU-Net 1 or 2"""
+    description = _read_description(source)
+    site = description.get("name") or re.sub(r"^(Dataset|Task)\d+_", "", source.resolve().name)
+    for name, image, label, values in _decathlon(source, _ct_channel(source, description), description.get("file_ending"), description):
+        yield Case(name, site, "", image, label, name, values)
+
+
+def totalsegmentator(source):
+    """sNNNN/ct.nii.gz and sNNNN/segmentations/liver.nii.gz"""
+    for folder in _folders(source, "ct.nii.gz", "segmentations/liver.nii.gz"):
+        name = folder.resolve().name
+        yield Case(name, "TotalSegmentator", "", folder / "ct.nii.gz", folder / "segmentations/liver.nii.gz", name)
+
+
+def ircadb(source):
+    """3Dircadb1.N/PATIENT_DICOM and 3Dircadb1.N/MASKS_DICOM/liver, both unzipped"""
+    for folder in _folders(source, "PATIENT_DICOM", "MASKS_DICOM/liver"):
+        name = folder.resolve().name
+        number = re.fullmatch(r"3Dircadb1\.(\d+)", name, re.IGNORECASE)
+        case_id = f"ircadb-{int(number[1]):02}" if number else f"ircadb-{name}"
+        yield Case(case_id, "IRCAD", "", folder / "PATIENT_DICOM", folder / "MASKS_DICOM/liver", case_id)
+
+
+LAYOUTS = {importer.__name__: importer for importer in (lits, chaos, msd, totalsegmentator, nnunet, ircadb)}
+
+
+def _lits_patient(number):
+    """LiTS 28-47 are 3D-IRCADb 1-20, in order."""
+    return f"ircadb-{number - 27:02}" if 28 <= number <= 47 else f"lits-{number}"
+
+
+def _find(folder, pattern):
+    """Paths in natural order. Unlike pathlib's, this glob follows linked folders and skips the hidden files that macOS leaves."""
+    return [folder / name for name in sorted(glob.glob(pattern, root_dir=folder, recursive=True), key=natural_key)]
+
+
+def _numbered(source, stem):
+    found = {}
+    for path in _find(source, f"**/{stem}-*.nii*"):
+        number = re.fullmatch(rf"{stem}-(\d+)\.nii(\.gz)?", path.name)
+        if number and found.setdefault(int(number[1]), path) != path:
+            raise InputError(f"{source}: {path} and {found[int(number[1])]} have the same number; keep one of them")
+    return found
+
+
+def _folders(source, image, label):
+    """Folders that hold an image, a label or both."""
+    inside = [path.parents[name.count("/")] for name in (image, label) for path in _find(source, f"**/{name}")]
+    return sorted(set(inside), key=natural_key)
+
+
+def _read_description(source):
+    path = source / "dataset.json"
+    try:
+        description = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); SOURCE is the folder that holds it, imagesTr and labelsTr") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); restore the publisher's file") from None
+    if not isinstance(description, dict) or not isinstance(description.get("labels"), dict):
+        raise InputError(f'{path}: no "labels"; restore the publisher\'s file, which names them')
+    return description
+
+
+def _ct_channel(source, description):
+    channels = description.get("channel_names") or description.get("modality") or {"0": "CT"}
+    channels = channels if isinstance(channels, dict) else {}
+    numbers = [number for number, name in channels.items() if len(channels) == 1 or str(name).upper() == "CT"]
+    if len(numbers) != 1:
+        raise InputError(f"{source / 'dataset.json'}: channels {', '.join(map(str, channels.values()))}; name exactly one of them CT")
+    return "_" + str(numbers[0]).zfill(4)
+
+
+def _decathlon(source, channel, ending, description):
+    """Name, image, label and liver values of the cases in imagesTr and labelsTr, the layout that the decathlon and nnU-Net share."""
+    ending = ending or ".nii.gz"
+    values = _liver_values(source / "dataset.json", description["labels"])
+    images = {path.name.removesuffix(channel + ending) for path in _find(source, f"imagesTr/*{channel}{ending}")}
+    labels = {path.name.removesuffix(ending) for path in _find(source, f"labelsTr/*{ending}")}
+    for name in sorted(images | labels, key=natural_key):
+        yield name, source / f"imagesTr/{name}{channel}{ending}", source / f"labelsTr/{name}{ending}", values
+
+
+def _liver_values(path, labels):
+    """Values that count as liver: those named liver and, where named as the liver's, its lesions, which lie inside it.
+
+    A lesion of no named organ is the liver's if the dataset names no other organ ("cancer" in Task03_Liver, not "tumor" in FLARE).
+    """
+    named = {}
+    for key, value in labels.items():
+        name, codes = (value, key) if str(key).isdecimal() else (key, value)  # version 1: {"1": "liver"}; 2: {"liver": 1 or [1, 2]}
+        try:
+            codes = {int(code) for code in (codes if isinstance(codes, list) else [codes])} - {0}
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: label {key!r} has the value {value!r}; give whole numbers") from None
+        if codes and name != "ignore":
+            named.setdefault(str(name).lower(), set()).update(codes)
+    organ = {name: re.sub(rf"{LESIONS}|whole|and|[^a-z]", "", name) for name in named}
+    if not any(organ[name] == "liver" and not re.search(LESIONS, name) for name in named):
+        raise InputError(f'{path}: no label named liver among {", ".join(named) or "none"}; name it "liver" there')
+    ours = ("liver", "") if {*organ.values()} <= {"liver", ""} else ("liver",)
+    return tuple(sorted(set().union(*(named[name] for name in named if organ[name] in ours))))

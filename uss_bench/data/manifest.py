@@ -1,0 +1,183 @@
+"""The data manifest: a CSV with one row a case, read into `Case` records and checked as a whole."""
+
+import csv
+import difflib
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..runtime.errors import InputError
+
+SPLITS = ("pool", "val", "test")
+REQUIRED = ("case_id", "site", "split", "image", "label")
+OPTIONAL = ("patient_id", "label_values", "spacing", "initial")
+NEARLY = 0.8  # difflib's likeness, from 0 to 1, above which an unknown column is taken for a misspelt one
+
+
+@dataclass(frozen=True)
+class Case:
+    """One CT volume and its reference segmentation.
+
+    `label_values` are the label codes that count as liver (empty: every non-zero one). `spacing` is `(z, y, x)` in mm and overrides
+    the image header (None: trust the header). `initial` tells whether the case belongs to the initial training set (None: the
+    manifest leaves that to the seed). `extra` holds the further columns of the row, untouched.
+    """
+
+    case_id: str
+    site: str
+    split: str
+    image: Path
+    label: Path
+    patient_id: str
+    label_values: tuple = ()
+    spacing: tuple | None = None
+    initial: bool | None = None
+    extra: dict = field(default_factory=dict, compare=False)
+
+
+def read_manifest(path):
+    """Read and check a manifest.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or rows are faulty. All faults are listed in the one message.
+    """
+    cases, problems = parse_manifest(path)
+    if problems:
+        raise InputError("\n  ".join([f"{path}: {len(problems)} problem(s)", *problems]))
+    return cases
+
+
+def parse_manifest(path):
+    """Cases of a manifest, and what is wrong with it in words. Where anything is, the cases are those that could be made out.
+
+    Paths in the manifest are relative to it. Whether the files exist is not checked here, since phantoms are made on first use.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read at all.
+    """
+    path = Path(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = [column.strip() for column in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the manifest ({error.strerror}); name an existing CSV file with --manifest") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error}); save the manifest as plain CSV") from None
+
+    problems = _column_problems(columns)
+    if problems:
+        return [], problems
+    cases = []
+    for line, row in rows:
+        case, faults = _parse_row(row, path.parent)
+        cases += [case] if case else []
+        problems += [f"line {line}: {fault}" for fault in faults]
+    if not rows:
+        problems.append("no cases; add one row a case")
+    return cases, problems + _conflicts(cases)
+
+
+def _column_problems(columns):
+    """Also names that are nearly known ones: a patient_id or spacing that goes unread would ruin a study in silence."""
+    problems = []
+    missing = [column for column in REQUIRED if column not in columns]
+    if missing:
+        problems.append(f"missing column(s) {', '.join(missing)}; the first line must name {', '.join(REQUIRED)}")
+    repeated = [column for column, count in Counter(columns).items() if count > 1]
+    if repeated:
+        problems.append(f"column(s) {', '.join(repeated)} named more than once; keep one of each")
+    known = {_plain(column): column for column in REQUIRED + OPTIONAL if column not in columns}
+    for column in columns:
+        if column not in REQUIRED + OPTIONAL:
+            meant = [known[name] for name in difflib.get_close_matches(_plain(column), known, n=1, cutoff=NEARLY)]
+            problems += [f"column {column!r} is nearly {name}; name it so, or quite otherwise if it is another thing" for name in meant]
+    return problems
+
+
+def _plain(column):
+    return "".join(letter for letter in column.lower() if letter not in " _-")
+
+
+def _parse_row(row, folder):
+    """Case of a row, or None where too little of it is sound, and the row's problems."""
+    problems = []
+    if None in row:
+        problems.append(f"{len(row.pop(None))} more value(s) than columns; quote values that hold commas")
+    row = {column: (value or "").strip() for column, value in row.items()}
+    case_id = row["case_id"] or "?"
+    empty = [column for column in REQUIRED if not row[column]]
+    if empty:
+        problems.append(f"case {case_id}: empty {', '.join(empty)}; every required column needs a value")
+    if row["split"] and row["split"] not in SPLITS:
+        problems.append(f"case {case_id}: split {row['split']!r} is unknown; use {', '.join(SPLITS)}")
+    complete = not problems
+    optional = {}
+    for column, parse in (("label_values", _parse_label_values), ("spacing", _parse_spacing), ("initial", _parse_initial)):
+        try:
+            optional[column] = parse(row.get(column))
+        except ValueError as error:
+            problems.append(f"case {case_id}: {column} {row[column]!r} {error}")
+    if not complete:
+        return None, problems
+    extra = {column: value for column, value in row.items() if column not in REQUIRED + OPTIONAL}
+    required = {column: folder / row[column] if column in ("image", "label") else row[column] for column in REQUIRED}
+    return Case(**required, patient_id=row.get("patient_id") or case_id, **optional, extra=extra), problems
+
+
+def _parse_label_values(text):
+    try:
+        values = tuple(int(value) for value in text.split(";")) if text else ()
+    except ValueError:
+        raise ValueError("is not a list of integers; write them as 1;2") from None
+    if 0 in values:
+        raise ValueError("names 0, the background; name the liver's values only")
+    return values
+
+
+def _parse_spacing(text):
+    if not text:
+        return None
+    try:
+        x, y, z = (float(value) for value in text.lower().split("x"))
+    except ValueError:
+        x = y = z = -1.0
+    if not all(0 < value < float("inf") for value in (x, y, z)):
+        raise ValueError("is not three positive numbers; write x, y, z in mm as 0.7x0.7x1.25")
+    return z, y, x
+
+
+def _parse_initial(text):
+    if not text:
+        return None
+    if text not in ("0", "1"):
+        raise ValueError("is neither 0 nor 1; leave it empty to let the seed choose")
+    return text == "1"
+
+
+def _conflicts(cases):
+    problems = [
+        f"case_id {case_id}: {count} rows; ids must be unique"
+        for case_id, count in Counter(case.case_id for case in cases).items()
+        if count > 1
+    ]
+    splits = defaultdict(set)
+    for case in cases:
+        splits[case.patient_id].add(case.split)
+    problems += [
+        f"patient {patient}: in splits {', '.join(sorted(found))}; keep each patient in one split"
+        for patient, found in splits.items()
+        if len(found) > 1
+    ]
+    problems += [
+        f"case {case.case_id}: initial 1 but split {case.split}; only pool cases can be initial"
+        for case in cases
+        if case.initial and case.split != "pool"
+    ]
+    return problems

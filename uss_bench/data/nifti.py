@@ -1,0 +1,315 @@
+"""NIfTI files: what their header says, checked against the file's size, and their voxels, both turned to RAS `(z, y, x)`.
+
+Files are read here and not by `nibabel.load`, which takes damaged gzip data for sound, mends headers on the quiet, and believes any
+size that a header promises.
+"""
+
+import gzip
+import logging
+import os
+import zlib
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ..runtime.errors import InputError
+from ..runtime.storage import atomic_path
+
+# What gzip and nibabel raise on data that are damaged or no NIfTI.
+UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError)
+AFFINE_TOLERANCE = 0.1  # of a voxel, between the corners of two affines that mean the same grid
+FLATTEST = 1e-3  # volume of a voxel whose edges are one unit long, below which its axes do not span space
+LAST_CODE = 5  # of sform and qform in the standard
+LONGEST_HEADER = 540  # bytes: NIfTI-2; NIfTI-1 has 348
+GZIP_RATIO = 1032  # no gzip stream unpacks to more times its size
+GIT_LFS = b"version https://git-lfs"
+BLOCK = 1 << 20  # bytes
+GZIP_FORMAT = 31  # zlib's code for it
+# What nibabel mends in a header and would print, such as an unset qfac, is unknown to us or checked before.
+SILENT = logging.Logger("nifti", level=logging.CRITICAL + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a file says about its volume, turned to RAS: x towards the patient's right, y anterior, z superior.
+
+    `shape` and `spacing` (mm) are `(z, y, x)`; `affine` leads from `(x, y, z)` indices to mm; `dtype` is that of the stored voxels.
+    `warnings` are doubts, in words. `stored` is nibabel's header of the volume as the file has it, `turn` nibabel's orientation of it.
+    """
+
+    path: Path
+    shape: tuple
+    spacing: tuple
+    affine: np.ndarray
+    dtype: np.dtype
+    warnings: tuple
+    stored: nib.Nifti1Header = field(repr=False)
+    turn: np.ndarray = field(repr=False)
+
+
+def read_header(path):
+    """Header of a 3D NIfTI file, without reading its voxels.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, is no NIfTI, not one 3D volume of real numbers, lies nowhere in space, or is shorter than it says.
+    """
+    path = Path(path)
+    start = _first_bytes(path)
+    # NIfTI-2 has another number of bytes in its first field; nibabel finds the byte order.
+    kind = nib.Nifti2Header if LONGEST_HEADER in (int.from_bytes(start[:4], order) for order in ("little", "big")) else nib.Nifti1Header
+    try:
+        stored = kind(start[: kind.sizeof_hdr], check=False)
+        _check_pose(path, stored)
+        zoomless = not stored["sform_code"] and not stored["pixdim"][1:4].all()  # nibabel would make 1 mm of 0
+        stored.check_fix(logger=SILENT, error_level=40)
+        stored.get_slope_inter()
+    except UNREADABLE as error:
+        raise InputError(f"{path}: not NIfTI, or damaged ({error}); copy the file again, or convert it to .nii.gz") from None
+    if stored["magic"] != kind.single_magic:
+        raise InputError(f"{path}: header of a pair of files; convert the volume to a single .nii.gz")
+    shape = _stored_shape(stored)
+    _check_kind(path, stored, shape)
+    _check_length(path, stored, shape)
+    turn, affine = _turn(path, stored, shape, zoomless)
+    shape = tuple(shape[int(axis)] for axis in np.argsort(turn[:, 0]))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    return Header(
+        path=path,
+        shape=shape[::-1],
+        spacing=tuple(round(float(size), 6) for size in spacing[::-1]),
+        affine=affine,
+        dtype=stored.get_data_dtype(),
+        warnings=_doubts(path, stored),
+        stored=stored,
+        turn=turn,
+    )
+
+
+def read_nifti(path):
+    """Values, spacing and affine of a 3D NIfTI file.
+
+    Returns
+    -------
+    values : (z, y, x) array, a view of the voxels in the file's order, rescaled (in float32) where slope and intercept ask for it;
+        x towards the patient's right, y anterior, z superior
+    spacing : (z, y, x) in mm
+    affine : (4, 4) array from (x, y, z) indices of the turned volume to mm
+
+    Raises
+    ------
+    InputError
+        As `read_header`, or the voxels are damaged.
+    """
+    header = read_header(path)
+    voxels = bytearray()  # which grows with what is really there
+    for block in _blocks(header, BLOCK):
+        voxels += block
+    return _turned(header, voxels, _stored_shape(header.stored)), header.spacing, header.affine
+
+
+def read_planes(header):
+    """Planes `(z, plane)` of the volume that a `Header` tells of, while the file is being unpacked.
+
+    Planes `(y, x)` are those of `read_nifti`. Each comes once; where the file's last axis is z, in the file's order and one at a time,
+    else from the whole volume. InputErrors are those of `read_nifti`; planes before the damage have come by then.
+    """
+    *plane_shape, depth = _stored_shape(header.stored)
+    last_axis, direction = header.turn[2]
+    if last_axis != 2:
+        yield from enumerate(read_nifti(header.path)[0])
+        return
+    for index, block in enumerate(_blocks(header, prod(plane_shape) * header.dtype.itemsize)):
+        yield index if direction > 0 else depth - 1 - index, _turned(header, block, plane_shape)
+
+
+def corner_distance(affine, other, shape):
+    """Largest distance between the corners of a `(z, y, x)` volume under two affines, in voxels (their shortest edge under the first)."""
+    corners = np.array(np.meshgrid(*((0, length - 1) for length in shape[::-1]), [1], indexing="ij")).reshape(4, -1)
+    return np.linalg.norm(((affine - other) @ corners)[:3], axis=0).max() / np.linalg.norm(affine[:3, :3], axis=0).min()
+
+
+def _is_gzip(path):
+    return path.name.lower().endswith(".gz")
+
+
+def _first_bytes(path):
+    """The header's bytes, unpacked, of a file that might be anything."""
+    if os.path.isdir(path):  # Path.is_dir raises where a folder above is closed
+        raise InputError(f"{path}: a folder; name the NIfTI file in it")
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(LONGEST_HEADER)
+    except FileNotFoundError:
+        what = "a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise InputError(f"{path}: {what}; mend the path in the manifest or restore the file") from None
+    except PermissionError:
+        raise InputError(f"{path}: no permission to read it; change the mode or owner of the file and its folders") from None
+    except (OSError, ValueError) as error:  # such as a name that is too long, or holds a null byte
+        raise InputError(f"{path}: cannot be read ({error.args[-1]}); mend the path or check the disk") from None
+    if not raw:
+        raise InputError(f"{path}: an empty file; copy it again")
+    if raw.startswith(GIT_LFS):
+        raise InputError(f"{path}: a pointer of git-LFS and not the file itself; fetch it with `git lfs pull`")
+    packed = raw[:2] == b"\x1f\x8b"
+    if packed != _is_gzip(path):
+        raise InputError(f"{path}: {'a gzip file not named .gz' if packed else 'not a gzip file though named .gz'}; rename or restore it")
+    if not packed:
+        return raw
+    try:
+        with gzip.open(path) as file:
+            return file.read(LONGEST_HEADER)
+    except UNREADABLE as error:
+        raise InputError(f"{path}: damaged gzip data ({error}); copy the file again") from None
+
+
+def _stored_shape(stored):
+    """Shape in the file's order. nibabel's own replaces the shapes of some surfaces."""
+    return tuple(int(length) for length in stored["dim"][1 : 1 + max(0, int(stored["dim"][0]))])
+
+
+def _check_kind(path, stored, shape):
+    if len(shape) != 3:
+        raise InputError(f"{path}: {len(shape)}D with shape {shape}; give one 3D volume a file")
+    if min(shape) < 1:
+        raise InputError(f"{path}: shape {shape} holds no voxel; save the volume again")
+    dtype = stored.get_data_dtype()
+    if dtype.kind not in "iuf":
+        kind = {"V": "RGB colours", "c": "complex numbers"}[dtype.kind]
+        raise InputError(f"{path}: voxels are {kind}; give one real number a voxel")
+
+
+def _check_length(path, stored, shape):
+    try:
+        offset = stored.get_data_offset() or stored.single_vox_offset
+    except (ValueError, OverflowError):  # NaN, infinity
+        offset = -1
+    if offset < stored.single_vox_offset:
+        raise InputError(f"{path}: the header does not say where its voxels begin (vox_offset); save the volume again")
+    promised, size = offset + prod(shape) * stored.get_data_dtype().itemsize, path.stat().st_size
+    if promised > size * (GZIP_RATIO if _is_gzip(path) else 1):
+        raise InputError(f"{path}: {size} bytes cannot hold the {promised} that its header promises; the file is cut short, copy it again")
+
+
+def _check_pose(path, stored):
+    """Refuse what says no standard where the volume lies, and every reader takes for something else."""
+    codes, (qfac, *edges) = (int(stored["sform_code"]), int(stored["qform_code"])), stored["pixdim"][:4]
+    if not all(0 <= code <= LAST_CODE for code in codes):
+        fault = f"sform_code {codes[0]} and qform_code {codes[1]} are not both within 0 to {LAST_CODE}"
+    elif not codes[0] and codes[1] and (qfac not in (-1, 0, 1) or min(edges) < 0):
+        fault = f"pixdim {', '.join(f'{value:g}' for value in (qfac, *edges))} is no -1 or 1 and three lengths, which the qform needs"
+    else:
+        return
+    raise InputError(f"{path}: {fault}; save the volume with a sound affine")
+
+
+def _turn(path, stored, shape, zoomless):
+    """nibabel's orientation of the stored axes, and the affine of the turned volume."""
+    try:
+        affine = stored.get_best_affine()
+    except UNREADABLE as error:
+        raise InputError(f"{path}: affine cannot be made of the header ({error}); save the volume with a sound one") from None
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite([*affine.flat, *edges]).all():
+        fault = "NaN or infinite numbers"
+    elif zoomless or not edges.all():
+        fault = "an axis of length zero"
+    elif abs(np.linalg.det(affine[:3, :3] / edges)) < FLATTEST:
+        fault = "axes that do not span space (singular)"
+    else:
+        turn = nib.orientations.io_orientation(affine)
+        return turn, affine @ nib.orientations.inv_ornt_aff(turn, shape)
+    raise InputError(f"{path}: the affine has {fault}; save the volume with a sound one")
+
+
+def _doubts(path, stored):
+    if not stored["sform_code"] and not stored["qform_code"]:
+        return (f"{path}: neither sform nor qform says how the volume lies; its first axis is taken to point to the patient's left",)
+    if not stored["sform_code"] or not stored["qform_code"]:
+        return ()
+    try:
+        with np.errstate(all="ignore"):
+            apart = corner_distance(stored.get_sform(), stored.get_qform(), stored["dim"][3:0:-1])
+    except UNREADABLE:  # a quaternion that is none
+        apart = np.inf
+    if apart <= AFFINE_TOLERANCE:
+        return ()
+    return (f"{path}: sform and qform lie {apart:.3g} voxels apart (tolerance {AFFINE_TOLERANCE}); the sform is used",)
+
+
+def _turned(header, voxels, shape):
+    """Voxels of a volume or of a plane across its last axis, rescaled and turned to `(z, y, x)` or `(y, x)`."""
+    values = np.frombuffer(voxels, header.dtype).reshape(shape, order="F")
+    slope, intercept = header.stored.get_slope_inter()
+    if slope is not None and (slope, intercept) != (1, 0):
+        # In place and in float32: nibabel's float64 takes four times the memory of the file's int16.
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = values.astype(np.float32)
+            values *= slope
+            values += intercept
+    return nib.orientations.apply_orientation(values, header.turn[: len(shape)]).T
+
+
+def _blocks(header, size):
+    """Bytes of a file's voxels, as they are stored, in blocks of `size`, the last one with what remains."""
+    path = header.path
+    promised, offset = prod(header.shape) * header.dtype.itemsize, header.stored.get_data_offset() or header.stored.single_vox_offset
+    read = 0
+    try:
+        with open(path, "rb") as opened:
+            file = _Gunzip(opened) if _is_gzip(path) else opened
+            for begin in range(0, offset, BLOCK):
+                file.read(min(BLOCK, offset - begin))
+            while read < promised:
+                wanted = min(size, promised - read)
+                block = file.read(wanted)
+                read += len(block)
+                if len(block) < wanted:
+                    break
+                yield block
+            while _is_gzip(path) and file.read(BLOCK):  # to its end, where the checksum stands
+                pass
+    except UNREADABLE as error:
+        raise InputError(f"{path}: damaged data ({error}); copy the file again") from None
+    if read < promised:
+        raise InputError(f"{path}: holds {read} bytes of voxels where its header promises {promised}; copy the file again")
+
+
+class _Gunzip:
+    """What a gzip file holds. Python's own module unpacks a few KB at a time, which takes a third longer and slows other threads."""
+
+    def __init__(self, file):
+        self._file, self._stream = file, zlib.decompressobj(GZIP_FORMAT)
+
+    def read(self, size):
+        """The next `size` bytes, fewer at the end; EOFError or zlib.error where the file is cut short or damaged."""
+        pieces = []
+        while size:
+            if self._stream.eof:  # of one member; another may follow, or padding
+                rest = self._stream.unused_data.lstrip(b"\0")
+                while not rest and (block := self._file.read(BLOCK)):
+                    rest = block.lstrip(b"\0")
+                if not rest:
+                    break
+                self._stream = zlib.decompressobj(GZIP_FORMAT)
+            else:
+                rest = self._stream.unconsumed_tail or self._file.read(BLOCK)
+            piece = self._stream.decompress(rest, size)
+            if not piece and not rest:
+                raise EOFError("it ends before its end marker")
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+
+def write_nifti(path, array, affine):
+    """Write a `.nii.gz` whose bytes depend on the content alone: no time, no file name in the gzip header."""
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))

@@ -1,0 +1,161 @@
+"""Training of one model from scratch (section II-B): soft Dice loss over what is annotated, Adam, best checkpoint by validation."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..runtime.prefetch import ahead
+from ..runtime.seeding import generator, torch_generator
+from .aunet import liver_probability
+
+
+def soft_dice_loss(probability, label, weight):
+    """Weighted soft Dice loss (equation 1) over a whole mini-batch.
+
+    All arguments are tensors of one shape: liver probability, label (1 liver, 0 background) and weight (1 annotated, 0 not).
+    """
+    overlap = (weight * label * probability).sum()
+    return 1 - 2 * overlap / ((weight * label).sum() + (weight * probability).sum())
+
+
+def learning_rate(settings, step, limit):
+    """Rate of a step, counted from 1: constant as in the paper, or with `settings.decay` falling to zero at `limit` steps."""
+    if not settings.decay:
+        return settings.learning_rate
+    return settings.learning_rate * (1 - (step - 1) / limit) ** settings.decay
+
+
+class Training:
+    """A training between two of its steps: everything that the steps to come depend on.
+
+    Attributes
+    ----------
+    step, limit : steps done, and their limit (None: none)
+    loss : of the last step, until it is validated
+    best_jaccard, best_step, best_state : the best validation, its step and the model's state there
+    curve : `[step, mean loss since the validation before, validation Jaccard]` of each validation
+    without_progress : validations since the best one
+    """
+
+    _KEPT = ("step", "losses", "curve", "best_state", "best_step", "best_jaccard", "without_progress")
+
+    def __init__(self, model, settings, name, limit):
+        self.model, self.settings, self.limit = model, settings, limit
+        self._device = next(model.parameters()).device
+        self._dropout = torch_generator(self._device, **name, purpose="training dropout")
+        self._optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
+        self.step, self.losses, self.curve = 0, [], []
+        self.best_state, self.best_step, self.best_jaccard, self.without_progress = None, 0, -math.inf, 0
+
+    @property
+    def loss(self):
+        return self.losses[-1]
+
+    def state(self):
+        """Everything that `load` needs to go on from here, as tensors and plain Python values."""
+        tensors = {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "dropout": self._dropout.get_state()}
+        return {**tensors, **{name: getattr(self, name) for name in self._KEPT}}
+
+    def load(self, state):
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._dropout.set_state(state["dropout"].cpu())
+        for name in self._KEPT:
+            setattr(self, name, state[name])
+
+    def staged(self, tensors):
+        """Tensors of a mini-batch in memory from which a GPU fetches them fast."""
+        return [tensor.pin_memory() for tensor in tensors] if self._device.type == "cuda" else tensors
+
+    def update(self, image, label, weight, batch):
+        """One step of the optimizer; FloatingPointError where the loss is not finite, with the weights as they were."""
+        image, label, weight = (tensor.to(self._device, non_blocking=True) for tensor in (image, label, weight))
+        self.model.train()
+        loss = soft_dice_loss(liver_probability(self.model(image, self._dropout)), label, weight)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"step {self.step + 1}: the loss is {value} on {batch}; lower training.learning_rate or check these cases"
+            )
+        self.step += 1
+        self._optimizer.param_groups[0]["lr"] = learning_rate(self.settings, self.step, self.limit)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        self.losses.append(value)
+
+    @property
+    def validated(self):
+        return bool(self.curve) and self.curve[-1][0] == self.step
+
+    def judge(self, jaccard):
+        """Take in the validation after the last step."""
+        self.curve.append([self.step, sum(self.losses) / len(self.losses), jaccard])
+        self.losses, self.without_progress = [], self.without_progress + 1
+        if jaccard > self.best_jaccard:
+            self.best_state = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
+            self.best_step, self.best_jaccard, self.without_progress = self.step, jaccard, 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Outcome of a training. `curve` holds `[step, mean loss since the last validation, validation Jaccard]`."""
+
+    state: dict
+    best_step: int
+    last_step: int
+    best_jaccard: float
+    curve: list
+
+
+def train(model, sampler, validate, settings, name, converge=False, after_step=None, resume=None):
+    """Train `model` in place and return its best state.
+
+    Parameters
+    ----------
+    model : freshly initialised `aunet.AUNet`, on the device to train on
+    sampler : `patches.PatchSampler`
+    validate : callable from the model to the mean validation Jaccard
+    settings : `config.Training`
+    name : keywords `seed, strategy, iteration` that name the training's random draws
+    converge : train until `settings.patience` validations bring nothing better, instead of for `settings.max_epochs`
+    after_step : callable that takes the `Training` after every step (the last one again when resuming), before the validation that may
+        be due; what its `state()` gives then or during that validation can be continued from
+    resume : such a state; the outcome is that of a training which was never interrupted
+
+    Raises
+    ------
+    FloatingPointError
+        The loss of a step is not finite.
+    """
+    training = Training(model, settings, name, settings.converged_max_steps if converge else settings.max_steps)
+    if resume:
+        training.load(resume)
+    batches = enumerate(_batches(sampler, name, None if converge else settings.max_epochs, training.limit), start=1)
+    batches = itertools.islice(batches, max(training.step - 1, 0), None)
+    loaded = ((step, batch, is_last, training.staged(sampler.load(batch))) for step, (batch, is_last) in batches)
+    for step, batch, is_last, tensors in ahead(loaded):
+        if step > training.step:
+            training.update(*tensors, batch)
+        if after_step:
+            after_step(training)
+        if (is_last or step % settings.validate_every == 0) and not training.validated:
+            training.judge(validate(model))
+        if converge and training.without_progress == settings.patience:
+            break
+    return Trained(training.best_state, training.best_step, training.step, training.best_jaccard, training.curve)
+
+
+def _batches(sampler, name, max_epochs, max_steps):
+    """Mini-batches of consecutive epochs, each with whether it is the last one that the limits allow."""
+    step = 0
+    for epoch in itertools.count(1):
+        batches = sampler.epoch(generator(**name, purpose=f"epoch {epoch}"))
+        for position, batch in enumerate(batches, start=1):
+            step += 1
+            is_last = step == max_steps or (epoch == max_epochs and position == len(batches))
+            yield batch, is_last
+            if is_last:
+                return

@@ -1,0 +1,121 @@
+"""The published tables beside those of a run: twin tables that spell out the direction of every difference.
+
+The published numbers describe other data and a larger network trained for days. They tell whether a run shows the same pattern, not
+whether it is right.
+"""
+
+from ..study.keys import DATA_POOL, ModelKey
+from ..study.metrics import METRICS
+from . import published
+from .tables import DECIMALS, TERMS, by_iteration, effects, markdown_table, titled, value_text
+
+LABEL = "**Published** (five clinical sites, 234 other test cases)"
+ITERATIONS = range(1, 6)  # of the paper
+
+
+def published_datasets():
+    """Table 1 as published."""
+    rows = []
+    for site, data in published.datasets().items():
+        plane, slices = (f"[{low:.1f}–{high:.1f}]" for low, high in (data.inplane_spacing_mm, data.slice_spacing_mm))
+        counts = "/".join(str(count) for count in data.counts.values())
+        size = f"{data.inplane_size} × {data.inplane_size} × [{data.slices[0]}–{data.slices[1]}]"
+        rows.append([site, f"{data.volumes} ({counts})", f"{plane} × {plane} × {slices}", size])
+    return f"{LABEL}\n\n" + markdown_table(["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"], rows)
+
+
+def published_training_data(results):
+    """Table 2 as published, with each strategy's share of the pool's slices there and here."""
+    counts = published.effort()
+
+    def cell(key):
+        return " / ".join(str(count) for count in counts[key].values())
+
+    def share(effort, strategy, last):
+        of_all = effort[DATA_POOL]["annotated_slices"]
+        return f"{100 * effort[ModelKey.of_iteration(strategy, last)]['annotated_slices'] / of_all:.0f}%"
+
+    shares = "; ".join(
+        f"{strategy} {share(counts, strategy, ITERATIONS[-1])} there, {share(results.effort, strategy, results.last)} here"
+        for strategy in results.strategies
+    )
+    table = by_iteration(results.strategies, ITERATIONS, cell)
+    return f"{LABEL}\n\n{table}\n\nShare of all pool slices annotated in the end: {shares}."
+
+
+def published_training_steps(results):
+    """Table 3 as published."""
+    table = by_iteration(results.strategies, ITERATIONS, published.training_steps().__getitem__, with_converged=True)
+    return f"{LABEL}\n\n{table}"
+
+
+def published_metric(results, metric):
+    """Tables 4-7 as published; each cell that has a counterpart says how the one here compares."""
+
+    def cell(key):
+        return _score(results, metric, key)
+
+    here, there = _orders(results, metric, "iteration")
+    return (
+        f"{LABEL}\n\n{by_iteration(results.strategies, ITERATIONS, cell)}\n\n"
+        f"Order by mean in the last iteration, best first: here {', '.join(here)}; published {', '.join(there)}."
+    )
+
+
+def published_converged(results):
+    """Table 8 as published."""
+    rows = []
+    for name, key in results.final_models.items():
+        there = key if key == DATA_POOL else ModelKey.of_converged(key.strategy, ITERATIONS[-1])
+        rows.append([name, *(_score(results, metric, there, key) for metric in METRICS)])
+    orders = "; ".join(
+        "{} here {}, published {}".format(metric, *map(", ".join, _orders(results, metric, "converged"))) for metric in METRICS
+    )
+    return f"{LABEL}\n\n{markdown_table(['', *(titled(metric) for metric in METRICS)], rows)}\n\nOrder by mean, best first: {orders}."
+
+
+def published_quantile_regression(results):
+    """Table 9 as published; each effect says whether the one here has the same sign."""
+    fits, there = {metric: effects(results, metric) for metric in METRICS}, published.quantile_effects()
+    rows = []
+    for position, (term, title) in enumerate(TERMS.items()):
+        cells = []
+        for metric, fit in fits.items():
+            effect = there[metric, term]
+            coefficient, low, high = (value_text(metric, value) for value in (effect.coefficient, effect.low, effect.high))
+            same = "no fit here" if fit.failure else _sign(round(fit.rows[position].coefficient, DECIMALS[metric]), effect.coefficient)
+            cells += [f"{coefficient} [{low}, {high}], {same}", effect.p]
+        rows.append([title, *cells])
+    header = [""] + [text for metric in METRICS for text in (titled(metric), "p")]
+    return f"{LABEL}\n\n{markdown_table(header, rows)}"
+
+
+def _score(results, metric, key, key_here=None):
+    score = published.scores()[key][metric]
+    mean, std, percentile = (value_text(metric, value) for value in (score.mean, score.std, score.percentile))
+    text = f"{mean} ± {std} ({percentile})" + score.stars.replace("*", r"\*")
+    here = results.scores.get(key_here or key)
+    return text if here is None else f"{text}, here {_direction(metric, here[metric].mean(), score.mean)}"
+
+
+def _direction(metric, here, there):
+    here, there = round(float(here), DECIMALS[metric]), round(there, DECIMALS[metric])
+    if here == there:
+        return "equal"
+    return "better" if (here > there) == METRICS[metric].higher_is_better else "worse"
+
+
+def _sign(here, there):
+    return "same sign" if here * there > 0 else "opposite sign" if here * there < 0 else "zero here"
+
+
+def _orders(results, metric, kind):
+    """Strategies by the mean of their last models, best first: here and there."""
+
+    def order(mean):
+        return sorted(results.strategies, key=mean, reverse=METRICS[metric].higher_is_better)
+
+    return (
+        order(lambda strategy: results.scores[ModelKey(kind, strategy, results.last)][metric].mean()),
+        order(lambda strategy: published.scores()[ModelKey(kind, strategy, ITERATIONS[-1])][metric].mean),
+    )

@@ -1,0 +1,240 @@
+"""The paper's Tables 1-9 and further statistics as Markdown, made from the results of a run."""
+
+from collections import defaultdict
+from functools import partial
+
+import numpy as np
+from scipy.integrate import trapezoid
+
+from ..study.keys import DATA_POOL, INITIAL, ModelKey
+from ..study.metrics import METRICS
+from ..study.strategies import STRATEGIES
+from .results import SIZE, SPACING
+from .statistics import bootstrap_interval, holm, quantile_effects, stars, summarize, wilcoxon_against_best
+
+DECIMALS = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}
+TERMS = {"intercept": "Intercept", "uncertainty_sampling": "Uncertainty sampling", "slice_sampling": "Slice sampling"}
+
+
+def markdown_table(header, rows):
+    """A Markdown table with a left-aligned first column and right-aligned others."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def titled(metric):
+    """Metric with its unit, as `HD [mm]`."""
+    unit = METRICS[metric].unit
+    return f"{metric} [{unit}]" if unit else metric
+
+
+def p_text(p_value):
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def value_text(metric, value):
+    return f"{value:.{DECIMALS[metric]}f}"
+
+
+def score_cell(metric, values, best=False, marks=""):
+    """`mean ± sd (percentile)`, the best in bold, significance stars escaped for Markdown."""
+    summary = summarize(values, METRICS[metric].robust_quantile)
+    spread = f" ± {value_text(metric, summary.std)}" if summary.n > 1 else ""
+    text = f"{value_text(metric, summary.mean)}{spread} ({value_text(metric, summary.percentile)})"
+    return (f"**{text}**" if best else text) + marks.replace("*", r"\*")
+
+
+def datasets(results):
+    """Table 1: volumes of each site by split, voxel sizes and resolutions."""
+    by_site = defaultdict(list)
+    for volume in results.volumes:
+        by_site[volume["site"]].append(volume)
+    rows = []
+    for site, volumes in sorted(by_site.items(), key=lambda item: (-len(item[1]), item[0])):
+        counts = [sum(volume["split"] == split for volume in volumes) for split in ("pool", "val", "test")]
+        spacing = " × ".join(_range(volumes, name, "{:.2f}") for name in reversed(SPACING))
+        size = " × ".join(_range(volumes, name, "{:.0f}") for name in reversed(SIZE))
+        rows.append([site, f"{len(volumes)} ({'/'.join(map(str, counts))})", spacing, size])
+    return markdown_table(["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"], rows)
+
+
+def _range(volumes, name, pattern):
+    values = [float(volume[name]) for volume in volumes]
+    low, high = pattern.format(min(values)), pattern.format(max(values))
+    return low if low == high else f"[{low}–{high}]"
+
+
+def training_data(results):
+    """Table 2: annotated slices / liver slices / patients."""
+
+    def cell(key):
+        return " / ".join(str(count) for count in results.effort[key].values())
+
+    return by_iteration(results.strategies, results.iterations, cell)
+
+
+def training_steps(results):
+    """Table 3: steps of the checkpoint used for evaluation, of steps trained."""
+
+    def cell(key):
+        training = results.training[key]
+        return f"{training['best_step']} of {training['last_step']}"
+
+    return by_iteration(results.strategies, results.iterations, cell, with_converged=True)
+
+
+def by_iteration(strategies, iterations, cell, with_converged=False):
+    """The layout of Tables 2-7: rows initial, iterations, data pool; a column per strategy, and one for models of none.
+
+    `cell(key)` gives the text of a `ModelKey`'s cell.
+    """
+    blanks = [""] * len(strategies)
+    rows = [["initial", *blanks, cell(INITIAL)]]
+    for iteration in iterations:
+        keys = [ModelKey.of_iteration(strategy, iteration) for strategy in strategies]
+        rows.append([f"iter. {iteration}", *map(cell, keys), ""])
+    if with_converged:
+        keys = [ModelKey.of_converged(strategy, iterations[-1]) for strategy in strategies]
+        rows.append([f"iter. {iterations[-1]} (converged)", *map(cell, keys), ""])
+    rows.append(["data pool", *blanks, cell(DATA_POOL)])
+    return markdown_table(["", *strategies, "no query"], rows)
+
+
+def comparisons(results, metric, kind):
+    """Wilcoxon comparisons of all strategies against the best of each iteration: `{iteration: {strategy: Comparison}}`.
+
+    `kind` is that of the models: "iteration", or "converged", of which there is only the last iteration.
+    """
+    found = {}
+    for iteration in results.iterations if kind == "iteration" else [results.last]:
+        keys = {strategy: ModelKey(kind, strategy, iteration) for strategy in results.strategies}
+        samples = {strategy: results.scores[key][metric] for strategy, key in keys.items()}
+        found[iteration] = wilcoxon_against_best(samples, METRICS[metric].higher_is_better)
+    return found
+
+
+def metric_by_iteration(results, metric):
+    """Tables 4-7: a metric of the iterations' models."""
+    tests = comparisons(results, metric, "iteration")
+
+    def cell(key):
+        return compared_cell(results, metric, key, tests.get(key.iteration))
+
+    return by_iteration(results.strategies, results.iterations, cell)
+
+
+def compared_cell(results, metric, key, tests=None):
+    """Cell of a model, marked by the comparisons `{strategy: Comparison}` of its row; without any it takes no part in one."""
+    test = (tests or {}).get(key.strategy)
+    best = bool(tests) and test is None
+    return score_cell(metric, results.scores[key][metric], best, test.stars if test else "")
+
+
+def converged(results):
+    """Table 8: all metrics of the converged models; the data pool's model takes no part in the comparison."""
+    tests = {metric: comparisons(results, metric, "converged") for metric in METRICS}
+    rows = [
+        [name, *(compared_cell(results, metric, key, tests[metric].get(key.iteration)) for metric in METRICS)]
+        for name, key in results.final_models.items()
+    ]
+    return markdown_table(["", *(titled(metric) for metric in METRICS)], rows)
+
+
+def effects(results, metric):
+    """Quantile regression of a metric of the converged models on uncertainty and slice sampling."""
+    strategies = [STRATEGIES[name] for name in results.strategies]
+    values = [results.scores[results.final_models[strategy.name]][metric] for strategy in strategies]
+    uncertainty, slices = (
+        np.repeat(flags, len(results.cases))
+        for flags in (
+            [strategy.by_uncertainty for strategy in strategies],
+            [strategy.by_slices for strategy in strategies],
+        )
+    )
+    return quantile_effects(np.concatenate(values), uncertainty, slices, METRICS[metric].robust_quantile)
+
+
+def quantile_regression(results):
+    """Table 9 and the metrics whose fit failed, `{metric: reason}`."""
+    fits = {metric: effects(results, metric) for metric in METRICS}
+    rows = []
+    for position, title in enumerate(TERMS.values()):
+        cells = []
+        for metric, fit in fits.items():
+            if fit.failure:
+                cells += ["failed", ""]
+                continue
+            row = fit.rows[position]
+            low, high = (value_text(metric, value) for value in (row.ci_low, row.ci_high))
+            cells += [f"{value_text(metric, row.coefficient)} [{low}, {high}]", p_text(row.p_value)]
+        rows.append([title, *cells])
+    header = [""] + [text for metric in METRICS for text in (titled(metric), "p")]
+    return markdown_table(header, rows), {metric: fit.failure for metric, fit in fits.items() if fit.failure}
+
+
+def corrected_tests(results, metric, kind):
+    """Every comparison of a table with p, Holm's p over these comparisons, and effect size; None without comparisons."""
+    tests = [(iteration, strategy, test) for iteration, row in comparisons(results, metric, kind).items() for strategy, test in row.items()]
+    if not tests:
+        return None
+    adjusted = holm([test.p for _, _, test in tests])
+    rows = [
+        [
+            f"iter. {iteration}", strategy, test.best, test.n, test.zeros, p_text(test.p),
+            p_text(corrected) + stars(corrected).replace("*", r"\*"), f"{test.effect:+.2f}", test.method,
+        ]
+        for (iteration, strategy, test), corrected in zip(tests, adjusted, strict=True)
+    ]  # fmt: skip
+    return markdown_table(["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size", "method"], rows)
+
+
+def intervals(results):
+    """Bootstrap 95% confidence intervals of mean and percentile of the models that are compared at the end."""
+    rows = []
+    for name, key in results.final_models.items():
+        for metric, properties in METRICS.items():
+            values = results.scores[key][metric]
+            cells = []
+            for statistic in (np.mean, partial(np.quantile, q=properties.robust_quantile)):
+                ends = bootstrap_interval(values, statistic, seed=results.provenance["seed"])
+                low, high = (value_text(metric, end) for end in ends)
+                cells.append(f"{value_text(metric, statistic(values))} [{low}, {high}]")
+            rows.append([name, titled(metric), *cells])
+    return markdown_table(["Model", "Metric", "mean [95% CI]", "5th or 95th percentile [95% CI]"], rows)
+
+
+def by_site(results, metric):
+    """Mean of a metric at each site of the test cases, for the models that are compared at the end."""
+    sites = sorted(set(results.sites))
+    places = {site: [index for index, other in enumerate(results.sites) if other == site] for site in sites}
+    rows = [
+        [name, *(value_text(metric, results.scores[key][metric][places[site]].mean()) for site in sites)]
+        for name, key in results.final_models.items()
+    ]
+    return markdown_table([titled(metric), *(f"{site} (n = {len(places[site])})" for site in sites)], rows)
+
+
+def effort_areas(results):
+    """Area under the curve of mean DICE against annotated liver slices, `{strategy: area}`, and the range of slices it is over.
+
+    The curve starts at the initial model. All areas are over the range of effort that every strategy covers, and divided by it: a
+    mean DICE between 0 and 1.
+    """
+    curves = {}
+    for strategy in results.strategies:
+        keys = results.curve(strategy)
+        effort = [results.effort[key]["annotated_liver_slices"] for key in keys]
+        curves[strategy] = effort, [results.scores[key]["DICE"].mean() for key in keys]
+    start, stop = results.effort[INITIAL]["annotated_liver_slices"], min(effort[-1] for effort, _ in curves.values())
+    areas = {}
+    for strategy, (effort, dice) in curves.items():
+        grid = np.unique([start, *(slices for slices in effort if slices < stop), stop])
+        height = np.interp(grid, effort, dice)
+        areas[strategy] = float(trapezoid(height, grid) / (stop - start)) if stop > start else float(dice[0])
+    return areas, (start, stop)
+
+
+def missed_livers(results):
+    """Models that missed a liver altogether, with counts; None without any."""
+    rows = [[key.title, count, len(results.cases)] for key, count in results.missed.items() if count]
+    return markdown_table(["Model", "missed livers", "test cases"], rows) if rows else None

@@ -1,0 +1,45 @@
+"""How a program ends: its exit code, and a line that says why, printed by one process of the team."""
+
+import sys
+from collections.abc import Callable
+
+from .errors import InputError
+from .team import PeerLostError
+
+CONTINUES = "the same command continues where it stopped"
+
+
+def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
+    """Exit code of `work()`: 0 done, 2 bad input, 130 interrupted, 1 anything else.
+
+    Errors that a user can correct are printed behind the name of the `program`; others keep their traceback. `rank` is
+    this process's number in the team.
+    """
+    try:
+        work()
+    except InputError as error:
+        code, text, cause = 2, str(error), error
+    except KeyboardInterrupt as interrupt:
+        code, text, cause = 130, f"interrupted ({interrupt}); {CONTINUES}", interrupt
+    except PeerLostError as error:
+        code, text, cause = 1, f"{error}; {CONTINUES}", error
+    except FloatingPointError as error:
+        code, text, cause = 1, str(error), error
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
+        code, text, cause = 1, f"{what}; nothing that was finished is lost: correct this, and {CONTINUES}", error
+    else:
+        return 0
+    if speaks_for_team(cause, rank):
+        print(f"{program}: {text}", file=sys.stderr)
+    return code
+
+
+def failed_first(error: BaseException, first: bool) -> None:
+    """Note whether this process was the first of its team to fail."""
+    error.failed_first = first
+
+
+def speaks_for_team(error: BaseException, rank: int) -> bool:
+    """Whether this process prints an error: the first of the team to fail, or the leader while there is no team."""
+    return getattr(error, "failed_first", rank == 0)

@@ -1,0 +1,19 @@
+"""The names of everything that a run leaves on disk."""
+
+# In a run's folder; a model's folder inside it is named by `study.keys.ModelKey.folder`.
+RUN = "run.json"
+LOCK = "lock.json"
+STATUS = "status"
+CACHE = "cache"  # beside the runs' folders, shared by all of them
+
+# In a model's folder.
+MODEL, CHECKPOINT, CURVE = "model.pt", "training.pt", "training.csv"
+
+# In a report's folder.
+REPORT = "report.md"
+CASES, ANNOTATION, QUERIES, TRAINING, VOLUMES, TIMING = (
+    f"results/{name}.csv" for name in ("cases", "annotation", "queries", "training", "volumes", "timing")
+)
+PROVENANCE = "results/provenance.json"
+SLICES = "results/slices.npz"
+SEEDS = "results/seeds.csv"  # of a report across seeds

@@ -1,0 +1,165 @@
+"""Work that is remembered on disk, and that any number of processes work off together.
+
+A task is a generator. It yields the stages it needs, one at a time, and gets the result of each once that is complete,
+whoever completed it and whenever: results are kept in files, so a program that was stopped continues where it was. A
+task may also wait for another task. What can be worked on at a moment is claimed piece by piece from the team.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .storage import read_json, write_json
+from .team import Team
+
+ROUND_SECONDS = 2  # after which the pieces that have become possible meanwhile are looked for
+# What to do first: what others wait for, then what takes long, then what fills the gaps.
+BLOCKING, LONG, SHORT, PART = range(4)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Work that one process does at a time. `work` returns what is kept in the file `path`, by which it is claimed."""
+
+    priority: int
+    path: Path
+    work: Callable[[], dict]
+
+
+class Stage:
+    """One piece of work, and the file that holds its result and its seconds once it is complete.
+
+    Parameters
+    ----------
+    path : the file
+    work : callable that returns the result, which must survive JSON
+    priority : one of `BLOCKING, LONG, SHORT, PART`
+    leftovers : files and folders that are of no use once the stage is complete
+    """
+
+    def __init__(self, path: Path, work: Callable[[], Any], priority: int, leftovers: Iterable[Path] = ()):
+        self.path, self.priority = path, priority
+        self._work, self._leftovers, self._content = work, tuple(leftovers), None
+
+    @property
+    def complete(self) -> bool:
+        if self._content is None and self.path.exists():
+            self._content = read_json(self.path)
+        return self._content is not None
+
+    @property
+    def result(self) -> Any:
+        return self._content["result"]
+
+    def pieces(self) -> list[Piece]:
+        """What can be worked on now."""
+        return [Piece(self.priority, self.path, lambda: timed(self._work))]
+
+    def clear_up(self) -> None:
+        """Remove the leftovers of a complete stage, also of one whose process was killed before it did."""
+        for path in self._leftovers:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+class SharedStage(Stage):
+    """A stage in parts, each a piece of its own. Their results are gathered into a list when all are there.
+
+    Parameters
+    ----------
+    path, priority : as for `Stage`
+    parts : callables, one per part
+    """
+
+    def __init__(self, path: Path, parts: Iterable[Callable[[], Any]], priority: int):
+        self._folder = path.with_suffix("")
+        self._parts = {self._folder / f"{number}.json": part for number, part in enumerate(parts)}
+        super().__init__(path, self._gather, priority, [self._folder])
+
+    def pieces(self) -> list[Piece]:
+        there = set(self._folder.glob("*.json"))
+        missing = [Piece(self.priority, path, lambda part=part: timed(part)) for path, part in self._parts.items() if path not in there]
+        if self.path.exists():  # gathered by another process at this moment, and the parts may be gone
+            return []
+        return missing or [Piece(BLOCKING, self.path, self._gather)]
+
+    def _gather(self) -> dict:
+        parts = [read_json(path) for path in self._parts]
+        return {"result": [part["result"] for part in parts], "seconds": sum(part["seconds"] for part in parts)}
+
+
+class Task:
+    """A generator under way; `complete` with a `result` when it has returned."""
+
+    def __init__(self, steps: Generator):
+        self.complete, self.result = False, None
+        self._steps, self.awaited = steps, None
+
+    def advance(self) -> bool:
+        """Go on as far as results are there; whether it got any further."""
+        moved = False
+        while not self.complete and (self.awaited is None or self.awaited.complete):
+            moved = True
+            if isinstance(self.awaited, Stage):
+                self.awaited.clear_up()
+            try:
+                self.awaited = self._steps.send(self.awaited and self.awaited.result)
+            except StopIteration as end:
+                self.complete, self.result, self.awaited = True, end.value, None
+        return moved
+
+
+class Tasks:
+    """Tasks that one program works off, together with the other processes of its team.
+
+    Attributes
+    ----------
+    worked : whether any round of work has begun; before that, whatever is complete was found on disk
+    """
+
+    def __init__(self, folder: Path, team: Team):
+        self.worked = False
+        self._folder, self._team, self._tasks = folder, team, []
+
+    def start(self, steps: Generator) -> Task:
+        task = Task(steps)
+        self._tasks.append(task)
+        return task
+
+    def work_off(self) -> None:
+        """Return when all tasks are complete, those too that were started meanwhile."""
+        while self._advance():
+            self.worked = True
+            if not self._work():
+                self._team.pause()
+
+    def _advance(self) -> bool:
+        """Let every task go on as far as it can; whether any is left."""
+        moved = True
+        while moved:
+            moved = sum(task.advance() for task in self._tasks)  # every one of them, in every turn
+        return not all(task.complete for task in self._tasks)
+
+    def _work(self) -> bool:
+        """Work for a while on what is possible now; whether there was anything that nobody else does."""
+        stages = [task.awaited for task in self._tasks if isinstance(task.awaited, Stage)]
+        pieces = [piece for stage in stages for piece in stage.pieces()]
+        worked, until = False, time.monotonic() + ROUND_SECONDS
+        for piece in sorted(pieces, key=lambda piece: piece.priority):
+            if self._team.claim(str(piece.path.relative_to(self._folder))):
+                worked = True
+                write_json(piece.path, piece.work())
+            if time.monotonic() > until:
+                break
+        return worked
+
+
+def timed(work: Callable[[], Any]) -> dict:
+    """Result of `work` and how long it took, in wall seconds."""
+    started = time.monotonic()
+    result = work()
+    return {"result": result, "seconds": time.monotonic() - started}

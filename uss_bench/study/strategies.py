@@ -1,0 +1,172 @@
+"""The query strategies: one table, and the functions that choose (section II-E).
+
+A strategy sees a `Pool` and never a label. Ties are broken by case id and slice, so that what it chooses depends on
+nothing but its arguments. To add a strategy is to write a function and a line of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from scipy.signal import find_peaks
+
+from ..runtime.errors import InputError
+
+
+class Query(NamedTuple):
+    """What is to be annotated next: a slice of a case, counted from 0 on the working grid, or the whole volume (None).
+
+    `score` says why, in nats; None where chance chose.
+    """
+
+    case_id: str
+    z: int | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class PoolCase:
+    """What a strategy knows of a volume.
+
+    Attributes
+    ----------
+    slices : number of axial slices on the working grid
+    annotated : indices of those that are annotated already
+    scores : under the model that queries, those of the `needs` of the strategy:
+        "volume", mean entropy of the predicted liver in nats; "profile", `(z,)` mean entropy of each slice in nats
+    """
+
+    case_id: str
+    slices: int
+    annotated: frozenset[int] = frozenset()
+    scores: dict = field(default_factory=dict)
+
+    @property
+    def open_slices(self) -> list[int]:
+        return [z for z in range(self.slices) if z not in self.annotated]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The volumes to choose from, and the least distance between slice candidates of a volume, in slices."""
+
+    cases: Sequence[PoolCase]
+    min_distance: int = 5
+
+    @property
+    def untouched(self) -> list[PoolCase]:
+        """Volumes without any annotation."""
+        return [case for case in self.cases if not case.annotated]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A query strategy.
+
+    Attributes
+    ----------
+    name : of at most a few letters, for tables and figures
+    asks_for : "volumes" or "slices"
+    choose : function `(pool, count, generator)` that returns queries, the most wanted first. `pool` is a `Pool`,
+        `count` the number of volumes or slices to annotate, `generator` a `numpy.random.Generator`
+    needs : names of the scores that it wants; with any, the model before is trained first, and scores the pool
+    until_liver : the queries are annotated in their order only until `count` of them show liver
+    colour : of its lines in figures
+    """
+
+    name: str
+    asks_for: str
+    choose: Callable[[Pool, int, np.random.Generator], Iterable[Query]]
+    needs: tuple[str, ...] = ()
+    until_liver: bool = False
+    colour: str = "#000000"
+
+    @property
+    def by_slices(self) -> bool:
+        return self.asks_for == "slices"
+
+    @property
+    def by_uncertainty(self) -> bool:
+        return bool(self.needs)
+
+
+def slice_candidates(profile: np.ndarray, min_distance: int = 5) -> np.ndarray:
+    """Sorted indices of the local maxima of a slice uncertainty profile, at least `min_distance` slices apart.
+
+    Of two closer maxima the higher stays; a plateau counts once, at its middle. The first and the last slice have only
+    one neighbour and are never maxima.
+
+    >>> slice_candidates(np.array([0, 3, 0, 2, 0, 0, 1, 0]), min_distance=3)
+    array([1, 6])
+    """
+    peaks, _ = find_peaks(profile, distance=min_distance)
+    return peaks
+
+
+def most_uncertain_volumes(pool, count, generator):
+    """The untouched volumes of highest volume uncertainty."""
+    queries = [Query(case.case_id, score=case.scores["volume"]) for case in pool.untouched]
+    return sorted(queries, key=_most_uncertain_first)[:count]
+
+
+def random_volumes(pool, count, generator):
+    """Untouched volumes, drawn without replacement."""
+    case_ids = sorted(case.case_id for case in pool.untouched)
+    return [Query(str(case_id)) for case_id in generator.choice(case_ids, size=count, replace=False)]
+
+
+def most_uncertain_slices(pool, count, generator):
+    """The slice candidates of highest slice uncertainty over the whole pool; fewer where fewer exist."""
+    queries = [
+        Query(case.case_id, int(z), float(case.scores["profile"][z]))
+        for case in pool.cases
+        if len(case.annotated) < case.slices
+        for z in slice_candidates(case.scores["profile"], pool.min_distance)
+        if z not in case.annotated
+    ]
+    return sorted(queries, key=_most_uncertain_first)[:count]
+
+
+def random_slices(pool, count, generator):
+    """All open slices in random order."""
+    cases = sorted(pool.cases, key=lambda case: case.case_id)
+    queries = [Query(case.case_id, z) for case in cases for z in case.open_slices]
+    return [queries[index] for index in generator.permutation(len(queries))]
+
+
+def _most_uncertain_first(query):
+    return -query.score, query.case_id, query.z
+
+
+# In the order of the paper's tables. Okabe and Ito's colours: blue for volumes, orange for slices.
+STRATEGIES = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy("UVS", "volumes", most_uncertain_volumes, needs=("volume",), colour="#0072B2"),
+        Strategy("RVS", "volumes", random_volumes, colour="#56B4E9"),
+        Strategy("USS", "slices", most_uncertain_slices, needs=("profile",), colour="#D55E00"),
+        Strategy("RSS", "slices", random_slices, until_liver=True, colour="#E69F00"),
+    )
+}
+PAPER = ("UVS", "RVS", "USS", "RSS")
+FEATURED = "USS"  # whose queries the figures show
+BUDGET = "UVS"  # whose effort sets how many slices the slice strategies get
+
+
+def named(names: Iterable[str]) -> list[Strategy]:
+    """Strategies by their names in any case of letters, each once, in the order of the table; `all` is the paper's four.
+
+    Raises
+    ------
+    InputError
+        A name is unknown.
+    """
+    asked = [name.upper() for name in names]
+    unknown = [name for name in asked if name not in STRATEGIES and name != "ALL"]
+    if unknown:
+        raise InputError(f"--strategy {' '.join(unknown)}: unknown; choose all, or any of {', '.join(STRATEGIES)}")
+    chosen = {*asked, *(PAPER if "ALL" in asked else ())}
+    return [strategy for name, strategy in STRATEGIES.items() if name in chosen]
