@@ -9,7 +9,9 @@ from uss_bench.commands import run_main
 
 def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else arguments
-    return run_main(["--manifest", str(Path(__file__).with_name("data_manifest.csv")), *arguments], "benchmark.py")
+    return run_main(
+        ["--manifest", str(Path(__file__).with_name("data_manifest.csv")), *arguments], "benchmark.py"
+    )
 
 
 if __name__ == "__main__":

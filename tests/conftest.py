@@ -23,7 +23,9 @@ def random_net():
             net = AUNet(widths, flat_levels, dropout)
             for module in net.modules():
                 if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
-                    fan_in = module.in_channels * (1 if isinstance(module, nn.ConvTranspose3d) else module.weight[0, 0].numel())
+                    fan_in = module.in_channels * (
+                        1 if isinstance(module, nn.ConvTranspose3d) else module.weight[0, 0].numel()
+                    )
                     module.weight.normal_(0, (2 / fan_in) ** 0.5)
                 elif isinstance(module, nn.BatchNorm3d):
                     module.weight.uniform_(0.8, 1.2)
@@ -44,7 +46,10 @@ def nifti_case(tmp_path):
         paths = [tmp_path / f"{case_id}_{name}.nii.gz" for name in ("ct", "liver")]
         nib.save(nib.Nifti1Image(np.asarray(image).transpose(2, 1, 0), affine), paths[0])
         nib.save(
-            nib.Nifti1Image(np.asarray(label).astype(np.uint8).transpose(2, 1, 0), label_affine if label_affine is not None else affine),
+            nib.Nifti1Image(
+                np.asarray(label).astype(np.uint8).transpose(2, 1, 0),
+                label_affine if label_affine is not None else affine,
+            ),
             paths[1],
         )
         return Case(case_id, "site", "pool", *paths, patient_id=case_id, **fields)

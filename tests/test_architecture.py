@@ -30,9 +30,15 @@ def imports_within(tree):
         if isinstance(node, ast.ImportFrom):
             path = [*(["uss_bench"] if node.level else []), *(node.module.split(".") if node.module else [])]
             if path[0] == "uss_bench":
-                found.update([path[1]] if len(path) > 1 else [alias.name for alias in node.names if alias.name in MODULES])
+                found.update(
+                    [path[1]]
+                    if len(path) > 1
+                    else [alias.name for alias in node.names if alias.name in MODULES]
+                )
         elif isinstance(node, ast.Import):
-            found.update(alias.name.split(".")[1] for alias in node.names if alias.name.startswith("uss_bench."))
+            found.update(
+                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("uss_bench.")
+            )
     return found
 
 
@@ -54,7 +60,9 @@ def test_every_module_is_on_a_floor():
 
 @pytest.mark.parametrize("module", FLOOR)
 def test_a_module_imports_only_from_lower_floors(module):
-    upwards = {name for name in imports_within(MODULES[module]) if FLOOR.get(name, len(FLOORS)) >= FLOOR[module]}
+    upwards = {
+        name for name in imports_within(MODULES[module]) if FLOOR.get(name, len(FLOORS)) >= FLOOR[module]
+    }
     assert not upwards
 
 

@@ -19,7 +19,9 @@ REAL = ROOT.parent / "shared" / "data" / "real"
 
 def benchmark(*arguments, folder, **options):
     command = [sys.executable, str(ROOT / "benchmark.py"), *map(str, arguments)]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 def finish(process):
@@ -33,7 +35,9 @@ def finish(process):
 
 def deterministic_files(report):
     """Bytes of everything in a report folder that equal runs must agree on."""
-    files = {path.relative_to(report).as_posix(): path.read_bytes() for path in report.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(report).as_posix(): path.read_bytes() for path in report.rglob("*") if path.is_file()
+    }
     del files["results/timing.csv"]
     return files
 
@@ -82,7 +86,9 @@ def test_report_is_rebuilt_from_its_results_alone(smoke, tmp_path):
     for path in (original / "results").iterdir():
         (report / "results").mkdir(parents=True, exist_ok=True)
         (report / "results" / path.name).write_bytes(path.read_bytes())
-    code, _, err = finish(benchmark("--preset", "smoke", "--report-only", "--reports", report.parent, folder=tmp_path))
+    code, _, err = finish(
+        benchmark("--preset", "smoke", "--report-only", "--reports", report.parent, folder=tmp_path)
+    )
     assert code == 0, err
     assert deterministic_files(report) == deterministic_files(original)
 
@@ -137,7 +143,11 @@ def test_real_volumes_run_from_end_to_end(tmp_path):
         "training.converged_max_steps=40",
     ]
     arguments = [part for setting in short for part in ("--set", setting)]
-    code, _, err = finish(benchmark("--manifest", REAL / "manifest_real.csv", "--preset", "real-smoke", *arguments, folder=tmp_path))
+    code, _, err = finish(
+        benchmark(
+            "--manifest", REAL / "manifest_real.csv", "--preset", "real-smoke", *arguments, folder=tmp_path
+        )
+    )
     assert code == 0, err
     rows = list(csv.DictReader((tmp_path / "reports" / "real-smoke-seed0" / "results" / "cases.csv").open()))
     assert len(rows) == 10 and {row["case_id"] for row in rows} == {"chaos03"}

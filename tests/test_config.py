@@ -62,7 +62,11 @@ OVERRIDES = {
 
 
 def flat(settings):
-    return {f"{section}.{key}": value for section, values in asdict(settings).items() for key, value in values.items()}
+    return {
+        f"{section}.{key}": value
+        for section, values in asdict(settings).items()
+        for key, value in values.items()
+    }
 
 
 def test_the_paper_preset_holds_the_numbers_of_the_paper():
@@ -93,7 +97,16 @@ def test_every_setting_can_be_overridden():
 
 
 def test_values_take_the_type_of_their_setting():
-    settings = resolve("paper", ["data.spacing=3,2,1", "data.scale=1", " network.flat_levels = 1 ", "network.widths=4", "data.pool=None"])
+    settings = resolve(
+        "paper",
+        [
+            "data.spacing=3,2,1",
+            "data.scale=1",
+            " network.flat_levels = 1 ",
+            "network.widths=4",
+            "data.pool=None",
+        ],
+    )
     assert [type(value) for value in settings.data.spacing] == [float] * 3
     assert type(settings.data.scale) is float
     assert settings.network.widths == (4,)  # one number is a tuple of one
@@ -155,7 +168,13 @@ def test_a_faulty_override_is_an_input_error_that_names_it(override):
 
 
 def test_all_faulty_overrides_are_named_in_one_message():
-    faulty = ["training.max_stepz=3", "network.dropout=2", "data.window=5,5", "training.max_steps", "query.iterations=many"]
+    faulty = [
+        "training.max_stepz=3",
+        "network.dropout=2",
+        "data.window=5,5",
+        "training.max_steps",
+        "query.iterations=many",
+    ]
     with pytest.raises(InputError) as error:
         resolve("paper", [*faulty[:2], "inference.samples=4", *faulty[2:]])
     title, *lines = str(error.value).split("\n  ")
@@ -212,16 +231,29 @@ def test_a_config_as_dictionary_survives_json(preset):
 
 
 def test_differences_name_what_changed_in_both_directions():
-    before, after = (config.as_dict(resolve("paper", overrides)) for overrides in ([], ["inference.samples=3", "data.spacing=2,2,2"]))
+    before, after = (
+        config.as_dict(resolve("paper", overrides))
+        for overrides in ([], ["inference.samples=3", "data.spacing=2,2,2"])
+    )
     assert config.differences(before, before) == []
-    assert config.differences(before, after) == [("data.spacing", [1.5, 1.0, 1.0], [2.0, 2.0, 2.0]), ("inference.samples", 20, 3)]
+    assert config.differences(before, after) == [
+        ("data.spacing", [1.5, 1.0, 1.0], [2.0, 2.0, 2.0]),
+        ("inference.samples", 20, 3),
+    ]
     del before["inference"]["samples"], after["data"]["spacing"]  # settings of another version
-    assert config.differences(before, after) == [("data.spacing", [1.5, 1.0, 1.0], None), ("inference.samples", None, 3)]
+    assert config.differences(before, after) == [
+        ("data.spacing", [1.5, 1.0, 1.0], None),
+        ("inference.samples", None, 3),
+    ]
 
 
 def test_the_help_lists_every_setting_with_its_text_and_default():
     lines = list(config.describe())
-    settings = [(f"{section.name}.{setting.name}", setting) for section in fields(Config) for setting in fields(section.default)]
+    settings = [
+        (f"{section.name}.{setting.name}", setting)
+        for section in fields(Config)
+        for setting in fields(section.default)
+    ]
     assert len(lines) == len(settings) == len(flat(Config()))
     for line, (name, setting) in zip(lines, settings, strict=True):
         assert line.split()[0] == name

@@ -37,9 +37,22 @@ SETTINGS = {
     "query.iterations": 1,
     "query.slices_per_iteration": 2,
 }
-SHORT = ["--strategy", "uss", *(part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}"))]
+SHORT = [
+    "--strategy",
+    "uss",
+    *(part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")),
+]
 
-TINY = ["--manifest", "manifest.csv", "--set", "data.spacing=4,4,4", "--set", "training.patch=4,16,16", "--set", "query.min_distance=2"]
+TINY = [
+    "--manifest",
+    "manifest.csv",
+    "--set",
+    "data.spacing=4,4,4",
+    "--set",
+    "training.patch=4,16,16",
+    "--set",
+    "query.min_distance=2",
+]
 
 # Forked from a server that has imported everything, a run starts in a tenth of a second instead of several.
 processes = multiprocessing.get_context("forkserver")
@@ -65,7 +78,9 @@ def _run(folder, stderr, arguments, prepare):
 
     if prepare:
         prepare()
-    sys.exit(main(["--preset", "smoke", "--name", NAME, "--workers", "1", *SHORT, *TINY, *map(str, arguments)]))
+    sys.exit(
+        main(["--preset", "smoke", "--name", NAME, "--workers", "1", *SHORT, *TINY, *map(str, arguments)])
+    )
 
 
 def outcome(process, told):
@@ -90,16 +105,24 @@ def kept_files(folder):
 def cached_files(folder):
     """Names of what whole entries of the cache hold; it is shared by runs, none of which knows whether another still writes one."""
     cache = folder / "runs" / "cache"
-    return {path.relative_to(cache).as_posix() for path in cache.glob("[!.]*/*") if path.parent.name != "digests"}
+    return {
+        path.relative_to(cache).as_posix() for path in cache.glob("[!.]*/*") if path.parent.name != "digests"
+    }
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Folder of tiny cases and their manifest."""
     folder = tmp_path_factory.mktemp("data")
-    cases = [write_case(folder, number, split) for number, split in enumerate(["pool", "pool", "pool", "val", "test", "test"])]
+    cases = [
+        write_case(folder, number, split)
+        for number, split in enumerate(["pool", "pool", "pool", "val", "test", "test"])
+    ]
     rows = [{name: getattr(case, name) for name in ("case_id", "site", "split")} for case in cases]
-    rows = [{**row, "image": case.image.name, "label": case.label.name} for row, case in zip(rows, cases, strict=True)]
+    rows = [
+        {**row, "image": case.image.name, "label": case.label.name}
+        for row, case in zip(rows, cases, strict=True)
+    ]
     storage.write_csv(folder / "manifest.csv", list(rows[0]), rows)
     return folder
 
@@ -179,7 +202,10 @@ class Kill:
         calls = itertools.count(1)
 
         def killing(function, *arguments, **options):
-            now = any(str(argument).endswith(self.ending) for argument in arguments) and next(calls) == self.count
+            now = (
+                any(str(argument).endswith(self.ending) for argument in arguments)
+                and next(calls) == self.count
+            )
             if now and self.moment == "half":
                 function(arguments[0], arguments[1][: len(arguments[1]) // 2])
             if now and self.moment != "after":
@@ -228,7 +254,10 @@ def test_killed_while_phantoms_are_made(tmp_path):
         shutil.copy(ROOT / "data_manifest.csv", tmp_path / name)
     assert run(tmp_path / "undisturbed", *phantoms)[0] == 0
     for count in (1, 4):  # an image, then another case's label
-        assert run(tmp_path / "disturbed", *phantoms, prepare=Kill("os.replace", ".nii.gz", count))[0] == -signal.SIGKILL
+        assert (
+            run(tmp_path / "disturbed", *phantoms, prepare=Kill("os.replace", ".nii.gz", count))[0]
+            == -signal.SIGKILL
+        )
     assert_completes(tmp_path / "disturbed", tmp_path / "undisturbed", *phantoms)
 
 
@@ -439,7 +468,9 @@ class Limit:
 
     def __call__(self):
         def limited(function, *arguments, **options):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (self.size, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+            )
             return function(*arguments, **options)
 
         wrap(self.since, limited)
@@ -483,7 +514,9 @@ def small_disk(data, tmp_path):
     """A copy of the cases on a disk of four megabytes."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True
+    ).returncode:
         pytest.skip("this user may not mount a disk")
     yield shutil.copytree(data, disk, dirs_exist_ok=True)
     subprocess.run(["umount", "--lazy", disk], check=True)
@@ -491,10 +524,16 @@ def small_disk(data, tmp_path):
 
 @pytest.mark.parametrize(
     ("since", "expected", "place"),
-    [("lock._take", 2, f"runs/{NAME}"), ("volumes._build_entry", 1, "runs/cache/"), ("models.train", 1, f"runs/{NAME}/initial/")],
+    [
+        ("lock._take", 2, f"runs/{NAME}"),
+        ("volumes._build_entry", 1, "runs/cache/"),
+        ("models.train", 1, f"runs/{NAME}/initial/"),
+    ],
 )
 def test_a_full_disk_is_told_and_nothing_lost(undisturbed, small_disk, since, expected, place):
-    assert_refused(*run(small_disk, prepare=Fill(f"uss_bench.{since}")), expected, place, "No space left on device")
+    assert_refused(
+        *run(small_disk, prepare=Fill(f"uss_bench.{since}")), expected, place, "No space left on device"
+    )
     (small_disk / "filler").unlink()
     assert_completes(small_disk, undisturbed)
 
@@ -538,15 +577,24 @@ def other_library():
 )
 def test_another_run_is_refused(undisturbed, finished, arguments, prepare, difference):
     shutil.rmtree(finished / "reports")  # which would be refused just as well
-    (finished / "other.csv").write_text((finished / "manifest.csv").read_text().replace(",site,pool", ",another,pool"))
+    (finished / "other.csv").write_text(
+        (finished / "manifest.csv").read_text().replace(",site,pool", ",another,pool")
+    )
     assert_refused(*run(finished, *arguments, prepare=prepare), 2, "another run", difference)
     assert_completes(finished, undisturbed)
 
 
 def test_the_report_of_another_run_is_kept(undisturbed, finished):
     shutil.rmtree(finished / "runs")
-    assert_refused(*run(finished, "--set", "training.max_steps=7"), 2, f"reports/{NAME}", "training.max_steps: 6 there, 7 now")
-    assert deterministic_files(finished / "reports" / NAME) == deterministic_files(undisturbed / "reports" / NAME)
+    assert_refused(
+        *run(finished, "--set", "training.max_steps=7"),
+        2,
+        f"reports/{NAME}",
+        "training.max_steps: 6 there, 7 now",
+    )
+    assert deterministic_files(finished / "reports" / NAME) == deterministic_files(
+        undisturbed / "reports" / NAME
+    )
 
 
 def test_other_files_of_a_case_are_refused(finished):

@@ -34,7 +34,11 @@ SECONDS = 1.0  # of CPU time an input
 def fuzz(check, examples, **strategies):
     """Run `check` on examples that are the same in every run."""
     settings = hypothesis.settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     settings(hypothesis.given(**strategies)(check))()
 
@@ -57,11 +61,24 @@ ODD_CELLS = {
     "image": ["", "..", "/", "liver.nii.gz"],
     "label": ["", "..", "/", "ct.nii.gz"],
     "patient_id": ["", "p0", "p1", "c1"],
-    "label_values": ["", "0", "1;;2", "-1", "1_0", "1.5", "1e3", "9" * 5000],  # the last has more digits than Python converts
+    "label_values": [
+        "",
+        "0",
+        "1;;2",
+        "-1",
+        "1_0",
+        "1.5",
+        "1e3",
+        "9" * 5000,
+    ],  # the last has more digits than Python converts
     "spacing": ["", "1x1", "-1x1x1", "nanx1x1", "1x1xinf", "1e999x1x1", "1e-999x1x1"],
     "initial": ["", "0", "1", "yes"],
 }
-ANY_CELL = st.one_of(st.sampled_from([cell for cells in ODD_CELLS.values() for cell in cells]), st.floats().map(str), st.text(max_size=6))
+ANY_CELL = st.one_of(
+    st.sampled_from([cell for cells in ODD_CELLS.values() for cell in cells]),
+    st.floats().map(str),
+    st.text(max_size=6),
+)
 SOUND_ROWS = [
     [f"c{number}", "site", split, "ct.nii.gz", "liver.nii.gz", f"p{number}", "1;2", "0.7x0.7x1.25", ""]
     for number, split in enumerate(SPLITS)
@@ -75,7 +92,11 @@ def manifests(draw):
     if kind != "table":
         rows = [COLUMNS, *map(list, SOUND_ROWS)]
         for row, column in draw(
-            st.lists(st.tuples(st.sampled_from(rows[1:]), st.sampled_from(COLUMNS)), min_size=kind == "cells", max_size=2)
+            st.lists(
+                st.tuples(st.sampled_from(rows[1:]), st.sampled_from(COLUMNS)),
+                min_size=kind == "cells",
+                max_size=2,
+            )
         ):
             row[COLUMNS.index(column)] = draw(st.one_of(st.sampled_from(ODD_CELLS[column]), ANY_CELL))
     else:
@@ -83,7 +104,9 @@ def manifests(draw):
         columns = draw(st.one_of(st.permutations(COLUMNS), st.lists(names, max_size=10)))
         rows = [columns, *draw(st.lists(st.lists(ANY_CELL, max_size=len(columns) + 1), max_size=4))]
     text = draw(st.sampled_from(["\n", "\r\n", "\r", "\n\n"])).join(",".join(row) for row in rows)
-    content = bytearray(text.encode(draw(st.sampled_from(["utf-8"] * 6 + ["utf-8-sig", "utf-16"])), errors="surrogatepass"))
+    content = bytearray(
+        text.encode(draw(st.sampled_from(["utf-8"] * 6 + ["utf-8-sig", "utf-16"])), errors="surrogatepass")
+    )
     if kind == "bytes":
         change_bytes(draw, content, 100)
     return bytes(content)
@@ -106,7 +129,9 @@ def test_any_manifest_is_a_list_of_sound_cases_or_an_input_error(tmp_path, examp
         assert len({case.case_id for case in cases}) == len(cases) > 0
         for case in cases:
             assert case.case_id and case.site and case.patient_id and case.split in SPLITS
-            assert case.spacing is None or (len(case.spacing) == 3 and all(0 < size < math.inf for size in case.spacing))
+            assert case.spacing is None or (
+                len(case.spacing) == 3 and all(0 < size < math.inf for size in case.spacing)
+            )
             assert all(isinstance(value, int) and value for value in case.label_values)
             assert case.initial in (None, False) or case.split == "pool"
 
@@ -117,10 +142,45 @@ def test_any_manifest_is_a_list_of_sound_cases_or_an_input_error(tmp_path, examp
 
 # --- NIfTI ----------------------------------------------------------------------------------------------------------------
 
-DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+DTYPES = {
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
+    1280: "u8",
+}
 # Place, kind and odd values of the fields that decide on the reading.
 NUMBERS = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, -1.0, 0.5, 352.0, 353.0, 1e-45, 1e-30, 1e30, 3e38]
-WHOLE = [-32768, -1, 0, 1, 2, 3, 4, 5, 7, 8, 16, 64, 128, 255, 256, 512, 768, 1024, 1280, 1536, 1792, 2048, 32767]
+WHOLE = [
+    -32768,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    16,
+    64,
+    128,
+    255,
+    256,
+    512,
+    768,
+    1024,
+    1280,
+    1536,
+    1792,
+    2048,
+    32767,
+]
 FIELDS = [
     *[(place, "h", WHOLE) for place in (*range(40, 50, 2), 70, 72, 252, 254)],
     *[(place, "f", NUMBERS) for place in (*range(76, 92, 4), *range(108, 120, 4), *range(256, 328, 12))],
@@ -165,7 +225,9 @@ def files(draw, sound):
         for place, kind, values in draw(st.lists(st.sampled_from(FIELDS), min_size=1, max_size=3)):
             struct.pack_into(order + kind, content, place, draw(st.sampled_from(values)))
     if "size" in damages:
-        struct.pack_into(order + "3h", content, 42, *draw(st.tuples(*[st.sampled_from([-1, 1, 7, 1000, 32767])] * 3)))
+        struct.pack_into(
+            order + "3h", content, 42, *draw(st.tuples(*[st.sampled_from([-1, 1, 7, 1000, 32767])] * 3))
+        )
     if "bytes" in damages:
         change_bytes(draw, content, 352)
     compressed = "packed bytes" in damages or draw(st.booleans())
@@ -192,7 +254,12 @@ def read_by_hand(content):
     qfac, *zooms = get(76, "f", 4)
     offset, slope, intercept = get(108, "f", 3)
     codes = get(252, "h", 2)
-    if dimensions != 3 or min(shape) < 1 or dtype is None or not (352 <= offset < 1e6 and offset == int(offset)):
+    if (
+        dimensions != 3
+        or min(shape) < 1
+        or dtype is None
+        or not (352 <= offset < 1e6 and offset == int(offset))
+    ):
         return None
     size = math.prod(shape)
     if len(content) < offset + size * np.dtype(dtype).itemsize:
@@ -223,7 +290,11 @@ def affine_by_hand(codes, zooms, qfac, rows, quaternion):
         affine = np.column_stack([np.array(rotation) * zooms * (1, 1, qfac or 1), (x, y, z)])
     with np.errstate(all="ignore"):
         directions = affine[:, :3] / np.linalg.norm(affine[:, :3], axis=0)
-        sound = np.isfinite(affine).all() and np.isfinite(directions).all() and abs(np.linalg.det(directions)) > 0.01
+        sound = (
+            np.isfinite(affine).all()
+            and np.isfinite(directions).all()
+            and abs(np.linalg.det(directions)) > 0.01
+        )
     return affine if sound else None
 
 
@@ -232,7 +303,9 @@ def check_reading(content, values, affine):
     voxels, slope, intercept, stored = content
     # Which axis of the file each axis of the reading is, and whether turned about: its column up to the sign.
     edges = np.linalg.norm(stored[:, :3], axis=0)
-    directions = np.linalg.solve(stored[:, :3] / edges, affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    directions = np.linalg.solve(
+        stored[:, :3] / edges, affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    )
     axes = np.abs(directions).argmax(axis=0)
     assert sorted(axes) == [0, 1, 2]
     np.testing.assert_allclose(np.abs(directions), np.eye(3)[:, axes], atol=1e-6)

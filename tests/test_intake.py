@@ -33,7 +33,10 @@ def liver(value=1):
 @pytest.fixture
 def sound(nifti_case):
     """A sound case of each split."""
-    return [replace(nifti_case(ct(10 + n), liver(), case_id=split), split=split) for n, split in enumerate(("pool", "val", "test"))]
+    return [
+        replace(nifti_case(ct(10 + n), liver(), case_id=split), split=split)
+        for n, split in enumerate(("pool", "val", "test"))
+    ]
 
 
 @pytest.fixture
@@ -49,7 +52,9 @@ def check(tmp_path):
                 row["label_values"] = ";".join(map(str, case.label_values))
                 row["spacing"] = "x".join(map(str, reversed(case.spacing or ())))
                 writer.writerow(row)
-        return check_cases(tmp_path / "manifest.csv", config.resolve("smoke", [*ONE_OF_EACH, *overrides]), strategies)
+        return check_cases(
+            tmp_path / "manifest.csv", config.resolve("smoke", [*ONE_OF_EACH, *overrides]), strategies
+        )
 
     return run
 
@@ -60,7 +65,9 @@ def load(tmp_path):
 
     def run(cases, cache=tmp_path / "cache"):
         lines = []
-        return load_volumes(cases, SPACING, cache, SimpleNamespace(now=lambda text: None, say=lines.append)), lines
+        return load_volumes(
+            cases, SPACING, cache, SimpleNamespace(now=lambda text: None, say=lines.append)
+        ), lines
 
     return run
 
@@ -130,10 +137,18 @@ def test_doubts_about_headers_are_warnings(check, sound):
 
 
 def test_phantoms_that_are_to_be_made_need_no_files_but_a_known_kind(check, sound, tmp_path):
-    later = [replace(sound[0], case_id=f"p{n}", image=tmp_path / f"p{n}.nii.gz", label=tmp_path / f"p{n}-liver.nii.gz") for n in range(3)]
+    later = [
+        replace(
+            sound[0], case_id=f"p{n}", image=tmp_path / f"p{n}.nii.gz", label=tmp_path / f"p{n}-liver.nii.gz"
+        )
+        for n in range(3)
+    ]
     known = replace(later[0], site=next(iter(SITES)), extra={"phantom": "normal"})
     check([*sound, known])
-    huge, elsewhere = replace(known, extra={"phantom": "huge"}), replace(later[2], extra={"phantom": "normal"})
+    huge, elsewhere = (
+        replace(known, extra={"phantom": "huge"}),
+        replace(later[2], extra={"phantom": "normal"}),
+    )
     lines = problems_of(check, [*sound, huge, later[1], elsewhere])
     assert [line.split(": ")[0] for line in lines] == ["case p0", "case p1", "case p1", "case p2"]
     assert "'huge'" in lines[0] and "does not exist" in lines[1] and "no phantom has the site" in lines[3]
@@ -148,11 +163,17 @@ def test_phantoms_that_are_to_be_made_need_no_files_but_a_known_kind(check, soun
 
 def test_sound_cases_load_without_a_word(load, sound):
     volumes, said = load(sound)
-    assert {split: list(found) for split, found in volumes.items()} == {"pool": ["pool"], "val": ["val"], "test": ["test"]}
+    assert {split: list(found) for split, found in volumes.items()} == {
+        "pool": ["pool"],
+        "val": ["val"],
+        "test": ["test"],
+    }
     assert said == []
 
 
-def test_all_faulty_cases_are_named_in_one_message_and_the_cache_keeps_the_others(load, sound, nifti_case, tmp_path):
+def test_all_faulty_cases_are_named_in_one_message_and_the_cache_keeps_the_others(
+    load, sound, nifti_case, tmp_path
+):
     twin = nifti_case(ct(10), liver(), case_id="twin")
     empty = replace(nifti_case(ct(2), liver(2), case_id="empty", label_values=(1, 7)), split="val")
     holes = ct(3).astype(np.float32)
@@ -227,13 +248,22 @@ def test_the_five_real_problem_files(check, load, sound, nifti_case):
         "empty": {"label": paths["empty"], "image": like(paths["empty"], -1000), "split": "test"},
         "splines": {"label": paths["splines"], "image": like(paths["splines"], -999)},
     }
-    cases = sound + [replace(sound[0], case_id=name, patient_id=name, **fields) for name, fields in faulty.items()]
+    cases = sound + [
+        replace(sound[0], case_id=name, patient_id=name, **fields) for name, fields in faulty.items()
+    ]
     lines = problems_of(check, cases)
-    assert [line.split(": ")[:2] for line in lines] == [[f"case {name}", str(paths[name])] for name in ("pointer", "gap")]
+    assert [line.split(": ")[:2] for line in lines] == [
+        [f"case {name}", str(paths[name])] for name in ("pointer", "gap")
+    ]
     assert "git lfs pull" in lines[0] and "0.685547 x 0.685547 x 62 mm" in lines[1]
 
     lines = problems_of(load, cases)
-    assert [line.split(": ")[1] for line in lines] == [str(paths[name]) for name in ("pointer", "gap", "empty", "splines")]
+    assert [line.split(": ")[1] for line in lines] == [
+        str(paths[name]) for name in ("pointer", "gap", "empty", "splines")
+    ]
     assert "a value other than 0 (the file holds 0)" in lines[2] and "not whole numbers" in lines[3]
     (warning,) = load([*sound, cases[5]])[1]
-    assert str(paths["codes"]) in warning and "looks like label codes, not HU: values lie between 0 and 252" in warning
+    assert (
+        str(paths["codes"]) in warning
+        and "looks like label codes, not HU: values lie between 0 and 252" in warning
+    )

@@ -34,9 +34,16 @@ def settings(*overrides):
 
 def make_cases(pool=3, val=1, test=1):
     """Cases whose files are phantoms, which may be missing."""
-    ids = [(split, f"{split}-{number}") for split, count in (("pool", pool), ("val", val), ("test", test)) for number in range(count)]
+    ids = [
+        (split, f"{split}-{number}")
+        for split, count in (("pool", pool), ("val", val), ("test", test))
+        for number in range(count)
+    ]
     extra = {"phantom": "normal"}
-    return [Case(case_id, "site", split, Path("ct.nii.gz"), Path("liver.nii.gz"), case_id, extra=extra) for split, case_id in ids]
+    return [
+        Case(case_id, "site", split, Path("ct.nii.gz"), Path("liver.nii.gz"), case_id, extra=extra)
+        for split, case_id in ids
+    ]
 
 
 def test_a_plan_that_needs_every_case_is_accepted():
@@ -45,7 +52,9 @@ def test_a_plan_that_needs_every_case_is_accepted():
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_every_split_needs_a_case(split):
-    assert plan_problems(settings(), make_cases(**{split: 0}), STRATEGIES) == [f"no {split} case; mark at least one row with split {split}"]
+    assert plan_problems(settings(), make_cases(**{split: 0}), STRATEGIES) == [
+        f"no {split} case; mark at least one row with split {split}"
+    ]
 
 
 def test_volumes_run_out():
@@ -60,20 +69,27 @@ def test_volumes_run_out():
 def test_slices_need_no_further_volumes(strategy):
     enough = settings("query.slices_per_iteration=5")
     assert plan_problems(enough, make_cases(pool=1), (strategy,)) == []
-    assert plan_problems(settings("query.slices_per_iteration=5", "query.initial_volumes=2"), make_cases(pool=1), (strategy,))
+    assert plan_problems(
+        settings("query.slices_per_iteration=5", "query.initial_volumes=2"), make_cases(pool=1), (strategy,)
+    )
 
 
 def test_marked_volumes_count_instead_of_the_setting():
     cases = make_cases(pool=4)
     marked = [replace(case, initial=number < 2) for number, case in enumerate(cases)]
     assert plan_problems(settings(), marked, STRATEGIES) == []  # 2 marked and 2 added
-    (line,) = plan_problems(settings(), [replace(case, initial=number < 3) for number, case in enumerate(cases)], STRATEGIES)
+    (line,) = plan_problems(
+        settings(), [replace(case, initial=number < 3) for number, case in enumerate(cases)], STRATEGIES
+    )
     assert line.startswith("5 pool cases are needed")
     assert plan_problems(settings("query.initial_volumes=4"), marked, STRATEGIES) == []
 
 
 def test_cases_marked_with_0_are_not_drawn_as_initial():
-    cases = [replace(case, initial=False if case.case_id in ("pool-0", "pool-1", "pool-2") else None) for case in make_cases(pool=4)]
+    cases = [
+        replace(case, initial=False if case.case_id in ("pool-0", "pool-1", "pool-2") else None)
+        for case in make_cases(pool=4)
+    ]
     assert plan_problems(settings(), cases, STRATEGIES) == []
     (line,) = plan_problems(settings("query.initial_volumes=2"), cases, STRATEGIES)
     assert line == "2 initial volumes are needed and 1 pool cases may be initial; clear the column `initial`"
@@ -96,7 +112,9 @@ def test_all_problems_are_listed():
 
 def test_no_cases_at_all():
     lines = plan_problems(settings(), [], ("UVS",))
-    assert lines[:3] == [f"no {split} case; mark at least one row with split {split}" for split in ("pool", "val", "test")]
+    assert lines[:3] == [
+        f"no {split} case; mark at least one row with split {split}" for split in ("pool", "val", "test")
+    ]
 
 
 def test_models_of_the_papers_plan():
@@ -111,7 +129,10 @@ def small_cases(nifti_case):
     """Four pool, one validation and two test cases of 10 x 20 x 20 voxels of 4 x 2 x 2 mm: 10 x 10 x 10 at 4 mm."""
     image, label = np.zeros((10, 20, 20), np.int16), np.zeros((10, 20, 20))
     splits = ["pool"] * 4 + ["val"] + ["test"] * 2
-    return [replace(nifti_case(image, label, (4, 2, 2), f"{split}-{n}"), split=split) for n, split in enumerate(splits)]
+    return [
+        replace(nifti_case(image, label, (4, 2, 2), f"{split}-{n}"), split=split)
+        for n, split in enumerate(splits)
+    ]
 
 
 GRID = ("data.spacing=4,4,4",)
@@ -122,8 +143,20 @@ def lines_of(text):
 
 
 def test_counts_of_a_small_plan(small_cases, tmp_path):
-    lines = lines_of(describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, tmp_path / "runs" / "later"))
-    assert list(lines) == ["cases", "strategies", "models", "training", "slices", "MC dropout", "evaluation", "disk", "time"]
+    lines = lines_of(
+        describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, tmp_path / "runs" / "later")
+    )
+    assert list(lines) == [
+        "cases",
+        "strategies",
+        "models",
+        "training",
+        "slices",
+        "MC dropout",
+        "evaluation",
+        "disk",
+        "time",
+    ]
     assert lines["cases"] == "4 pool, 1 val, 2 test"
     assert lines["strategies"] == "UVS, RVS, USS, RSS, 2 iterations"
     assert lines["models"] == "14, of about 20 steps at most"
@@ -135,7 +168,9 @@ def test_counts_of_a_small_plan(small_cases, tmp_path):
     # Of each of 7 cases, 1000 voxels of image (2 bytes) and label (1 byte), and 4000 of the reference in bits: 3500 bytes.
     # Weights of 4 bytes: units of 44 + 152 in level 1, 512 + 800 in level 2, 136 up, 296 + 152 in level 1 again, the last layer's 10.
     # One worker's checkpoint holds them four times.
-    assert lines["disk"].startswith("cache 24 kB, models 118 kB, checkpoints 34 kB (")  # 24.5, rounded half to even
+    assert lines["disk"].startswith(
+        "cache 24 kB, models 118 kB, checkpoints 34 kB ("
+    )  # 24.5, rounded half to even
     assert lines["time"].endswith("on cpu, from a few timed steps")
     assert not (tmp_path / "runs").exists()
 
@@ -149,7 +184,9 @@ def test_counts_of_a_small_plan(small_cases, tmp_path):
     ],
 )
 def test_volumes_scored_and_slices_queried_by_strategy(small_cases, tmp_path, strategies, scored, slices):
-    lines = lines_of(describe_plan(settings(*GRID, "query.slices_per_iteration=7"), small_cases, strategies, CPU, tmp_path))
+    lines = lines_of(
+        describe_plan(settings(*GRID, "query.slices_per_iteration=7"), small_cases, strategies, CPU, tmp_path)
+    )
     assert lines["MC dropout"] == f"up to {scored} volumes of 3 passes, {3 * scored} in all"
     assert lines["slices"] == slices
     assert lines["strategies"] == f"{', '.join(strategies)}, 2 iterations"
@@ -160,11 +197,18 @@ def test_steps_follow_from_the_epochs(small_cases, tmp_path):
     plan_of = settings(*GRID, "training.max_epochs=2", "training.max_steps=1000")
     depth = AUNet(plan_of.network.widths, plan_of.network.flat_levels).output_size(plan_of.training.patch)[0]
     steps = 2 * math.ceil(10 / depth) * 3 // 2
-    assert lines_of(describe_plan(plan_of, small_cases, STRATEGIES, CPU, tmp_path))["models"] == f"14, of about {steps} steps at most"
+    assert (
+        lines_of(describe_plan(plan_of, small_cases, STRATEGIES, CPU, tmp_path))["models"]
+        == f"14, of about {steps} steps at most"
+    )
 
 
 def test_training_without_a_limit_is_said_to_be_unforeseen(small_cases, tmp_path):
-    lines = lines_of(describe_plan(settings(*GRID, "training.converged_max_steps=None"), small_cases, STRATEGIES, CPU, tmp_path))
+    lines = lines_of(
+        describe_plan(
+            settings(*GRID, "training.converged_max_steps=None"), small_cases, STRATEGIES, CPU, tmp_path
+        )
+    )
     assert "; 5 models train until convergence" in lines["training"]
 
 
@@ -186,12 +230,15 @@ def test_a_small_disk_is_refused(small_cases, tmp_path, disk):
     later = tmp_path / "runs" / "later"
     disk.free = 24_499
     with pytest.raises(
-        InputError, match=r"later.cache: 24 kB more are needed and 24 kB are free; choose a folder on a larger disk with --runs$"
+        InputError,
+        match=r"later.cache: 24 kB more are needed and 24 kB are free; choose a folder on a larger disk with --runs$",
     ):
         describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, later)
     assert disk.asked == [tmp_path]  # the nearest folder there is
     disk.free = 24_500
-    assert lines_of(describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, later))["disk"].endswith("(24 kB free)")
+    assert lines_of(describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, later))["disk"].endswith(
+        "(24 kB free)"
+    )
     assert not later.parent.exists()
 
 
@@ -222,11 +269,17 @@ def test_a_relative_folder_that_is_not_there_yet(small_cases, tmp_path, monkeypa
 def test_the_manifests_spacing_overrides_the_header(small_cases, tmp_path):
     """8 mm for 4 mm between slices doubles the grid: 6000 bytes and 500."""
     cases = [replace(case, spacing=(8.0, 2.0, 2.0)) for case in small_cases]
-    assert lines_of(describe_plan(settings(*GRID), cases, STRATEGIES, CPU, tmp_path))["disk"].startswith("cache 46 kB,")  # 45.5
+    assert lines_of(describe_plan(settings(*GRID), cases, STRATEGIES, CPU, tmp_path))["disk"].startswith(
+        "cache 46 kB,"
+    )  # 45.5
 
 
 def test_phantoms_are_counted_and_not_made(small_cases, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "make_phantom", lambda *arguments: (np.zeros((20, 20, 10), np.int16), None, np.diag([2.0, 2.0, 4.0, 1.0])))
+    monkeypatch.setattr(
+        plan,
+        "make_phantom",
+        lambda *arguments: (np.zeros((20, 20, 10), np.int16), None, np.diag([2.0, 2.0, 4.0, 1.0])),
+    )
     phantom = replace(small_cases[0], image=tmp_path / "later.nii.gz", extra={"phantom": "normal"})
     lines = lines_of(describe_plan(settings(*GRID), [phantom, *small_cases[1:]], STRATEGIES, CPU, tmp_path))
     assert lines["cases"] == "4 pool, 1 val, 2 test (1 phantoms to be made)"
@@ -235,12 +288,15 @@ def test_phantoms_are_counted_and_not_made(small_cases, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_500_000, "2 MB"), (7e10, "70 GB"), (1.25e12, "1.2 TB")]
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (2_500_000, "2 MB"), (7e10, "70 GB"), (1.25e12, "1.2 TB")],
 )
 def test_sizes(count, text):
     assert plan.size_text(count) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(20, "0 minutes"), (600, "10 minutes"), (5399, "90 minutes"), (5400, "1.5 hours")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(20, "0 minutes"), (600, "10 minutes"), (5399, "90 minutes"), (5400, "1.5 hours")]
+)
 def test_durations(seconds, text):
     assert plan._duration(seconds) == text

@@ -23,7 +23,18 @@ SPACING = (0.75, 1.25, 2.5)  # mm, of the file's own axes
 ORIGIN = (-40.0, 17.5, 230.0)  # mm, RAS
 PAPER_SPACING = (1.5, 1.0, 1.0)
 CODES = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
-DATATYPES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768, "i8": 1024, "u8": 1280}
+DATATYPES = {
+    "u1": 2,
+    "i2": 4,
+    "i4": 8,
+    "f4": 16,
+    "f8": 64,
+    "i1": 256,
+    "u2": 512,
+    "u4": 768,
+    "i8": 1024,
+    "u8": 1280,
+}
 
 
 def axes_of(codes, degrees=0.0):
@@ -33,7 +44,10 @@ def axes_of(codes, degrees=0.0):
         row = next(index for index, pair in enumerate(("RL", "AP", "SI")) if code in pair)
         directions[row, column] = 1 if code in "RAS" else -1
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    about_z, about_x = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]), np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    about_z, about_x = (
+        np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]),
+        np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]),
+    )
     return about_z @ about_x @ directions
 
 
@@ -108,7 +122,9 @@ def test_every_orientation_is_read_as_by_simpleitk(tmp_path, codes, form, degree
         [place] = np.argwhere(values == noise()[0, 0, 0])
         np.testing.assert_allclose(affine @ [*place[::-1], 1], [*ORIGIN, 1], atol=1e-4)
         # Axis x of the result is that axis of the file that runs right or left, and so on.
-        assert spacing == pytest.approx([SPACING[[code in pair for code in codes].index(True)] for pair in ("SI", "AP", "RL")], rel=1e-6)
+        assert spacing == pytest.approx(
+            [SPACING[[code in pair for code in codes].index(True)] for pair in ("SI", "AP", "RL")], rel=1e-6
+        )
 
 
 def test_these_are_all_orientations():
@@ -145,12 +161,24 @@ def test_a_real_volume_on_the_papers_grid_equals_that_of_simpleitk():
     values, spacing, affine = read_nifti(DATA / "ircadb01" / "ct.nii.gz")
     shape = grid_shape(values.shape, spacing, PAPER_SPACING)
     # The same centre: the two corners are half the difference of the extents apart, along axes that run right, anterior and superior.
-    shift = [((n - 1) * old - (m - 1) * new) / 2 for n, old, m, new in zip(values.shape, spacing, shape, PAPER_SPACING, strict=True)]
+    shift = [
+        ((n - 1) * old - (m - 1) * new) / 2
+        for n, old, m, new in zip(values.shape, spacing, shape, PAPER_SPACING, strict=True)
+    ]
     origin = (affine[:3, 3] + shift[::-1]) * (-1, -1, 1)
     to_ras = np.diag([-1.0, -1.0, 1.0]).ravel().tolist()
     image = sitk.ReadImage(str(DATA / "ircadb01" / "ct.nii.gz"), sitk.sitkFloat32)
     peer = sitk.GetArrayFromImage(
-        sitk.Resample(image, shape[::-1], sitk.Transform(), sitk.sitkLinear, origin.tolist(), PAPER_SPACING[::-1], to_ras, 1e6)
+        sitk.Resample(
+            image,
+            shape[::-1],
+            sitk.Transform(),
+            sitk.sitkLinear,
+            origin.tolist(),
+            PAPER_SPACING[::-1],
+            to_ras,
+            1e6,
+        )
     )
     inside = peer < 1e5  # positions between the outermost voxel centres
     assert inside.mean() > 0.95
@@ -160,7 +188,11 @@ def test_a_real_volume_on_the_papers_grid_equals_that_of_simpleitk():
 @needs_data
 def test_a_real_liver_survives_the_papers_grid_and_the_way_back(tmp_path):
     folder = DATA / "ircadb01"
-    volume = load_volume(Case("c1", "site", "test", folder / "ct.nii.gz", folder / "liver.nii.gz", "c1"), PAPER_SPACING, tmp_path)
+    volume = load_volume(
+        Case("c1", "site", "test", folder / "ct.nii.gz", folder / "liver.nii.gz", "c1"),
+        PAPER_SPACING,
+        tmp_path,
+    )
     prediction = volume.to_native(volume.label.astype(np.float32)) >= 0.5
     metrics = segmentation_metrics(prediction, volume.reference(), volume.native_spacing)
     print(f"ircadb01 through {PAPER_SPACING} mm and back: {metrics}")

@@ -25,7 +25,10 @@ from uss_bench.study.evaluation import evaluate_case
 PAPER = Config()
 POOL_SHAPE, POOL_SPACING = (64, 256, 256), PAPER.data.spacing  # 8 MiB of HU a case
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not CLEAR.exists(), reason="needs the memory counters of Linux")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CLEAR.exists(), reason="needs the memory counters of Linux"),
+]
 
 
 def in_own_process(work, *arguments):
@@ -56,7 +59,9 @@ def write_case(folder, number, shape, spacing):
             file.write(header.binaryblock + bytes(4))
             for height in z.ravel():
                 liver = (height / 0.2) ** 2 + ((y[0] - 0.1) / 0.5) ** 2 + ((x[0] + 0.3) / 0.5) ** 2 < 1
-                plane = liver if name == "liver" else 300 * height + 100 * x[0] + 50 * y[0] + number + 100 * liver
+                plane = (
+                    liver if name == "liver" else 300 * height + 100 * x[0] + 50 * y[0] + number + 100 * liver
+                )
                 file.write(plane.astype(dtype).tobytes())
     return Case(case_id, "site", "pool", paths["ct"], paths["liver"], case_id)
 
@@ -117,10 +122,29 @@ def pool_peak(cases, cache):
         volumes = {case.case_id: load_volume(case, POOL_SPACING, cache) for case in cases}
         annotations = Annotations({case_id: range(30, 34) for case_id in volumes})
         net = small_network()
-        sampler = PatchSampler(volumes, annotations, net.output_size((4, 64, 64)), net.halo, 2, PAPER.data.window, PAPER.data.scale)
-        train(net, sampler, lambda _: 0.0, replace(PAPER.training, max_epochs=1), {"seed": 0, "strategy": "", "iteration": 0})
+        sampler = PatchSampler(
+            volumes,
+            annotations,
+            net.output_size((4, 64, 64)),
+            net.halo,
+            2,
+            PAPER.data.window,
+            PAPER.data.scale,
+        )
+        train(
+            net,
+            sampler,
+            lambda _: 0.0,
+            replace(PAPER.training, max_epochs=1),
+            {"seed": 0, "strategy": "", "iteration": 0},
+        )
         for volume in volumes.values():
-            predict_mc(net, network_input(volume.image, PAPER.data.window, PAPER.data.scale), samples=1, tile=(16, 128, 128))
+            predict_mc(
+                net,
+                network_input(volume.image, PAPER.data.window, PAPER.data.scale),
+                samples=1,
+                tile=(16, 128, 128),
+            )
     finally:
         done.set()
         watcher.join()
@@ -129,6 +153,8 @@ def pool_peak(cases, cache):
 
 def test_memory_does_not_depend_on_the_size_of_the_pool(tmp_path):
     cases = [write_case(tmp_path, number, POOL_SHAPE, POOL_SPACING) for number in range(40)]
-    few, many = (in_own_process(pool_peak, some, tmp_path / f"cache of {len(some)}") for some in (cases[:10], cases))
+    few, many = (
+        in_own_process(pool_peak, some, tmp_path / f"cache of {len(some)}") for some in (cases[:10], cases)
+    )
     print(f"10 cases: {few:.0f} MiB, 40 cases: {many:.0f} MiB")
     assert many == pytest.approx(few, rel=0.1)

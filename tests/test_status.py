@@ -13,8 +13,16 @@ from uss_bench.status import describe_run
 def run(tmp_path):
     """A run of USS and RVS, two iterations each, that has got as far as the first of USS. RSS was asked for in an earlier command."""
     folder = tmp_path / "quick-seed0"
-    storage.write_json(folder / storage.RUN, {"strategies": ["USS", "RVS"], "config": {"query": {"iterations": 2}}})
-    for stage in ("initial/training", "initial/evaluation", "USS/iter-1/query", "USS/iter-1/training", "data-pool/training"):
+    storage.write_json(
+        folder / storage.RUN, {"strategies": ["USS", "RVS"], "config": {"query": {"iterations": 2}}}
+    )
+    for stage in (
+        "initial/training",
+        "initial/evaluation",
+        "USS/iter-1/query",
+        "USS/iter-1/training",
+        "data-pool/training",
+    ):
         storage.write_json(folder / f"{stage}.json", {})
     storage.write_json(folder / "RSS" / "converged" / "training.json", {})
     for model, rows in {
@@ -45,7 +53,9 @@ def test_a_run_in_words(run, monkeypatch):
 
 
 def test_a_run_that_has_just_begun(tmp_path):
-    storage.write_json(tmp_path / storage.RUN, {"strategies": ["UVS"], "config": {"query": {"iterations": 5}}})
+    storage.write_json(
+        tmp_path / storage.RUN, {"strategies": ["UVS"], "config": {"query": {"iterations": 5}}}
+    )
     assert describe_run(tmp_path) == f"{tmp_path}: 0 of 8 models trained, 0 evaluated\nnot running"
 
 

@@ -76,10 +76,14 @@ def wait_for(launcher, condition):
 
 
 def assert_without_traceback_of_ours(err):
-    assert not [line for line in err.splitlines() if line.lstrip().startswith("File ") and str(ROOT) in line], err
+    assert not [
+        line for line in err.splitlines() if line.lstrip().startswith("File ") and str(ROOT) in line
+    ], err
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "processes", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_any_number_of_processes_gives_the_same_bytes(alone, tmp_path, processes):
     code, _, err = finish(torchrun(tmp_path, processes))
     assert code == 0, err
@@ -123,7 +127,12 @@ def test_a_job_that_torchrun_restarts_completes(alone, tmp_path):
 @pytest.mark.slow
 def test_two_machines_share_a_run(alone, tmp_path):
     port = free_port()
-    jobs = [torchrun(tmp_path, 1, options=["--nnodes", 2, "--node-rank", node, "--master-addr", "127.0.0.1"], port=port) for node in (0, 1)]
+    jobs = [
+        torchrun(
+            tmp_path, 1, options=["--nnodes", 2, "--node-rank", node, "--master-addr", "127.0.0.1"], port=port
+        )
+        for node in (0, 1)
+    ]
     for job in jobs:
         code, _, err = finish(job)
         assert code == 0, err
@@ -134,7 +143,9 @@ def test_two_machines_share_a_run(alone, tmp_path):
 def test_seeds_follow_each_other_in_one_job(alone, tmp_path):
     code, _, err = finish(torchrun(tmp_path, 2, "--seed", 0, 1))
     assert code == 0, err
-    assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in (tmp_path / "reports").iterdir())
+    assert sorted(path.name for path in alone.iterdir()) == sorted(
+        path.name for path in (tmp_path / "reports").iterdir()
+    )
     assert_same(tmp_path, alone, "smoke-seed0", "smoke-seed1")
     across = [
         {path.name: path.read_bytes() for path in (reports / "smoke-seeds0-1").rglob("*") if path.is_file()}
@@ -144,7 +155,10 @@ def test_seeds_follow_each_other_in_one_job(alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arguments", "message"), [(["--workers", 2], "--nproc-per-node"), (["--manifest", "absent.csv"], "absent.csv")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--workers", 2], "--nproc-per-node"), (["--manifest", "absent.csv"], "absent.csv")],
+)
 def test_bad_input_is_told_once(tmp_path, arguments, message):
     code, _, err = finish(torchrun(tmp_path, 2, *arguments))
     assert code != 0

@@ -24,11 +24,15 @@ RUN_HELP = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    parser = argparse.ArgumentParser(prog=PROGRAM, description="Reproducible benchmark of uncertainty slice sampling.")
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Reproducible benchmark of uncertainty slice sampling."
+    )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run_arguments(commands.add_parser("run", help="run the benchmark, or continue it", **RUN_HELP))
-    datasets.add_arguments(commands.add_parser("import", help="write the manifest of a public dataset", **datasets.HELP))
+    datasets.add_arguments(
+        commands.add_parser("import", help="write the manifest of a public dataset", **datasets.HELP)
+    )
     options = vars(parser.parse_args(arguments))
     if options.pop("command") == "import":
         return exit_code(PROGRAM, partial(datasets.run, **options))
@@ -44,15 +48,31 @@ def run_main(arguments: Sequence[str], program: str) -> int:
 
 def _add_run_arguments(parser):
     add = parser.add_argument
-    add("--strategy", nargs="+", default=["all"], metavar="NAME", help="all (the paper's four, the default), or names")
+    add(
+        "--strategy",
+        nargs="+",
+        default=["all"],
+        metavar="NAME",
+        help="all (the paper's four, the default), or names",
+    )
     add("--manifest", type=Path, default=Path("data_manifest.csv"), help="CSV of cases (synthetic phantoms)")
     add("--preset", choices=list(config.PRESETS), default="quick", help="settings to start from (quick)")
     add(
         "--seed", type=int, nargs="+", action="extend", metavar="N",
         help="names every random draw; several give a report across them (0)",
     )  # fmt: skip
-    add("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where networks run (auto: CUDA if there is one)")
-    add("--runs", type=Path, default=Path("runs"), help="folder for models and stages, from which a run continues (runs)")
+    add(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="where networks run (auto: CUDA if there is one)",
+    )
+    add(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        help="folder for models and stages, from which a run continues (runs)",
+    )
     add("--reports", type=Path, default=Path("reports"), help="folder for reports (reports)")
     add("--name", help="name of the run and its report (PRESET-seedN)")
     add(
@@ -64,11 +84,19 @@ def _add_run_arguments(parser):
         help="processes that share the work, which changes no result (one per GPU, or one per core and at most 4)",
     )  # fmt: skip
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--dry-run", action="store_true", help="check everything, print the plan and its cost, run nothing")
-    only.add_argument("--status", action="store_true", help="say how a run is getting on, for example from another terminal")
-    only.add_argument("--report-only", action="store_true", help="rebuild the report from its results, run nothing")
+    only.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the plan and its cost, run nothing"
+    )
+    only.add_argument(
+        "--status", action="store_true", help="say how a run is getting on, for example from another terminal"
+    )
+    only.add_argument(
+        "--report-only", action="store_true", help="rebuild the report from its results, run nothing"
+    )
 
 
 def _run(program, options):
     stopping.install()
-    return exit_code(program, partial(pipeline.run_seeds, program=program, **options), pipeline.torchrun_rank())
+    return exit_code(
+        program, partial(pipeline.run_seeds, program=program, **options), pipeline.torchrun_rank()
+    )

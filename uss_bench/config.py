@@ -21,7 +21,9 @@ def _setting(default, text, low=None, high=None):
 @dataclass(frozen=True)
 class Data:
     spacing: tuple[float, float, float] = _setting((1.5, 1.0, 1.0), "working grid (z, y, x) in mm", 0.1, 50.0)
-    window: tuple[float, float] = _setting((-1000.0, 1000.0), "HU are clipped to this range", -32768.0, 32767.0)
+    window: tuple[float, float] = _setting(
+        (-1000.0, 1000.0), "HU are clipped to this range", -32768.0, 32767.0
+    )
     scale: float = _setting(1000.0, "and divided by this number", 1e-3)
     pool: int | None = _setting(None, "use the manifest's first N pool cases (None: all)", 1)
     val: int | None = _setting(None, "use the first N validation cases (None: all)", 1)
@@ -33,26 +35,38 @@ class Network:
     widths: tuple[int, ...] = _setting((32, 72, 88, 168, 336), "channels of each level, the finest first", 1)
     flat_levels: int = _setting(2, "levels, from the finest, that convolve in x and y only", 0)
     dropout: float = _setting(0.25, "rate behind each concatenation", 0.0, 0.99)
-    bfloat16: bool = _setting(False, "compute convolutions in bfloat16, with float32 weights, normalization statistics and loss")
+    bfloat16: bool = _setting(
+        False, "compute convolutions in bfloat16, with float32 weights, normalization statistics and loss"
+    )
 
 
 @dataclass(frozen=True)
 class Training:
-    patch: tuple[int, int, int] = _setting((4, 180, 180), "output patch (z, y, x) in voxels, enlarged to the next valid size", 1)
+    patch: tuple[int, int, int] = _setting(
+        (4, 180, 180), "output patch (z, y, x) in voxels, enlarged to the next valid size", 1
+    )
     batch_size: int = _setting(2, "patches in a mini-batch, one of them with annotated liver", 2)
     learning_rate: float = _setting(1e-5, "of Adam", 0.0)
-    decay: float = _setting(0.0, "exponent with which the rate falls to zero at the limit of steps (0: constant rate)", 0.0)
+    decay: float = _setting(
+        0.0, "exponent with which the rate falls to zero at the limit of steps (0: constant rate)", 0.0
+    )
     validate_every: int = _setting(1000, "steps between validations", 1)
     max_epochs: int = _setting(30, "limit of the initial and the iterations' models", 1)
     max_steps: int | None = _setting(None, "further limit of these models, in steps", 1)
-    patience: int = _setting(50, "validations without a better Jaccard index that end the training of a converged model", 1)
-    converged_max_steps: int | None = _setting(None, "limit of the converged and data pool models, in steps", 1)
+    patience: int = _setting(
+        50, "validations without a better Jaccard index that end the training of a converged model", 1
+    )
+    converged_max_steps: int | None = _setting(
+        None, "limit of the converged and data pool models, in steps", 1
+    )
 
 
 @dataclass(frozen=True)
 class Inference:
     samples: int = _setting(20, "Monte Carlo dropout passes", 1)
-    tile: tuple[int, int, int] | None = _setting((32, 244, 244), "largest output tile (z, y, x) of one pass (None: the volume)", 1)
+    tile: tuple[int, int, int] | None = _setting(
+        (32, 244, 244), "largest output tile (z, y, x) of one pass (None: the volume)", 1
+    )
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,9 @@ class Query:
     iterations: int = _setting(5, "active learning iterations", 1)
     initial_volumes: int = _setting(5, "fully annotated volumes of the initial model", 1)
     volumes_per_iteration: int = _setting(5, "volumes that UVS and RVS add", 1)
-    slices_per_iteration: int | None = _setting(None, "slices that USS adds, liver slices that RSS adds (None: N_S from UVS)", 1)
+    slices_per_iteration: int | None = _setting(
+        None, "slices that USS adds, liver slices that RSS adds (None: N_S from UVS)", 1
+    )
     min_distance: int = _setting(5, "least distance between slice candidates of a volume", 1)
 
 
@@ -170,19 +186,28 @@ def resolve(preset, overrides=()):
 def _parse_override(override):
     name, separator, text = override.partition("=")
     if not separator:
-        raise InputError(f"--set {override}: no '='; write section.key=value, for example training.max_steps=500")
+        raise InputError(
+            f"--set {override}: no '='; write section.key=value, for example training.max_steps=500"
+        )
     try:
         return name.strip(), ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise InputError(f"--set {override}: {text!r} is not a number, True, False, None or a tuple such as 1.5,1.0,1.0") from None
+        raise InputError(
+            f"--set {override}: {text!r} is not a number, True, False, None or a tuple such as 1.5,1.0,1.0"
+        ) from None
 
 
 def differences(before, after):
     """Names and values `(name, before, after)` in which two configs, given as nested dictionaries, differ."""
     before, after = (
-        {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()} for config in (before, after)
+        {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
+        for config in (before, after)
     )
-    return [(name, before.get(name), after.get(name)) for name in sorted(before | after) if before.get(name) != after.get(name)]
+    return [
+        (name, before.get(name), after.get(name))
+        for name in sorted(before | after)
+        if before.get(name) != after.get(name)
+    ]
 
 
 def as_dict(config):
@@ -200,13 +225,19 @@ def describe():
 
 def _with(config, name, value):
     section, _, key = name.partition(".")
-    names = {f"{group.name}.{setting.name}" for group in fields(config) for setting in fields(getattr(config, group.name))}
+    names = {
+        f"{group.name}.{setting.name}"
+        for group in fields(config)
+        for setting in fields(getattr(config, group.name))
+    }
     if name not in names:
         raise InputError(f"--set {name}: no such setting; benchmark.py --help lists them")
     group = getattr(config, section)
     setting = next(setting for setting in fields(group) if setting.name == key)
     annotation = typing.get_type_hints(type(group))[key]
-    return replace(config, **{section: replace(group, **{key: _checked(name, value, annotation, setting.metadata)})})
+    return replace(
+        config, **{section: replace(group, **{key: _checked(name, value, annotation, setting.metadata)})}
+    )
 
 
 def _checked(name, value, annotation, limits):
@@ -228,11 +259,15 @@ def _checked(name, value, annotation, limits):
             raise InputError(f"--set {name}: {value!r} is neither True nor False")
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float) if annotation is float else int):
-        raise InputError(f"--set {name}: {value!r} is not {'a number' if annotation is float else 'a whole number'}")
+        raise InputError(
+            f"--set {name}: {value!r} is not {'a number' if annotation is float else 'a whole number'}"
+        )
     value = annotation(value)
     low, high = limits["low"], limits["high"]
     if not math.isfinite(value) or not (low is None or value >= low) or not (high is None or value <= high):
-        raise InputError(f"--set {name}: {value} is out of range; it must lie in [{low}, {'...' if high is None else high}]")
+        raise InputError(
+            f"--set {name}: {value} is out of range; it must lie in [{low}, {'...' if high is None else high}]"
+        )
     return value
 
 
@@ -242,7 +277,11 @@ def _combination_problems(config):
     if data.window[0] >= data.window[1]:
         problems.append(f"--set data.window: {data.window} is empty; give the lower bound first")
     if training.decay and None in (training.max_steps, training.converged_max_steps):
-        problems.append("--set training.decay: a rate that falls to zero needs training.max_steps and training.converged_max_steps")
+        problems.append(
+            "--set training.decay: a rate that falls to zero needs training.max_steps and training.converged_max_steps"
+        )
     if network.flat_levels > len(network.widths):
-        problems.append(f"--set network.flat_levels: {network.flat_levels} levels asked for, widths name {len(network.widths)}")
+        problems.append(
+            f"--set network.flat_levels: {network.flat_levels} levels asked for, widths name {len(network.widths)}"
+        )
     return problems

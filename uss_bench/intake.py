@@ -47,7 +47,11 @@ def check_cases(manifest, settings, strategies):
 
 def _chosen_cases(cases, data):
     """The first cases of each split, as many as the settings allow."""
-    return [case for split in SPLITS for case in [case for case in cases if case.split == split][: getattr(data, split)]]
+    return [
+        case
+        for split in SPLITS
+        for case in [case for case in cases if case.split == split][: getattr(data, split)]
+    ]
 
 
 def load_volumes(cases, spacing, cache, progress):
@@ -85,17 +89,27 @@ def _voxel_problems(volume):
     """Faults and doubts about what a volume shows."""
     case, faults, doubts = volume.case, [], []
     if not volume.liver_voxels:
-        codes = ", ".join(f"{code:g}" for code in volume.label_codes[:10]) + (", ..." if len(volume.label_codes) > 10 else "")
-        wanted = f"label_values {', '.join(map(str, case.label_values))}" if case.label_values else "a value other than 0"
+        codes = ", ".join(f"{code:g}" for code in volume.label_codes[:10]) + (
+            ", ..." if len(volume.label_codes) > 10 else ""
+        )
+        wanted = (
+            f"label_values {', '.join(map(str, case.label_values))}"
+            if case.label_values
+            else "a value other than 0"
+        )
         text = f"{case.label}: no liver: no voxel has {wanted} (the file holds {codes})"
         if case.split == "pool":
             doubts.append(f"{text}; mend label_values, unless the CT shows no liver")
         else:
             faults.append(f"{text}, and {case.split} cases need one; mend label_values or exclude the case")
     if 0 <= volume.darkest <= volume.brightest <= CODES:
-        doubts.append(f"{case.image}: looks like label codes, not HU: values lie between {volume.darkest:g} and {volume.brightest:g}")
+        doubts.append(
+            f"{case.image}: looks like label codes, not HU: values lie between {volume.darkest:g} and {volume.brightest:g}"
+        )
     elif volume.darkest > NO_AIR:
-        doubts.append(f"{case.image}: nothing below {volume.darkest:g} HU, so no air, and perhaps no CT in HU")
+        doubts.append(
+            f"{case.image}: nothing below {volume.darkest:g} HU, so no air, and perhaps no CT in HU"
+        )
     return faults, doubts
 
 

@@ -74,7 +74,9 @@ class Run:
         return Path(self.runs) / CACHE
 
 
-def run_seeds(strategy, seed, preset, overrides, reports, name, dry_run, status, report_only, program, **options):
+def run_seeds(
+    strategy, seed, preset, overrides, reports, name, dry_run, status, report_only, program, **options
+):
     """Do what the command line asks for, seed by seed, and with several seeds write the report across them.
 
     Raises
@@ -127,7 +129,9 @@ def check(run: Run, team: Team | None = None) -> Checked:
     make_deterministic()
     keep_freed_memory()
     if run.workers is not None and under_torchrun():
-        raise InputError("--workers: torchrun sets the number of processes by --nproc-per-node; leave --workers out")
+        raise InputError(
+            "--workers: torchrun sets the number of processes by --nproc-per-node; leave --workers out"
+        )
     return Checked(settings, strategies, device, *check_cases(run.manifest, settings, strategies))
 
 
@@ -136,7 +140,9 @@ def print_plan(run: Run) -> None:
     checked = check(run)
     if torchrun_rank() == 0:
         workers = run.workers or _workers(checked.device)
-        plan = describe_plan(checked.settings, checked.cases, checked.strategies, checked.device, run.runs, workers)
+        plan = describe_plan(
+            checked.settings, checked.cases, checked.strategies, checked.device, run.runs, workers
+        )
         print(plan, *(f"warning: {text}" for text in checked.warnings), sep="\n")
 
 
@@ -153,8 +159,12 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
         if team is None or (team.leads and under_torchrun()):
             stack.enter_context(locked(run.folder, lambda text: print(text, file=sys.stderr)))
         if team is None:
-            team = stack.enter_context(local_team(run.workers or _workers(checked.device), _work_along, (run, program)))
-        progress = Progress(2 * model_count(checked.settings, checked.strategies), sys.stderr if team.leads else None)
+            team = stack.enter_context(
+                local_team(run.workers or _workers(checked.device), _work_along, (run, program))
+            )
+        progress = Progress(
+            2 * model_count(checked.settings, checked.strategies), sys.stderr if team.leads else None
+        )
         try:
             _work(run, checked, origin, progress, team)
         except BaseException as error:
@@ -192,7 +202,11 @@ def _work(run, checked, origin, progress, team):
         team.pause()
     _prepare(checked.cases, spacing, run.cache, progress, team)
     volumes = load_volumes(checked.cases, spacing, run.cache, progress)
-    files = {volume.case.case_id: [volume.image_digest, volume.label_digest] for split in volumes.values() for volume in split.values()}
+    files = {
+        volume.case.case_id: [volume.image_digest, volume.label_digest]
+        for split in volumes.values()
+        for volume in split.values()
+    }
     _refuse_other_files(run.folder, files)
     if team.leads and not (run.folder / RUN).exists():
         write_json(run.folder / RUN, {**origin, "files": files})
@@ -225,7 +239,9 @@ def _prepare(cases, spacing, cache, progress, team):
 
 def _device(name, local_rank):
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build of PyTorch")
+        raise InputError(
+            "--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build of PyTorch"
+        )
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
@@ -237,14 +253,20 @@ def _workers(device):
     """Processes on this machine: one per GPU; on a CPU one per core, but no more than have work for most of the time."""
     if device.type == "cuda":
         return torch.cuda.device_count()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS does not tell affinity
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )  # macOS does not tell affinity
     return min(MOST_WORKERS, cores)
 
 
 def make_deterministic():
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts, which has not happened yet
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # read when CUDA starts, which has not happened yet
     torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(1)  # sums split over threads would depend on their number; pieces of work, not sums, are shared out
+    torch.set_num_threads(
+        1
+    )  # sums split over threads would depend on their number; pieces of work, not sums, are shared out
     # Deterministic mode fills all memory it is given, to show who reads what was never written; no result depends on it.
     torch.utils.deterministic.fill_uninitialized_memory = False
 
@@ -261,7 +283,9 @@ def _check_writable(folder):
     """Check early what is written late."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise InputError(f"{folder}: {there} is {'read-only' if there.is_dir() else 'no folder'}; choose another folder with --reports")
+        raise InputError(
+            f"{folder}: {there} is {'read-only' if there.is_dir() else 'no folder'}; choose another folder with --reports"
+        )
 
 
 def _refuse_another_run(run, origin):
@@ -271,12 +295,24 @@ def _refuse_another_run(run, origin):
         if not path.exists():
             continue
         before = read_json(path)
-        changes = [f"{key}: {before.get(key)} there, {origin[key]} now" for key in identity if before.get(key) != origin[key]]
-        changes += [f"{key}: {old} there, {new} now" for key, old, new in config.differences(before["config"], origin["config"])]
+        changes = [
+            f"{key}: {before.get(key)} there, {origin[key]} now"
+            for key in identity
+            if before.get(key) != origin[key]
+        ]
+        changes += [
+            f"{key}: {old} there, {new} now"
+            for key, old, new in config.differences(before["config"], origin["config"])
+        ]
         if changes:
             folder = run.folder if path == of_run else run.report_folder
             raise InputError(
-                "\n  ".join([f"{folder} holds another run; choose another --name, or remove the folder. It differs in", *changes])
+                "\n  ".join(
+                    [
+                        f"{folder} holds another run; choose another --name, or remove the folder. It differs in",
+                        *changes,
+                    ]
+                )
             )
 
 

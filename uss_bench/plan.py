@@ -17,7 +17,9 @@ from .network.patches import spread_origins
 from .runtime.errors import InputError
 from .study.strategies import BUDGET
 
-CHECKPOINT = 4  # bytes of a training's checkpoint to those of a model: weights, the best ones, and Adam's two moments
+CHECKPOINT = (
+    4  # bytes of a training's checkpoint to those of a model: weights, the best ones, and Adam's two moments
+)
 LARGE = 2_000_000  # voxels
 
 
@@ -25,7 +27,9 @@ def plan_problems(settings, cases, strategies):
     """Why the cases do not suffice for the plan, a line a problem; none where they do."""
     query, problems = settings.query, []
     counts = {split: sum(case.split == split for case in cases) for split in SPLITS}
-    problems += [f"no {split} case; mark at least one row with split {split}" for split in SPLITS if not counts[split]]
+    problems += [
+        f"no {split} case; mark at least one row with split {split}" for split in SPLITS if not counts[split]
+    ]
 
     marked = sum(bool(case.initial) for case in cases)
     needed = marked or query.initial_volumes
@@ -42,7 +46,11 @@ def plan_problems(settings, cases, strategies):
             f"{query.initial_volumes} initial volumes are needed and {free} pool cases may be initial; clear the column `initial`"
         )
     by_slices = [strategy.name for strategy in strategies if strategy.by_slices]
-    if by_slices and query.slices_per_iteration is None and BUDGET not in {strategy.name for strategy in strategies}:
+    if (
+        by_slices
+        and query.slices_per_iteration is None
+        and BUDGET not in {strategy.name for strategy in strategies}
+    ):
         problems.append(
             f"{' and '.join(by_slices)} take the number of slices from {BUDGET}, which is not asked for; "
             f"add {BUDGET} to --strategy, or use --set query.slices_per_iteration=N (the paper's N is 200)"
@@ -62,7 +70,10 @@ def check_disk(cases, spacing, cache):
     cases = [case for case in cases if not is_unmade_phantom(case) and not header_problems(case)[0]]
     free = free_bytes(cache)
     # What is there already is told by digests, which take long where they are not remembered: asked only where it matters.
-    if sum(entry_bytes(*grids(case, spacing)) for case in cases) > free and (needed := missing_bytes(cases, spacing, cache)) > free:
+    if (
+        sum(entry_bytes(*grids(case, spacing)) for case in cases) > free
+        and (needed := missing_bytes(cases, spacing, cache)) > free
+    ):
         raise InputError(
             f"{cache}: {size_text(needed)} more are needed and {size_text(free)} are free; choose a folder on a larger disk with --runs"
         )
@@ -70,7 +81,9 @@ def check_disk(cases, spacing, cache):
 
 def free_bytes(folder):
     """Room on the disk of a folder, which need not be there yet."""
-    return shutil.disk_usage(next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())).free
+    return shutil.disk_usage(
+        next(path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
+    ).free
 
 
 def model_count(settings, strategies):
@@ -93,9 +106,15 @@ def describe_plan(settings, cases, strategies, device, folder, workers=1):
     scoring = sum(bool(strategy.needs) for strategy in strategies)
     scored = scoring * (query.iterations - 1) + bool(scoring)  # they share the initial model
     mc_volumes, samples = scored * len(by_split["pool"]), settings.inference.samples
-    seconds, steps, total_steps = _estimate(settings, by_split, models, len(strategies) + 1, mc_volumes, device)
+    seconds, steps, total_steps = _estimate(
+        settings, by_split, models, len(strategies) + 1, mc_volumes, device
+    )
     by_slices = [strategy.name for strategy in strategies if strategy.by_slices]
-    queried = "as many as follow from UVS" if query.slices_per_iteration is None else f"{query.slices_per_iteration} an iteration"
+    queried = (
+        "as many as follow from UVS"
+        if query.slices_per_iteration is None
+        else f"{query.slices_per_iteration} an iteration"
+    )
     weights = 4 * sum(parameter.numel() for parameter in AUNet(**vars(settings.network)).parameters())
     unmade = sum(map(is_unmade_phantom, cases))
     lines = [
@@ -104,7 +123,11 @@ def describe_plan(settings, cases, strategies, device, folder, workers=1):
         f"strategies  {', '.join(strategy.name for strategy in strategies)}, {query.iterations} iterations",
         f"models      {models}, of about {steps} steps at most",
         f"training    about {total_steps} steps in all"
-        + ("" if training.converged_max_steps else f"; {len(strategies) + 1} models train until convergence, which no estimate foresees"),
+        + (
+            ""
+            if training.converged_max_steps
+            else f"; {len(strategies) + 1} models train until convergence, which no estimate foresees"
+        ),
         f"slices      {sum(depth for depth, _, _ in by_split['pool'])} in the pool"
         + (f"; {' and '.join(by_slices)} ask for {queried}" if by_slices else ""),
         f"MC dropout  up to {mc_volumes} volumes of {samples} passes, {mc_volumes * samples} in all",
@@ -137,8 +160,13 @@ def _estimate(settings, by_split, models, converged, mc_volumes, device):
     batch_voxels = training.batch_size * prod(model.input_size(patch))
     per_step, per_encode, per_decode = (rate * batch_voxels for rate in _rates(model, patch, device))
 
-    columns = [prod(len(spread_origins(length, size)) for length, size in zip(shape, patch, strict=True)) for shape in by_split["pool"]]
-    largest = settings.query.initial_volumes + settings.query.iterations * settings.query.volumes_per_iteration
+    columns = [
+        prod(len(spread_origins(length, size)) for length, size in zip(shape, patch, strict=True))
+        for shape in by_split["pool"]
+    ]
+    largest = (
+        settings.query.initial_volumes + settings.query.iterations * settings.query.volumes_per_iteration
+    )
     epochs = training.max_epochs * np.mean(columns) * largest / training.batch_size
     steps = int(min(training.max_steps or epochs, epochs))
     passes = {
@@ -149,7 +177,11 @@ def _estimate(settings, by_split, models, converged, mc_volumes, device):
     evaluated = models * passes["test"] + max(models, total_steps / training.validate_every) * passes["val"]
     scored = mc_volumes * passes["pool"] / len(by_split["pool"])
     samples = settings.inference.samples
-    seconds = total_steps * per_step + evaluated * (per_encode + per_decode) + scored * (per_encode + samples * per_decode)
+    seconds = (
+        total_steps * per_step
+        + evaluated * (per_encode + per_decode)
+        + scored * (per_encode + samples * per_decode)
+    )
     return seconds, steps, total_steps
 
 

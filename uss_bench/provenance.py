@@ -33,7 +33,9 @@ def provenance(checked, manifest, seed):
         "config_sha256": settings.digest(),
         "manifest": Path(manifest).name,
         "manifest_sha256": storage.file_digest(manifest),
-        "manifest_cases": {split: sum(case.split == split for case in checked.manifest_cases) for split in SPLITS},
+        "manifest_cases": {
+            split: sum(case.split == split for case in checked.manifest_cases) for split in SPLITS
+        },
     }
 
 
@@ -49,9 +51,15 @@ def _git_state():
     root = Path(__file__).parent.parent
     try:
         _, commit, changes = (
-            subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(
+                ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
+            ).stdout.strip()
             for arguments in (
-                ["ls-files", "--error-unmatch", __file__],  # fails where the repository around is another project's
+                [
+                    "ls-files",
+                    "--error-unmatch",
+                    __file__,
+                ],  # fails where the repository around is another project's
                 ["rev-parse", "HEAD"],
                 ["status", "--porcelain", "--untracked-files=no", "--", "uss_bench", "benchmark.py"],
             )

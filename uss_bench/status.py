@@ -33,7 +33,10 @@ def describe_run(folder):
         keys += [ModelKey.of_iteration(strategy, iteration) for iteration in range(1, last + 1)]
         keys.append(ModelKey.of_converged(strategy, last))
     folders = [folder / key.folder for key in keys]
-    done = {stage: [path for path in folders if (path / f"{stage}.json").exists()] for stage in ("training", "evaluation")}
+    done = {
+        stage: [path for path in folders if (path / f"{stage}.json").exists()]
+        for stage in ("training", "evaluation")
+    }
     lines = [
         f"{folder}: {len(done['training'])} of {len(keys)} models trained, {len(done['evaluation'])} evaluated",
         f"held by {holder}" if (holder := lock.describe(folder)) else "not running",
@@ -44,5 +47,7 @@ def describe_run(folder):
     for path in folders:
         if (path / CURVE).exists() and path not in done["training"]:
             last = read_csv(path / CURVE)[-1]
-            lines.append(f"{path.relative_to(folder)}: step {last['step']}, loss {last['loss']}, validation Jaccard {last['jaccard']}")
+            lines.append(
+                f"{path.relative_to(folder)}: step {last['step']}, loss {last['loss']}, validation Jaccard {last['jaccard']}"
+            )
     return "\n".join(lines)

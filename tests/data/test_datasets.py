@@ -45,7 +45,9 @@ def imported(tmp_path, source, capsys):
         printed = capsys.readouterr()
         assert code == (2 if error else 0), printed.err
         if error:
-            assert (output.read_bytes() if output.exists() else None) == before, "a failed import must leave the manifest alone"
+            assert (output.read_bytes() if output.exists() else None) == before, (
+                "a failed import must leave the manifest alone"
+            )
             assert not list(tmp_path.rglob(".partial-*"))
             return printed.err
         return {case.case_id: case for case in read_manifest(output)}, printed.out
@@ -80,7 +82,12 @@ def save_dicom(sitk, path, pixels, position, number, intercept="-1000"):
     image.SetSpacing((0.5, 0.75, 3.2))
     image.SetOrigin(position)
     tags = {"0008|0016": CT_STORAGE, "0008|0060": "CT", "0018|0050": "3.2", "0018|5100": "FFS"}
-    tags |= {"0028|1052": intercept, "0028|1053": "1", "0020|0013": str(number), "0020|0037": "1\\0\\0\\0\\1\\0"}
+    tags |= {
+        "0028|1052": intercept,
+        "0028|1053": "1",
+        "0020|0013": str(number),
+        "0020|0037": "1\\0\\0\\0\\1\\0",
+    }
     tags |= {"0020|0032": "\\".join(map(str, position)), "0020|000e": "1.2.3", "0008|0018": f"1.2.3.{number}"}
     for tag, value in tags.items():
         image.SetMetaData(tag, value)
@@ -111,16 +118,26 @@ def save_ircadb(sitk, folder):
     for k, height in enumerate(HEIGHTS):
         position = (-20.0, -30.0, height)
         save_dicom(sitk, folder / "PATIENT_DICOM" / f"image_{SHUFFLED[k]}", ramp(k), position, 40 - k)
-        save_dicom(sitk, folder / "MASKS_DICOM/liver" / f"image_{k}", 255 * blob(k), position, 40 - k, intercept="0")
+        save_dicom(
+            sitk, folder / "MASKS_DICOM/liver" / f"image_{k}", 255 * blob(k), position, 40 - k, intercept="0"
+        )
 
 
 def save_chaos(sitk, folder, upwards):
     """PNG k is drawn on the k-th acquired slice: scanned `upwards`, or head first to the feet."""
     for k, height in enumerate(HEIGHTS):
         number = k if upwards else len(HEIGHTS) - 1 - k
-        save_dicom(sitk, folder / "DICOM_anon" / f"i000{SHUFFLED[k]},0000b.dcm", ramp(k), (-20.0, -30.0, height), number + 1)
+        save_dicom(
+            sitk,
+            folder / "DICOM_anon" / f"i000{SHUFFLED[k]},0000b.dcm",
+            ramp(k),
+            (-20.0, -30.0, height),
+            number + 1,
+        )
         (folder / "Ground").mkdir(exist_ok=True)
-        sitk.WriteImage(sitk.GetImageFromArray(255 * blob(k)), str(folder / "Ground" / f"liver_GT_{number:03}.png"))
+        sitk.WriteImage(
+            sitk.GetImageFromArray(255 * blob(k)), str(folder / "Ground" / f"liver_GT_{number:03}.png")
+        )
 
 
 def check_ramp(case):
@@ -145,7 +162,9 @@ def test_lits(imported, source):
     assert list(cases) == ["lits-0", "lits-2", "lits-10"]
     assert cases["lits-2"].image.samefile(source / "Training Batch 2/volume-2.nii")
     assert cases["lits-2"].label.samefile(source / "Training Batch 2/segmentation-2.nii")
-    assert {(case.site, case.label_values, case.spacing) for case in cases.values()} == {("LiTS", (1, 2), None)}
+    assert {(case.site, case.label_values, case.spacing) for case in cases.values()} == {
+        ("LiTS", (1, 2), None)
+    }
 
 
 def test_lits_reads_compressed_files_and_refuses_a_number_found_twice(imported, source):
@@ -177,11 +196,15 @@ def test_lits_shares_patients_with_ircadb_and_msd(imported, source, tmp_path, si
     expected = {"lits-27": "lits-27", "lits-28": "ircadb-01", "lits-47": "ircadb-20", "lits-48": "lits-48"}
     assert {name: lits[name].patient_id for name in expected} == expected
 
-    save_decathlon(tmp_path / "Task03_Liver", {"0": "background", "1": "liver", "2": "cancer"}, ["liver_28", "liver_48"])
+    save_decathlon(
+        tmp_path / "Task03_Liver", {"0": "background", "1": "liver", "2": "cancer"}, ["liver_28", "liver_48"]
+    )
     imported("msd", "--append", source=tmp_path / "Task03_Liver")
     for number in (1, 20):
         save_ircadb(sitk, tmp_path / "3Dircadb1" / f"3Dircadb1.{number}")
-    cases, printed = imported("ircadb", "--append", "--convert-to", tmp_path / "nifti", source=tmp_path / "3Dircadb1")
+    cases, printed = imported(
+        "ircadb", "--append", "--convert-to", tmp_path / "nifti", source=tmp_path / "3Dircadb1"
+    )
     assert cases["ircadb-01"].split == cases["lits-28"].split == cases["liver_28"].split
     assert cases["ircadb-20"].split == cases["lits-47"].split
     assert cases["liver_48"].patient_id == "lits-48"
@@ -212,15 +235,21 @@ def test_the_real_chaos_set_comes_out_as_published(imported, tmp_path, sitk):
 
 def test_ircadb_goes_by_position_and_applies_the_intercept(imported, source, tmp_path, sitk):
     save_ircadb(sitk, source / "3Dircadb1.7")
-    stored = np.frombuffer((source / "3Dircadb1.7/PATIENT_DICOM" / f"image_{SHUFFLED[1]}").read_bytes()[-60:], "<i2")
-    np.testing.assert_array_equal(stored, ramp(1).ravel() + 1000)  # else this test could not tell HU from stored values
+    stored = np.frombuffer(
+        (source / "3Dircadb1.7/PATIENT_DICOM" / f"image_{SHUFFLED[1]}").read_bytes()[-60:], "<i2"
+    )
+    np.testing.assert_array_equal(
+        stored, ramp(1).ravel() + 1000
+    )  # else this test could not tell HU from stored values
     cases, _ = imported("ircadb", "--convert-to", tmp_path / "nifti")
     assert list(cases) == ["ircadb-07"]
     assert cases["ircadb-07"].site == "IRCAD"
     check_ramp(cases["ircadb-07"])
 
 
-def test_masks_without_positions_follow_the_instance_numbers_and_shifted_ones_are_refused(imported, source, tmp_path, sitk):
+def test_masks_without_positions_follow_the_instance_numbers_and_shifted_ones_are_refused(
+    imported, source, tmp_path, sitk
+):
     save_ircadb(sitk, source / "3Dircadb1.1")
     liver = source / "3Dircadb1.1/MASKS_DICOM/liver"
     for k in range(4):
@@ -228,7 +257,9 @@ def test_masks_without_positions_follow_the_instance_numbers_and_shifted_ones_ar
     (case,) = imported("ircadb", "--convert-to", tmp_path / "nifti")[0].values()
     check_ramp(case)
     for k in range(4):
-        save_dicom(sitk, liver / f"image_{k}", 255 * blob(k), (-20.0, -30.0, HEIGHTS[k] + 2), 40 - k, intercept="0")
+        save_dicom(
+            sitk, liver / f"image_{k}", 255 * blob(k), (-20.0, -30.0, HEIGHTS[k] + 2), 40 - k, intercept="0"
+        )
     assert "do not lie on the 4 slices" in imported("ircadb", "--convert-to", tmp_path / "again", error=True)
 
 
@@ -253,14 +284,23 @@ def test_faults_of_a_series_are_all_named_and_no_manifest_is_written(imported, s
     message = imported("ircadb", "--convert-to", tmp_path / "nifti", error=True)
     assert "3 problem(s)" in message
     assert len(message.splitlines()) == 4
-    for part in ("case ircadb-01", "no even stack", "case ircadb-02", "notes.txt", "case ircadb-03", "3 mask slices"):
+    for part in (
+        "case ircadb-01",
+        "no even stack",
+        "case ircadb-02",
+        "notes.txt",
+        "case ircadb-03",
+        "3 mask slices",
+    ):
         assert part in message
 
 
 def test_png_stack_of_another_length_is_refused(imported, source, tmp_path, sitk):
     save_chaos(sitk, source / "CT/1", upwards=True)
     (source / "CT/1/Ground/liver_GT_002.png").unlink()
-    assert "3 mask slices for 4 image slices" in imported("chaos", "--convert-to", tmp_path / "nifti", error=True)
+    assert "3 mask slices for 4 image slices" in imported(
+        "chaos", "--convert-to", tmp_path / "nifti", error=True
+    )
 
 
 def test_foreign_formats_need_a_folder_and_simpleitk(imported, source, tmp_path, sitk, monkeypatch):
@@ -275,7 +315,12 @@ def test_foreign_formats_need_a_folder_and_simpleitk(imported, source, tmp_path,
 
 
 def test_msd(imported, source):
-    save_decathlon(source, {"0": "background", "1": "liver", "2": "cancer"}, ["liver_0", "liver_12"], modality={"0": "CT"})
+    save_decathlon(
+        source,
+        {"0": "background", "1": "liver", "2": "cancer"},
+        ["liver_0", "liver_12"],
+        modality={"0": "CT"},
+    )
     (source / "imagesTr/._liver_0.nii.gz").write_bytes(b"left by macOS")
     cases, _ = imported("msd")
     assert list(cases) == ["liver_0", "liver_12"]
@@ -290,7 +335,9 @@ def test_totalsegmentator(imported, source):
         save(source / name / "segmentations/liver.nii.gz", LIVER if name == "s0011" else 0 * LIVER)
         save(source / name / "segmentations/spleen.nii.gz")
     cases, printed = imported("totalsegmentator")
-    assert [(case.case_id, case.site, case.label_values) for case in cases.values()] == [("s0011", "TotalSegmentator", ())]
+    assert [(case.case_id, case.site, case.label_values) for case in cases.values()] == [
+        ("s0011", "TotalSegmentator", ())
+    ]
     assert cases["s0011"].label.samefile(source / "s0011/segmentations/liver.nii.gz")
     assert "left out s0000: its label shows no liver" in printed
 
@@ -335,7 +382,9 @@ def test_nnunet_refuses_unknown_labels(imported, source, labels, part):
 
 
 def test_nnunet_takes_the_ct_channel_and_the_name_of_the_dataset(imported, source):
-    save_decathlon(source, {"liver": 1}, ["a"], "_0001", channel_names={"0": "PET", "1": "CT"}, name="Hospital")
+    save_decathlon(
+        source, {"liver": 1}, ["a"], "_0001", channel_names={"0": "PET", "1": "CT"}, name="Hospital"
+    )
     save(source / "imagesTr/a_0000.nii.gz")
     (case,) = imported("nnunet")[0].values()
     assert case.site == "Hospital"
@@ -359,7 +408,9 @@ def test_nnunet_converts_metaimage_and_nrrd(imported, tmp_path, sitk, ending):
     np.testing.assert_array_equal(values, np.arange(24).reshape(2, 3, 4)[:, ::-1, ::-1] - 1000)
     assert spacing == (2.0, 0.75, 0.5)
     np.testing.assert_allclose(affine @ [3, 2, 0, 1], [20, 30, 100, 1])
-    assert np.argwhere(read_label(case)[0]).tolist() == [[0, 2, 1]]  # value 2: column 2 of 4 in the first row of 3
+    assert np.argwhere(read_label(case)[0]).tolist() == [
+        [0, 2, 1]
+    ]  # value 2: column 2 of 4 in the first row of 3
 
 
 def test_missing_files_are_listed_together_and_can_be_excluded(imported, source):
@@ -368,7 +419,13 @@ def test_missing_files_are_listed_together_and_can_be_excluded(imported, source)
     (source / "Training Batch 1/volume-2.nii").unlink()
     message = imported("lits", "--exclude", "lits-99", error=True)
     assert "3 problem(s)" in message
-    for part in ("no case lits-99", "case lits-1", "segmentation-1.nii is missing", "case lits-2", "volume-2.nii is missing"):
+    for part in (
+        "no case lits-99",
+        "case lits-1",
+        "segmentation-1.nii is missing",
+        "case lits-2",
+        "volume-2.nii is missing",
+    ):
         assert part in message
     cases, printed = imported("lits", "--exclude", "lits-1", "lits-2")
     assert list(cases) == ["lits-0", "lits-3"]
@@ -377,7 +434,9 @@ def test_missing_files_are_listed_together_and_can_be_excluded(imported, source)
 
 def test_damaged_files_are_listed_together(imported, source):
     save_lits(source, 0, 1, 2)
-    (source / "Training Batch 1/segmentation-0.nii").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (source / "Training Batch 1/segmentation-0.nii").write_text(
+        "version https://git-lfs.github.com/spec/v1\n"
+    )
     (source / "Training Batch 1/volume-1.nii").write_bytes(b"")
     message = imported("lits", error=True)
     assert "2 problem(s)" in message
@@ -421,7 +480,10 @@ SHARES = (0.5, 0.05, 0.45)
 
 
 def patients(site, count, first=0):
-    return [Case(f"{site}-{n}", site, "", Path("i"), Path("l"), f"{site}-{n}") for n in range(first, first + count)]
+    return [
+        Case(f"{site}-{n}", site, "", Path("i"), Path("l"), f"{site}-{n}")
+        for n in range(first, first + count)
+    ]
 
 
 def counts(cases, site):
@@ -438,13 +500,19 @@ def test_splits_keep_the_shares_within_each_site():
 
 def test_splits_are_the_seeds_and_not_the_orders():
     cases = patients("a", 30)
-    drawn = {seed: {case.case_id: case.split for case in assign_splits([], cases, SHARES, seed)} for seed in (1, 2)}
+    drawn = {
+        seed: {case.case_id: case.split for case in assign_splits([], cases, SHARES, seed)} for seed in (1, 2)
+    }
     assert drawn[1] != drawn[2]
     assert {case.case_id: case.split for case in assign_splits([], cases[::-1], SHARES, 1)} == drawn[1]
 
 
 def test_no_patient_in_two_splits():
-    cases = [replace(patient, case_id=f"{patient.case_id}-{scan}") for patient in patients("a", 12) for scan in (1, 2, 3)]
+    cases = [
+        replace(patient, case_id=f"{patient.case_id}-{scan}")
+        for patient in patients("a", 12)
+        for scan in (1, 2, 3)
+    ]
     done = assign_splits([], cases, SHARES, seed=3)
     assert len({(case.patient_id, case.split) for case in done}) == 12
     assert counts(done, "a") == (18, 3, 15)  # 6, 1 and 5 patients
@@ -464,7 +532,10 @@ def test_append_keeps_rows_and_refuses_cases_twice(imported, source, tmp_path):
     imported("lits", "--seed", 4)
     with open(imported.output, newline="") as file:
         rows = list(csv.DictReader(file))
-    rows = [row | {"phase": "portal", "initial": "1" if row["split"] == "pool" else "", "spacing": "0.7x0.8x1.25"} for row in rows]
+    rows = [
+        row | {"phase": "portal", "initial": "1" if row["split"] == "pool" else "", "spacing": "0.7x0.8x1.25"}
+        for row in rows
+    ]
     with open(imported.output, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -496,7 +567,10 @@ def test_paths_are_relative_to_the_manifest_even_through_a_linked_folder(importe
 def test_summary_counts_sites_and_names_splits_that_lack_cases(imported, source):
     save_lits(source, *range(10))
     _, printed = imported("lits", "--split", "pool=0.6,test=0.4")
-    assert [line.split() for line in printed.splitlines()[1:3]] == [["site", "pool", "val", "test"], ["LiTS", "6", "0", "4"]]
+    assert [line.split() for line in printed.splitlines()[1:3]] == [
+        ["site", "pool", "val", "test"],
+        ["LiTS", "6", "0", "4"],
+    ]
     assert "no val case" in printed
 
 
@@ -505,7 +579,17 @@ def test_same_command_gives_the_same_bytes_from_the_command_line(imported, sourc
     imported("lits", "--seed", 7)
     ours = imported.output.read_bytes()
     imported.output.unlink()
-    command = [sys.executable, "-m", "uss_bench.datasets", "lits", str(source), "--output", str(imported.output), "--seed", "7"]
+    command = [
+        sys.executable,
+        "-m",
+        "uss_bench.datasets",
+        "lits",
+        str(source),
+        "--output",
+        str(imported.output),
+        "--seed",
+        "7",
+    ]
     subprocess.run(command, check=True, cwd=Path(__file__).parents[1], capture_output=True)
     assert imported.output.read_bytes() == ours
 

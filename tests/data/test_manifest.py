@@ -65,7 +65,10 @@ def test_empty_optional_cells_give_the_defaults(read):
 
 
 def test_initial_zero_is_a_no_and_not_an_unknown(read):
-    assert [case.initial for case in read(HEADER + ",initial", "a,s,pool,i,l,0", "b,s,pool,i,l,1", "c,s,pool,i,l,")] == [False, True, None]
+    assert [
+        case.initial
+        for case in read(HEADER + ",initial", "a,s,pool,i,l,0", "b,s,pool,i,l,1", "c,s,pool,i,l,")
+    ] == [False, True, None]
 
 
 def test_paths_are_relative_to_the_manifest_and_absolute_ones_stay(read, tmp_path):
@@ -134,8 +137,19 @@ def test_a_faulty_row_is_named_with_its_fault(read, row, says):
 
 
 def test_all_faults_of_a_row_are_named(read):
-    message = problems_of(read, HEADER + ",label_values,spacing,initial", "c1,,train,i,l,liver,thick,yes", "c2,s,pool,i,l,0,1x1,2,more")
-    starts = ["c1: empty site", "c1: split 'train'", "c1: label_values 'liver'", "c1: spacing 'thick'", "c1: initial 'yes'"]
+    message = problems_of(
+        read,
+        HEADER + ",label_values,spacing,initial",
+        "c1,,train,i,l,liver,thick,yes",
+        "c2,s,pool,i,l,0,1x1,2,more",
+    )
+    starts = [
+        "c1: empty site",
+        "c1: split 'train'",
+        "c1: label_values 'liver'",
+        "c1: spacing 'thick'",
+        "c1: initial 'yes'",
+    ]
     starts += ["1 more value(s)", "c2: label_values '0'", "c2: spacing '1x1'", "c2: initial '2'"]
     assert "9 problem(s)" in message and all(start in message for start in starts)
 
@@ -163,10 +177,15 @@ def test_cases_that_can_be_made_out_are_given_beside_the_problems(tmp_path):
 def test_a_column_that_is_nearly_a_known_one_is_a_problem(read, column, meant):
     message = problems_of(read, f"{HEADER},{column}", "c1,s,pool,i,l,1")
     assert "1 problem(s)" in message and f"column {column!r} is nearly {meant}; name it so" in message
-    assert len(read(f"{HEADER},{column},{meant}", "c1,s,pool,i,l,1,")) == 1  # where the known one is there, the other is meant
+    assert (
+        len(read(f"{HEADER},{column},{meant}", "c1,s,pool,i,l,1,")) == 1
+    )  # where the known one is there, the other is meant
 
 
-@pytest.mark.parametrize("column", ["scanner", "phase", "patient_age", "image_md5", "slices", "kernel", "phantom", "path", "id", "title"])
+@pytest.mark.parametrize(
+    "column",
+    ["scanner", "phase", "patient_age", "image_md5", "slices", "kernel", "phantom", "path", "id", "title"],
+)
 def test_further_columns_are_not_taken_for_known_ones(read, column):
     assert read(f"{HEADER},{column}", "c1,s,pool,i,l,1")[0].extra == {column: "1"}
 
@@ -174,7 +193,12 @@ def test_further_columns_are_not_taken_for_known_ones(read, column):
 def test_all_problems_with_columns_come_in_one_message(read):
     message = problems_of(read, "Case_ID,site,split,image,image,patientid", "c1,s,pool,i,i,p")
     lines = message.split("\n  ")[1:]
-    starts = ["missing column(s) case_id, label", "column(s) image named more than once", "column 'Case_ID'", "column 'patientid'"]
+    starts = [
+        "missing column(s) case_id, label",
+        "column(s) image named more than once",
+        "column 'Case_ID'",
+        "column 'patientid'",
+    ]
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 
 

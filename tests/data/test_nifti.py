@@ -34,7 +34,9 @@ def turned(array, spacing, codes, oblique=0.0):
     affine[:3, 3] = (-40, 17, 230)
     image = nib.Nifti1Image(array.transpose(2, 1, 0), affine)
     return image.as_reoriented(
-        nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(codes))
+        nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(codes)
+        )
     )
 
 
@@ -67,7 +69,10 @@ def test_types_byte_orders_and_versions(tmp_path, dtype, kind):
     array = np.abs(noise()) % 200
     header = kind.header_class(endianness=">" if dtype[0] == ">" else "<")
     header.set_data_dtype(dtype)
-    nib.save(kind(array.astype(dtype).transpose(2, 1, 0), np.diag([*SPACING[::-1], 1]), header), tmp_path / "ct.nii")
+    nib.save(
+        kind(array.astype(dtype).transpose(2, 1, 0), np.diag([*SPACING[::-1], 1]), header),
+        tmp_path / "ct.nii",
+    )
     values, _, _ = read_nifti(tmp_path / "ct.nii")
     np.testing.assert_array_equal(values, array)
     assert values.dtype == dtype  # no float64 copy of an int16 file
@@ -113,7 +118,9 @@ def test_a_gzip_file_of_many_blocks_whatever_its_members(tmp_path):
     raw = changed(tmp_path, 0, "<i", 348, array=array).read_bytes()
     assert len(raw) > 3 * BLOCK
     for ends in ([], [BLOCK], [352, 352, 353, 2 * BLOCK + 1]):
-        members = [gzip.compress(raw[begin:end], 1) for begin, end in zip([0, *ends], [*ends, None], strict=True)]
+        members = [
+            gzip.compress(raw[begin:end], 1) for begin, end in zip([0, *ends], [*ends, None], strict=True)
+        ]
         (tmp_path / "ct.nii.gz").write_bytes(b"".join(members) + bytes(2 * BLOCK))
         np.testing.assert_array_equal(read_nifti(tmp_path / "ct.nii.gz")[0], array)
 
@@ -123,7 +130,10 @@ def test_a_sound_gzip_file_of_too_few_voxels_is_an_input_error(tmp_path):
     for missing in (1, 2 * SHAPE[1] * SHAPE[2], len(raw) - 352):
         (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(raw[:-missing]))
         for read in (lambda path: list(read_planes(read_header(path))), read_nifti):
-            with pytest.raises(InputError, match=rf"ct\.nii\.gz: holds {len(raw) - 352 - missing} bytes of voxels .* {len(raw) - 352}"):
+            with pytest.raises(
+                InputError,
+                match=rf"ct\.nii\.gz: holds {len(raw) - 352 - missing} bytes of voxels .* {len(raw) - 352}",
+            ):
                 read(tmp_path / "ct.nii.gz")
 
 
@@ -147,7 +157,9 @@ def test_the_affine_is_the_sform_or_else_the_qform_and_the_zooms_matter_only_to_
 def test_disagreeing_forms_are_a_warning(tmp_path):
     path = changed(tmp_path, 252, "<2h", 1, 1)
     assert read_header(path).warnings == ()
-    nearly = changed(tmp_path, 268, "<f", -40 + 0.07, path=path)  # x offset of the qform; a tenth of the shortest edge is 0.075 mm
+    nearly = changed(
+        tmp_path, 268, "<f", -40 + 0.07, path=path
+    )  # x offset of the qform; a tenth of the shortest edge is 0.075 mm
     assert read_header(nearly).warnings == ()
     (warning,) = read_header(changed(tmp_path, 268, "<f", -39.0, path=path)).warnings
     assert str(path) in warning and "1.33 voxels apart" in warning and "sform is used" in warning
@@ -285,7 +297,9 @@ def broken_file(folder, fault):
         path.write_bytes(damaged)
     elif fault == "flipped bit":
         flipped = bytearray(gzip.compress(content, compresslevel=0))
-        flipped[len(flipped) // 2] ^= 64  # decompresses well; the checksum at the end of the file does not fit
+        flipped[len(flipped) // 2] ^= (
+            64  # decompresses well; the checksum at the end of the file does not fit
+        )
         path.write_bytes(flipped)
     else:
         assert fault == "missing"
@@ -330,7 +344,9 @@ def test_a_file_without_permission_is_an_input_error(tmp_path):
 @pytest.mark.parametrize("side", [2000, 30000])
 def test_a_header_that_promises_more_than_its_file_takes_no_memory(tmp_path, side):
     """2000 x 2000 x 400 voxels fit the greatest ratio of gzip, and yet are not there; 30000 cubed fit nothing."""
-    content = bytearray(changed(tmp_path, 40, "<4h", 3, side, side, 400 if side == 2000 else side).read_bytes())
+    content = bytearray(
+        changed(tmp_path, 40, "<4h", 3, side, side, 400 if side == 2000 else side).read_bytes()
+    )
     path = tmp_path / "liar.nii.gz"
     path.write_bytes(gzip.compress(bytes(content) + np.random.default_rng(0).bytes(3_200_000)))
     tracemalloc.start()

@@ -98,7 +98,9 @@ def test_a_missing_label_alone_is_remade(tmp_path):
     assert write_missing_phantoms([case]) == 1
     assert case.label.read_bytes() == label
     assert case.image.stat().st_mtime_ns == written
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((case.image.name, case.label.name))  # nothing partial left
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        (case.image.name, case.label.name)
+    )  # nothing partial left
 
 
 def test_cases_without_a_variant_are_real_data_and_left_alone(tmp_path):
@@ -108,7 +110,9 @@ def test_cases_without_a_variant_are_real_data_and_left_alone(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("site", "variant", "named"), [("Rumc", "normal", "Rumc"), ("east", "cirrhotic", "cirrhotic")])
+@pytest.mark.parametrize(
+    ("site", "variant", "named"), [("Rumc", "normal", "Rumc"), ("east", "cirrhotic", "cirrhotic")]
+)
 def test_unknown_site_or_variant_stops_before_any_file(tmp_path, site, variant, named):
     with pytest.raises(InputError, match=named) as caught:
         write_missing_phantoms([case_in(tmp_path), case_in(tmp_path, "x-01", site, variant)])
@@ -130,7 +134,9 @@ def test_liver_is_one_plausible_organ_on_the_right(case):
     assert np.bincount(labels.ravel())[1:].max() >= 0.99 * mask.sum()
     low, high = (250, 1700) if variant == "resected" else (800, 2400)
     assert low < volume_ml(mask, affine) < high
-    assert all(not side.any() for axis in range(3) for side in (mask.take(0, axis), mask.take(-1, axis)))  # wholly inside the scan
+    assert all(
+        not side.any() for axis in range(3) for side in (mask.take(0, axis), mask.take(-1, axis))
+    )  # wholly inside the scan
 
     body_right = world_points(hu > -300, affine)[:, 0].mean()
     right = world_points(mask, affine)[:, 0]
@@ -282,7 +288,10 @@ def test_manifest_counts():
 
 def test_the_first_rows_of_each_split_mix_sites_and_hold_a_hard_case():
     cases = read_manifest(MANIFEST)
-    first = {split: [case for case in cases if case.split == split][:rows] for split, rows in (("pool", 6), ("val", 2), ("test", 4))}
+    first = {
+        split: [case for case in cases if case.split == split][:rows]
+        for split, rows in (("pool", 6), ("val", 2), ("test", 4))
+    }
     assert all(len({case.site for case in chosen}) >= min(3, len(chosen)) for chosen in first.values())
     assert any(case.extra["phantom"] != "normal" for chosen in first.values() for case in chosen)
 

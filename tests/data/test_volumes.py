@@ -45,10 +45,16 @@ def test_a_spacing_of_the_manifest_overrides_that_of_the_file(nifti_case, tmp_pa
     for spacing in ((1.0, 1.0, 1.0), (1.5, 1.3, 1.6)):
         volume = load_volume(replace(case, spacing=spacing), (1.0, 1.0, 1.0), tmp_path / "cache")
         assert volume.native_spacing == spacing
-        assert volume.image.shape == volume.label.shape == tuple(round(length * size) for length, size in zip(SHAPE, spacing, strict=True))
+        assert (
+            volume.image.shape
+            == volume.label.shape
+            == tuple(round(length * size) for length, size in zip(SHAPE, spacing, strict=True))
+        )
 
 
-@pytest.mark.parametrize(("label_values", "expected"), [((), [1, 2, 3]), ((1,), [1]), ((1, 2), [1, 2]), ((7,), [])])
+@pytest.mark.parametrize(
+    ("label_values", "expected"), [((), [1, 2, 3]), ((1,), [1]), ((1, 2), [1, 2]), ((7,), [])]
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64])
 def test_label_values_make_the_mask(tmp_path, label_values, expected, dtype):
     array = np.random.default_rng(0).integers(0, 4, size=SHAPE)
@@ -61,12 +67,20 @@ def test_label_values_make_the_mask(tmp_path, label_values, expected, dtype):
 @needs_data
 def test_the_same_mask_in_another_orientation_is_the_same():
     plain, turned_to_las = (
-        read_label(bare_case(label=DATA / "real" / "ircadb01" / f"{name}.nii.gz"))[0] for name in ("liver", "liver_LAS")
+        read_label(bare_case(label=DATA / "real" / "ircadb01" / f"{name}.nii.gz"))[0]
+        for name in ("liver", "liver_LAS")
     )
     np.testing.assert_array_equal(plain, turned_to_las)
     _, spacing, _ = read_nifti(DATA / "real" / "ircadb01" / "liver.nii.gz")
-    assert segmentation_metrics(plain, turned_to_las, spacing) == {"DICE": 1.0, "RVE": 0.0, "MSD": 0.0, "HD": 0.0}
-    assert plain.sum() * np.prod(spacing) / 1000 == pytest.approx(1489, abs=1)  # mL, as the data's notes have it
+    assert segmentation_metrics(plain, turned_to_las, spacing) == {
+        "DICE": 1.0,
+        "RVE": 0.0,
+        "MSD": 0.0,
+        "HD": 0.0,
+    }
+    assert plain.sum() * np.prod(spacing) / 1000 == pytest.approx(
+        1489, abs=1
+    )  # mL, as the data's notes have it
 
 
 @needs_data
@@ -111,7 +125,9 @@ def test_an_empty_mask_reads_as_no_liver():
 def test_grids_are_those_of_the_turned_volume(nifti_case):
     """A file stored as (z, y, x) in other directions; its `pixdim` is left at 1 mm, as often, which does not count."""
     case = nifti_case(noise(), np.zeros(SHAPE))
-    affine = np.array([[0, 0, -2, 0], [0, -3, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1.0]])  # first axis up, second back, third left
+    affine = np.array(
+        [[0, 0, -2, 0], [0, -3, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1.0]]
+    )  # first axis up, second back, third left
     image = nib.Nifti1Image(np.zeros((12, 8, 20), np.int16), affine)
     image.header["pixdim"][1:4] = 1
     nib.save(image, case.image)
@@ -130,10 +146,20 @@ def test_linear_resampling_equals_that_of_simpleitk(new_spacing):
     image = sitk.GetImageFromArray(volume)
     image.SetSpacing(SPACING[::-1])
     # The same centre: half the difference of the extents between the outermost voxel centres.
-    first = [((n - 1) * old - (m - 1) * new) / 2 for n, old, m, new in zip(volume.shape, SPACING, shape, new_spacing, strict=True)]
+    first = [
+        ((n - 1) * old - (m - 1) * new) / 2
+        for n, old, m, new in zip(volume.shape, SPACING, shape, new_spacing, strict=True)
+    ]
     peer = sitk.GetArrayFromImage(
         sitk.Resample(
-            image, shape[::-1], sitk.Transform(), sitk.sitkLinear, first[::-1], new_spacing[::-1], np.eye(3).ravel().tolist(), 1e6
+            image,
+            shape[::-1],
+            sitk.Transform(),
+            sitk.sitkLinear,
+            first[::-1],
+            new_spacing[::-1],
+            np.eye(3).ravel().tolist(),
+            1e6,
         )
     )
     result = resample(volume, SPACING, new_spacing)
@@ -154,11 +180,15 @@ def test_linear_resampling_by_hand():
 @pytest.mark.parametrize("ratio", [2, 3, 5])
 def test_whole_blocks_are_averaged_where_the_grid_is_coarser(axis, ratio):
     volume = noise((4, 4, 4)).astype(np.float64)
-    volume = np.concatenate([volume * factor for factor in range(ratio)], axis=axis)  # 4 ratio voxels along the axis
+    volume = np.concatenate(
+        [volume * factor for factor in range(ratio)], axis=axis
+    )  # 4 ratio voxels along the axis
     new_spacing = [1.0, 1.0, 1.0]
     new_spacing[axis] = float(ratio)
     blocks = np.moveaxis(volume, axis, 0).reshape(4, ratio, 4, 4).mean(axis=1)
-    np.testing.assert_allclose(np.moveaxis(resample(volume, (1, 1, 1), new_spacing), axis, 0), blocks, atol=1e-3)
+    np.testing.assert_allclose(
+        np.moveaxis(resample(volume, (1, 1, 1), new_spacing), axis, 0), blocks, atol=1e-3
+    )
 
 
 def test_a_ratio_that_rounds_to_just_below_a_whole_number_counts_as_whole():
@@ -170,10 +200,14 @@ def test_a_ratio_that_rounds_to_just_below_a_whole_number_counts_as_whole():
 def test_a_grid_two_and_a_half_times_coarser_averages_two_samples():
     line = np.array([0.0, 10, 0, 0, 20]).reshape(1, 1, 5)
     # New centres 0.75 and 3.25; samples half a voxel to either side: 0.25, 1.25 and 2.75, 3.75.
-    assert resample(line, (1, 1, 1), (1, 1, 2.5)).flatten().tolist() == pytest.approx([(2.5 + 7.5) / 2, (0 + 15) / 2])
+    assert resample(line, (1, 1, 1), (1, 1, 2.5)).flatten().tolist() == pytest.approx(
+        [(2.5 + 7.5) / 2, (0 + 15) / 2]
+    )
 
 
-@pytest.mark.parametrize("new_spacing", [(1.5, 1.0, 1.0), (6.0, 6.0, 6.0), (10.0, 0.3, 2.5), (0.5, 4.0, 1.25), (50.0, 50.0, 50.0)])
+@pytest.mark.parametrize(
+    "new_spacing", [(1.5, 1.0, 1.0), (6.0, 6.0, 6.0), (10.0, 0.3, 2.5), (0.5, 4.0, 1.25), (50.0, 50.0, 50.0)]
+)
 def test_a_constant_stays_constant(new_spacing):
     np.testing.assert_allclose(resample(np.full((9, 11, 10), 37), SPACING, new_spacing), 37, rtol=1e-6)
 
@@ -188,7 +222,9 @@ def test_a_ramp_stays_the_ramp_where_it_is_in_the_world(axis, new_spacing):
     new_place = (np.arange(len(result)) - (len(result) - 1) / 2) * new_spacing[axis]
     inside = np.abs(new_place) <= place[-1] - new_spacing[axis] / 2
     assert inside.sum() > 3
-    np.testing.assert_allclose(result[inside], np.broadcast_to(new_place[inside, None, None], result[inside].shape), atol=1e-4)
+    np.testing.assert_allclose(
+        result[inside], np.broadcast_to(new_place[inside, None, None], result[inside].shape), atol=1e-4
+    )
 
 
 def test_equal_spacing_changes_nothing():
@@ -233,12 +269,16 @@ def ball(shape, spacing, centre, radius):
 def test_a_ball_comes_back_from_the_working_grid_where_it_was(nifti_case, tmp_path, spacing):
     native = (2.5, 0.9, 0.8)
     mask = ball((37, 103, 117), native, centre=(47.0, 41.0, 55.0), radius=27.0)
-    volume = load_volume(nifti_case(np.zeros(mask.shape, np.int16), mask, native), spacing, tmp_path / "cache")
+    volume = load_volume(
+        nifti_case(np.zeros(mask.shape, np.int16), mask, native), spacing, tmp_path / "cache"
+    )
     assert volume.shape == volume.label.shape == grid_shape(mask.shape, native, spacing)
     back = volume.to_native(volume.label)
     assert back.dtype == np.float32
     prediction = back >= 0.5
-    assert 2 * (prediction & mask).sum() / (prediction.sum() + mask.sum()) > (0.98 if max(spacing) < 4 else 0.93)
+    assert 2 * (prediction & mask).sum() / (prediction.sum() + mask.sum()) > (
+        0.98 if max(spacing) < 4 else 0.93
+    )
     shift = np.subtract(ndimage.center_of_mass(prediction), ndimage.center_of_mass(mask)) * native / spacing
     assert np.abs(shift).max() < 0.05  # of a working voxel
 
@@ -247,7 +287,9 @@ def test_a_soft_ball_comes_back_without_a_shift_of_a_twentieth_of_a_native_voxel
     """Probabilities keep what a mask on the coarse grid loses."""
     native, spacing = (2.5, 0.9, 0.8), (6.0, 4.0, 4.0)
     mask = ball((37, 103, 117), native, centre=(47.0, 41.0, 55.0), radius=27.0)
-    volume = load_volume(nifti_case(np.zeros(mask.shape, np.int16), mask, native), spacing, tmp_path / "cache")
+    volume = load_volume(
+        nifti_case(np.zeros(mask.shape, np.int16), mask, native), spacing, tmp_path / "cache"
+    )
     prediction = volume.to_native(resample(mask, native, spacing)) >= 0.5
     assert np.abs(np.subtract(ndimage.center_of_mass(prediction), ndimage.center_of_mass(mask))).max() < 0.05
 
@@ -273,7 +315,9 @@ def test_a_loaded_volume_holds_the_arrays_and_facts_of_its_files(nifti_case, tmp
 def test_shows_liver_tells_the_slices(nifti_case, tmp_path):
     label = np.zeros((6, 4, 4), bool)
     label[2:4, 1, 1] = True
-    volume = load_volume(nifti_case(np.zeros(label.shape, np.int16), label), (2.0, 1.0, 1.0), tmp_path / "cache")
+    volume = load_volume(
+        nifti_case(np.zeros(label.shape, np.int16), label), (2.0, 1.0, 1.0), tmp_path / "cache"
+    )
     assert [volume.shows_liver(z) for z in range(6)] == [False, False, True, True, False, False]
 
 
@@ -288,7 +332,9 @@ def test_label_and_image_may_be_stored_in_different_orientations(tmp_path):
     image, label = noise(), noise(seed=1) > 500
     nib.save(turned(image, SPACING, "LPS"), tmp_path / "ct.nii.gz")
     nib.save(turned(label.astype(np.uint8), SPACING, "ASR"), tmp_path / "liver.nii.gz")
-    volume = load_volume(bare_case(tmp_path / "ct.nii.gz", tmp_path / "liver.nii.gz"), SPACING, tmp_path / "cache")
+    volume = load_volume(
+        bare_case(tmp_path / "ct.nii.gz", tmp_path / "liver.nii.gz"), SPACING, tmp_path / "cache"
+    )
     np.testing.assert_array_equal(volume.image, image)
     np.testing.assert_array_equal(volume.reference(), label)
 
@@ -301,7 +347,8 @@ def test_sound_headers_are_met_with_silence(nifti_case):
 
 
 @pytest.mark.parametrize(
-    ("shift", "scale", "apart"), [(0.05, 1.0, None), (0.2, 1.0, "0.2"), (2.0, 1.0, "2"), (0.0, 1.001, None), (0.0, 1.1, "0.5")]
+    ("shift", "scale", "apart"),
+    [(0.05, 1.0, None), (0.2, 1.0, "0.2"), (2.0, 1.0, "2"), (0.0, 1.001, None), (0.0, 1.1, "0.5")],
 )
 def test_a_label_off_its_image_is_a_problem(nifti_case, shift, scale, apart):
     """Scaled by a tenth, the last of six voxels in x lies half a voxel off."""
@@ -310,18 +357,24 @@ def test_a_label_off_its_image_is_a_problem(nifti_case, shift, scale, apart):
     case = nifti_case(noise(), np.zeros(SHAPE), (2.0, 1.0, 1.0), label_affine=affine)
     problems, _ = header_problems(case)
     assert len(problems) == (apart is not None)
-    assert not apart or problems[0].startswith(f"case case: {case.label}: lies {apart} voxels off its image (affines may differ by 0.1 ")
+    assert not apart or problems[0].startswith(
+        f"case case: {case.label}: lies {apart} voxels off its image (affines may differ by 0.1 "
+    )
 
 
 def test_a_label_of_another_shape_is_a_problem(nifti_case):
     case = nifti_case(noise(), np.zeros((5, 6, 7)))
     (problem,) = header_problems(case)[0]
-    assert problem.startswith(f"case case: {case.label}: shape (5, 6, 7) and that of the image (5, 7, 6) (z, y, x) differ; ")
+    assert problem.startswith(
+        f"case case: {case.label}: shape (5, 6, 7) and that of the image (5, 7, 6) (z, y, x) differ; "
+    )
 
 
 def test_one_file_as_image_and_label_is_a_problem(nifti_case):
     case = nifti_case(noise(), np.zeros(SHAPE))
-    (problem,) = header_problems(replace(case, label=case.image.parent / "." / ".." / case.image.parent.name / case.image.name))[0]
+    (problem,) = header_problems(
+        replace(case, label=case.image.parent / "." / ".." / case.image.parent.name / case.image.name)
+    )[0]
     assert "same file" in problem
 
 
@@ -335,7 +388,9 @@ def test_one_file_as_image_and_label_is_a_problem(nifti_case):
         ((20.0, 0.1, 1.0), None, None),
     ],
 )
-def test_a_spacing_of_no_ct_is_a_problem_unless_the_manifest_gives_another(nifti_case, spacing, of_manifest, told):
+def test_a_spacing_of_no_ct_is_a_problem_unless_the_manifest_gives_another(
+    nifti_case, spacing, of_manifest, told
+):
     problems, _ = header_problems(replace(nifti_case(noise(), np.zeros(SHAPE), spacing), spacing=of_manifest))
     assert [told in problem for problem in problems] == [True] * bool(told)
 
@@ -359,7 +414,9 @@ def test_doubts_about_either_file_are_warnings(nifti_case):
     image.set_qform(moved, 1)
     nib.save(image, case.label)
     problems, (warning,) = header_problems(case)
-    assert problems == [] and warning.startswith(f"case case: {case.label}: sform and qform lie 5 voxels apart")
+    assert problems == [] and warning.startswith(
+        f"case case: {case.label}: sform and qform lie 5 voxels apart"
+    )
 
 
 # --- cache ----------------------------------------------------------------------------------------------------------------
@@ -381,7 +438,10 @@ def test_a_second_load_reads_the_cache_and_not_the_files(nifti_case, tmp_path, m
 
 
 def test_equal_files_share_an_entry_whatever_their_names(nifti_case, tmp_path):
-    folders = {load_volume(nifti_case(noise(), np.ones(SHAPE), case_id=name), SPACING, tmp_path / "cache").folder for name in "ab"}
+    folders = {
+        load_volume(nifti_case(noise(), np.ones(SHAPE), case_id=name), SPACING, tmp_path / "cache").folder
+        for name in "ab"
+    }
     assert len(folders) == 1
 
 
@@ -394,7 +454,9 @@ def test_everything_that_shapes_the_arrays_makes_a_new_entry(nifti_case, tmp_pat
         load_volume(replace(case, label_values=(1,)), SPACING, cache),
         load_volume(replace(case, label_values=(1, 2)), SPACING, cache),
         load_volume(replace(case, spacing=(2.5, 0.8, 1.25)), SPACING, cache),
-        load_volume(nifti_case(noise(seed=5), np.ones(SHAPE), SPACING), SPACING, cache),  # changed files of the same names
+        load_volume(
+            nifti_case(noise(seed=5), np.ones(SHAPE), SPACING), SPACING, cache
+        ),  # changed files of the same names
         load_volume(nifti_case(noise(), np.zeros(SHAPE), SPACING), SPACING, cache),
     ]
     assert len({volume.folder for volume in (first, *others)}) == 7
@@ -427,11 +489,16 @@ def test_all_faults_of_voxels_come_in_one_message(nifti_case, tmp_path):
     image = noise().astype(np.float32)
     image[0, 0, 0] = np.nan
     case = nifti_case(image, np.zeros(SHAPE), case_id="c7")
-    nib.save(nib.Nifti1Image(np.full(SHAPE[::-1], 0.5, np.float32), np.diag([1.0, 1.0, 2.0, 1.0])), case.label)
+    nib.save(
+        nib.Nifti1Image(np.full(SHAPE[::-1], 0.5, np.float32), np.diag([1.0, 1.0, 2.0, 1.0])), case.label
+    )
     with pytest.raises(InputError) as error:
         load_volume(case, SPACING, tmp_path / "cache")
     lines = str(error.value).split("\n  ")
-    assert [line.startswith(f"case c7: {path}") for line, path in zip(lines, (case.image, case.label), strict=True)] == [True, True]
+    assert [
+        line.startswith(f"case c7: {path}")
+        for line, path in zip(lines, (case.image, case.label), strict=True)
+    ] == [True, True]
     assert "NaN" in lines[0] and "whole numbers" in lines[1]
 
 
@@ -441,7 +508,12 @@ def test_facts_for_doubts(nifti_case, tmp_path):
     label[:, 0, 0] = 2, 5, 2, 0, 5
     load = partial(load_volume, spacing=SPACING, cache=tmp_path)
     volume = load(nifti_case(image, label, label_values=(1, 7)))
-    assert (volume.darkest, volume.brightest, volume.liver_voxels, volume.label_codes) == (-1024, 2000, 0, (0, 2, 5))
+    assert (volume.darkest, volume.brightest, volume.liver_voxels, volume.label_codes) == (
+        -1024,
+        2000,
+        0,
+        (0, 2, 5),
+    )
     volume = load(nifti_case(image, label, label_values=(2, 7)))
     assert (volume.liver_voxels, volume.label_codes) == (2, ())
 
@@ -449,7 +521,10 @@ def test_facts_for_doubts(nifti_case, tmp_path):
 def test_bytes_that_the_cache_lacks(nifti_case, tmp_path):
     """Twelve voxels for 100: 36 bytes, and 12 for the reference in whole bytes; what its header says and the files of an entry agree."""
     cache = tmp_path / "cache"
-    case, other = (nifti_case(noise((4, 5, 5), seed), np.ones((4, 5, 5)), (2.0, 1.0, 1.0), case_id=str(seed)) for seed in (1, 2))
+    case, other = (
+        nifti_case(noise((4, 5, 5), seed), np.ones((4, 5, 5)), (2.0, 1.0, 1.0), case_id=str(seed))
+        for seed in (1, 2)
+    )
     grid = (4.0, 2.5, 1.67)  # 2 x 2 x 3
     for path in (case.image, case.label, other.image, other.label):
         old(path)  # so that digests would be remembered
@@ -459,7 +534,9 @@ def test_bytes_that_the_cache_lacks(nifti_case, tmp_path):
     assert volume.image.nbytes + volume.label.nbytes == 36 and volume.reference().nbytes // 8 == 12
     assert missing_bytes([case, other], grid, cache) == 48
     assert missing_bytes([case], (2.0, 1.0, 1.0), cache) == 312
-    assert missing_bytes([replace(case, spacing=(4.0, 1.0, 1.0))], grid, cache) == 84  # 4 x 2 x 3, and again 12
+    assert (
+        missing_bytes([replace(case, spacing=(4.0, 1.0, 1.0))], grid, cache) == 84
+    )  # 4 x 2 x 3, and again 12
 
 
 # --- digests ----------------------------------------------------------------------------------------------------------------
@@ -529,9 +606,13 @@ def test_a_real_case_through_the_cache(tmp_path):
     folder = DATA / "real" / "totalseg_example"
     volume = load_volume(bare_case(folder / "ct.nii.gz", folder / "liver.nii.gz"), (6.0, 6.0, 6.0), tmp_path)
     reference = volume.reference()
-    assert reference.sum() * np.prod(volume.native_spacing) / 1000 == pytest.approx(1123, abs=1)  # mL, as the data's notes have it
+    assert reference.sum() * np.prod(volume.native_spacing) / 1000 == pytest.approx(
+        1123, abs=1
+    )  # mL, as the data's notes have it
     prediction = volume.to_native(volume.label) >= 0.5
     assert 2 * (prediction & reference).sum() / (prediction.sum() + reference.sum()) > 0.93
-    assert np.abs(np.subtract(ndimage.center_of_mass(prediction), ndimage.center_of_mass(reference))).max() < 0.3
+    assert (
+        np.abs(np.subtract(ndimage.center_of_mass(prediction), ndimage.center_of_mass(reference))).max() < 0.3
+    )
     hu = volume.image[np.asarray(volume.label, bool)]
     assert 40 < np.median(hu) < 160

@@ -31,7 +31,9 @@ def paper_net():
 
 
 def test_paper_net_has_the_published_number_of_parameters(paper_net):
-    assert sum(parameter.numel() for parameter in paper_net.parameters() if parameter.requires_grad) == 4_975_346
+    assert (
+        sum(parameter.numel() for parameter in paper_net.parameters() if parameter.requires_grad) == 4_975_346
+    )
 
 
 def test_paper_net_maps_the_published_patch(paper_net):
@@ -73,24 +75,42 @@ def counted_by_hand(widths, flat_levels):
 
 @pytest.mark.parametrize(
     ("widths", "flat_levels"),
-    [((32, 72, 88, 168, 336), 2), ((8, 16, 32), 2), ((5,), 0), ((5,), 1), ((4, 8), 1), ((3, 7, 5, 11), 0), ((2, 3, 4, 5, 6, 7), 3)],
+    [
+        ((32, 72, 88, 168, 336), 2),
+        ((8, 16, 32), 2),
+        ((5,), 0),
+        ((5,), 1),
+        ((4, 8), 1),
+        ((3, 7, 5, 11), 0),
+        ((2, 3, 4, 5, 6, 7), 3),
+    ],
 )
 def test_parameter_count_follows_from_the_layers(widths, flat_levels):
-    assert sum(parameter.numel() for parameter in AUNet(widths, flat_levels).parameters()) == counted_by_hand(widths, flat_levels)
+    assert sum(parameter.numel() for parameter in AUNet(widths, flat_levels).parameters()) == counted_by_hand(
+        widths, flat_levels
+    )
 
 
 def test_convolutions_are_valid_and_bias_free_but_for_the_last(paper_net):
-    convolutions = [module for module in paper_net.modules() if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d))]
+    convolutions = [
+        module for module in paper_net.modules() if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d))
+    ]
     assert len(convolutions) == 16 + 12 + 4 + 1  # encoder, decoder, up, last
     assert {tuple(convolution.padding) for convolution in convolutions} == {(0, 0, 0)}
-    assert [convolution for convolution in convolutions if convolution.bias is not None] == [paper_net.classify]
-    assert {convolution.kernel_size for convolution in convolutions if isinstance(convolution, nn.Conv3d)} == {
+    assert [convolution for convolution in convolutions if convolution.bias is not None] == [
+        paper_net.classify
+    ]
+    assert {
+        convolution.kernel_size for convolution in convolutions if isinstance(convolution, nn.Conv3d)
+    } == {
         (1, 3, 3),
         (3, 1, 1),
         (1, 1, 1),
     }
     for convolution in convolutions:
-        assert convolution.stride == (convolution.kernel_size if isinstance(convolution, nn.ConvTranspose3d) else (1, 1, 1))
+        assert convolution.stride == (
+            convolution.kernel_size if isinstance(convolution, nn.ConvTranspose3d) else (1, 1, 1)
+        )
 
 
 def test_every_convolution_but_the_last_is_followed_by_normalization_and_relu(paper_net):
@@ -126,9 +146,16 @@ def test_batch_normalization_is_pytorchs_in_values_gradients_and_running_statist
     found = []
     for layer in layers:
         layer.weight.data, layer.bias.data = noise(3, seed=1).double(), noise(3, seed=2).double()
-        image = (5 * noise(2, 3, 4, 5, 6) + 2).double().contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+        image = (
+            (5 * noise(2, 3, 4, 5, 6) + 2)
+            .double()
+            .contiguous(memory_format=torch.channels_last_3d)
+            .requires_grad_()
+        )
         results = [layer(image), layer(2 * image)]
-        gradients = torch.autograd.grad((results[0] * noise(*image.shape, seed=3)).sum(), [image, layer.weight, layer.bias])
+        gradients = torch.autograd.grad(
+            (results[0] * noise(*image.shape, seed=3)).sum(), [image, layer.weight, layer.bias]
+        )
         found.append([*results, *gradients, *layer.buffers(), layer.eval()(image)])
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, atol=1e-10, rtol=1e-10)
@@ -149,7 +176,11 @@ def test_statistics_of_a_large_patch_are_exact_to_float32():
 
 @pytest.mark.parametrize(
     "convolution",
-    [aunet.ThinConv3d(3, 5, (1, 3, 3), bias=False), aunet.ThinConv3d(3, 5, (3, 1, 1), bias=False), aunet.Upsampling(3, 5, aunet.FULL)],
+    [
+        aunet.ThinConv3d(3, 5, (1, 3, 3), bias=False),
+        aunet.ThinConv3d(3, 5, (3, 1, 1), bias=False),
+        aunet.Upsampling(3, 5, aunet.FULL),
+    ],
     ids=["in plane", "across planes", "upsampling"],
 )
 def test_in_evaluation_normalization_by_the_running_statistics_is_part_of_the_convolution(convolution):
@@ -163,12 +194,20 @@ def test_in_evaluation_normalization_by_the_running_statistics_is_part_of_the_co
     features = plain(image, convolution.weight, stride=convolution.stride)
     mean, variance, scale, shift = (
         values.view(-1, 1, 1, 1)
-        for values in (normalization.running_mean, normalization.running_var, normalization.weight, normalization.bias)
+        for values in (
+            normalization.running_mean,
+            normalization.running_var,
+            normalization.weight,
+            normalization.bias,
+        )
     )
     expected = torch.relu((features - mean) / torch.sqrt(variance + 1e-5) * scale + shift)
     result = unit.eval()(image)
     torch.testing.assert_close(result, expected, atol=1e-12, rtol=1e-12)
-    gradients = [torch.autograd.grad(values.square().sum(), list(unit.parameters()), retain_graph=True) for values in (result, expected)]
+    gradients = [
+        torch.autograd.grad(values.square().sum(), list(unit.parameters()), retain_graph=True)
+        for values in (result, expected)
+    ]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
 
@@ -200,7 +239,10 @@ def test_every_convolution_doubles_the_variance_as_a_relu_behind_it_halves_the_p
         assert output.square().mean().item() == pytest.approx(2, rel=0.6 if few else 0.2)
 
 
-@pytest.mark.parametrize("arguments", [{"widths": ()}, {"flat_levels": 6}, {"flat_levels": -1}, {"dropout": 1.0}, {"dropout": -0.1}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"widths": ()}, {"flat_levels": 6}, {"flat_levels": -1}, {"dropout": 1.0}, {"dropout": -0.1}],
+)
 def test_impossible_nets_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         AUNet(**arguments)
@@ -246,14 +288,21 @@ def test_computed_output_has_the_predicted_shape(widths, flat_levels):
 
 
 @pytest.mark.parametrize("axis", range(3))
-@pytest.mark.parametrize(("widths", "flat_levels"), [((3, 4), 0), ((3, 4), 1), ((3, 4, 5), 1), ((2, 3, 4, 4), 2)])
-def test_the_smallest_output_at_a_multiple_of_the_stride_sees_exactly_a_halo_around_it(random_net, widths, flat_levels, axis):
+@pytest.mark.parametrize(
+    ("widths", "flat_levels"), [((3, 4), 0), ((3, 4), 1), ((3, 4, 5), 1), ((2, 3, 4, 4), 2)]
+)
+def test_the_smallest_output_at_a_multiple_of_the_stride_sees_exactly_a_halo_around_it(
+    random_net, widths, flat_levels, axis
+):
     """A single voxel sees up to a stride further, since it sees whole pooling windows. Tiling needs the reach of such blocks."""
     net = random_net(widths, flat_levels)
     smallest, stride, halo = net.output_size((1, 1, 1)), net.stride[axis], net.halo[axis]
     output = [size + (2 * stride if other == axis else 0) for other, size in enumerate(smallest)]
     image = noise(1, 1, *net.input_size(output))
-    first, end = stride, stride + smallest[axis]  # the block in the middle; output voxel i lies at input voxel i + halo
+    first, end = (
+        stride,
+        stride + smallest[axis],
+    )  # the block in the middle; output voxel i lies at input voxel i + halo
     low, high = first, end - 1 + 2 * halo
 
     def change(planes):
@@ -342,7 +391,9 @@ def test_dropout_and_normalization_are_switched_independently(random_net):
     image = noise(1, 1, *net.input_size(net.output_size((4, 8, 8))))
 
     def statistics():
-        return torch.cat([buffer.flatten().double() for name, buffer in net.named_buffers() if "running" in name])
+        return torch.cat(
+            [buffer.flatten().double() for name, buffer in net.named_buffers() if "running" in name]
+        )
 
     before = statistics()
     in_evaluation = net.eval()(image)
@@ -354,14 +405,18 @@ def test_dropout_and_normalization_are_switched_independently(random_net):
     assert not torch.equal(statistics(), before)
 
 
-@pytest.mark.parametrize(("rate", "exact"), [(0.25, 64 / 256), (0.5, 128 / 256), (0.3, 77 / 256), (0.9, 230 / 256)])
+@pytest.mark.parametrize(
+    ("rate", "exact"), [(0.25, 64 / 256), (0.5, 128 / 256), (0.3, 77 / 256), (0.9, 230 / 256)]
+)
 def test_dropout_drops_its_share_of_every_channel_and_keeps_the_mean(rate, exact):
     dropped = aunet._dropout(torch.ones(2, 8, 8, 64, 64), rate, seeded(0))
     assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - exact)])
     count = dropped.numel() / 8
     # Eight channels, eight bytes a draw: a byte that is not uniform shows as a channel of another rate. Five standard errors.
     for channel in range(8):
-        assert (dropped[:, channel] == 0).double().mean() == pytest.approx(exact, abs=5 * (exact * (1 - exact) / count) ** 0.5)
+        assert (dropped[:, channel] == 0).double().mean() == pytest.approx(
+            exact, abs=5 * (exact * (1 - exact) / count) ** 0.5
+        )
     assert dropped.double().mean() == pytest.approx(1, abs=5 * (exact / (1 - exact) / dropped.numel()) ** 0.5)
 
 
@@ -385,7 +440,9 @@ def test_bfloat16_leaves_all_that_is_kept_in_float32_and_the_values_nearly_the_s
         assert {tensor.dtype for tensor in (*logits, *gradients, *net.parameters())} == {torch.float32}
         running = [value for name, value in net.named_buffers() if "running" in name]
         assert {value.dtype for value in running} == {torch.float32}
-        found[net.bfloat16] = [torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (logits, gradients, running)]
+        found[net.bfloat16] = [
+            torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (logits, gradients, running)
+        ]
     for precise, rough in zip(found[False], found[True], strict=True):
         assert not torch.equal(rough, precise)
     (logits, gradients, running), rough = found[False], found[True]
@@ -398,14 +455,18 @@ def test_bfloat16_leaves_all_that_is_kept_in_float32_and_the_values_nearly_the_s
 def test_dropout_of_neighbours_is_independent(axis):
     kept = (aunet._dropout(torch.ones(8, 8, 16, 32, 32), 0.5, seeded(1)) > 0).double()
     first, second = kept.narrow(axis, 0, kept.shape[axis] - 1), kept.narrow(axis, 1, kept.shape[axis] - 1)
-    assert ((first - 0.5) * (second - 0.5)).mean().item() == pytest.approx(0, abs=5 * 0.25 / first.numel() ** 0.5)
+    assert ((first - 0.5) * (second - 0.5)).mean().item() == pytest.approx(
+        0, abs=5 * 0.25 / first.numel() ** 0.5
+    )
 
 
 def test_dropout_masks_do_not_depend_on_the_memory_format():
     features = noise(2, 5, 3, 7, 6)
     channels_last = features.contiguous(memory_format=torch.channels_last_3d)
     assert channels_last.stride() != features.stride()
-    assert torch.equal(aunet._dropout(features, 0.4, seeded(3)), aunet._dropout(channels_last, 0.4, seeded(3)))
+    assert torch.equal(
+        aunet._dropout(features, 0.4, seeded(3)), aunet._dropout(channels_last, 0.4, seeded(3))
+    )
 
 
 def test_dropout_of_rate_zero_changes_nothing():

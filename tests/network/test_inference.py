@@ -9,8 +9,19 @@ import torch
 from uss_bench.network.inference import predict, predict_mc
 from uss_bench.network.uncertainty import predictive_entropy
 
-NETS = {"2 levels": ((3, 4), 1), "no flat level": ((3, 4), 0), "3 levels": ((3, 4, 5), 2), "4 levels": ((2, 3, 4, 4), 2)}
-SHAPES = [(1, 1, 1), (2, 3, 1), (3, 5, 4), (9, 33, 27), (8, 32, 48)]  # the first three are smaller than any halo
+NETS = {
+    "2 levels": ((3, 4), 1),
+    "no flat level": ((3, 4), 0),
+    "3 levels": ((3, 4, 5), 2),
+    "4 levels": ((2, 3, 4, 4), 2),
+}
+SHAPES = [
+    (1, 1, 1),
+    (2, 3, 1),
+    (3, 5, 4),
+    (9, 33, 27),
+    (8, 32, 48),
+]  # the first three are smaller than any halo
 TILES = [None, (4, 16, 16), (5, 21, 18), (100, 100, 100)]
 
 
@@ -25,7 +36,10 @@ def seeded(seed):
 def whole_pass(net, volume, generator=None):
     """Liver probability from one forward pass over the volume, padded by NumPy."""
     output = net.output_size(volume.shape)
-    pads = [(halo, halo + size - length) for halo, size, length in zip(net.halo, output, volume.shape, strict=True)]
+    pads = [
+        (halo, halo + size - length)
+        for halo, size, length in zip(net.halo, output, volume.shape, strict=True)
+    ]
     inputs = torch.from_numpy(np.pad(volume, pads, mode="reflect"))[None, None]
     with torch.no_grad():
         logits = net.eval()(inputs, generator)[0].double().numpy()
@@ -52,7 +66,9 @@ def test_tiled_prediction_is_the_whole_volume_pass(random_net, name, shape, tile
 def test_tiles_smaller_than_the_stride_are_enlarged_to_it(random_net):
     for name, net in NETS.items():
         net, volume = random_net(*net), noise((5, 11, 9))
-        np.testing.assert_allclose(predict(net, volume, (1, 1, 1)), whole_pass(net, volume), atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            predict(net, volume, (1, 1, 1)), whole_pass(net, volume), atol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("shape", [(5, 19, 35), (1, 7, 18)])
@@ -134,11 +150,14 @@ def test_a_model_in_training_mode_predicts_as_in_evaluation_mode(random_net, cal
 def test_same_seed_same_result_whatever_the_order_of_the_cases(random_net):
     net = random_net()
     cases = {
-        name: (noise(shape, seed), seed) for seed, (name, shape) in enumerate({"a": (5, 9, 9), "b": (4, 12, 7), "c": (5, 9, 9)}.items())
+        name: (noise(shape, seed), seed)
+        for seed, (name, shape) in enumerate({"a": (5, 9, 9), "b": (4, 12, 7), "c": (5, 9, 9)}.items())
     }
 
     def run(order):
-        return {name: predict_mc(net, cases[name][0], 3, seed=cases[name][1], tile=(2, 8, 8)) for name in order}
+        return {
+            name: predict_mc(net, cases[name][0], 3, seed=cases[name][1], tile=(2, 8, 8)) for name in order
+        }
 
     forth, back = run("abc"), run("cba")
     for name in cases:

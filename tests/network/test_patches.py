@@ -6,7 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from uss_bench.network.patches import Patch, PatchSampler, crop_reflected, network_input, reflected, runs_of, spread_origins
+from uss_bench.network.patches import (
+    Patch,
+    PatchSampler,
+    crop_reflected,
+    network_input,
+    reflected,
+    runs_of,
+    spread_origins,
+)
 from uss_bench.study.annotation import Annotations
 
 WINDOW, SCALE = (-1000.0, 1000.0), 1000.0
@@ -34,7 +42,9 @@ def volume_with(liver=(), shape=(20, 30, 40), annotated=None, seed=0):
     for voxel in liver:
         label[voxel] = 1
     image = rng(seed).integers(-1200, 1500, size=shape).astype(np.int16)
-    return SimpleNamespace(image=image, label=label if annotated is None else Label(label, annotated), shape=shape)
+    return SimpleNamespace(
+        image=image, label=label if annotated is None else Label(label, annotated), shape=shape
+    )
 
 
 def sampler_of(volumes, annotated, patch_size=(4, 16, 16), halo=(2, 5, 5), batch_size=2):
@@ -81,7 +91,9 @@ def test_intensities_are_clipped_and_divided():
     scaled = network_input(hu, WINDOW, SCALE)
     assert scaled.dtype == np.float32
     assert scaled.tolist() == pytest.approx([-1, -1, -0.1, 0, 0.05, 1, 1])
-    assert network_input(hu, (-150.0, 250.0), 200.0).tolist() == pytest.approx([-0.75, -0.75, -0.5, 0, 0.25, 1.25, 1.25])
+    assert network_input(hu, (-150.0, 250.0), 200.0).tolist() == pytest.approx(
+        [-0.75, -0.75, -0.5, 0, 0.25, 1.25, 1.25]
+    )
 
 
 # --- grid -----------------------------------------------------------------------------------------------------------------
@@ -165,7 +177,9 @@ def test_liver_that_is_not_annotated_does_not_count():
     sampler = sampler_of({"a": volume}, {"a": [0, 1, 9]})
     for epoch in epochs(sampler):
         for batch in epoch:
-            assert any(patch.origin[0] <= 9 < patch.origin[0] + 4 and patch.origin[1:] == (0, 0) for patch in batch)
+            assert any(
+                patch.origin[0] <= 9 < patch.origin[0] + 4 and patch.origin[1:] == (0, 0) for patch in batch
+            )
 
 
 def test_without_any_liver_an_epoch_is_one_pass():
@@ -185,7 +199,9 @@ def test_where_liver_is_everywhere_an_epoch_is_one_pass():
 
 def test_a_lone_slice_lands_at_every_offset_of_its_patch():
     sampler = sampler_of({"a": volume_with(annotated={13})}, {"a": [13]})
-    offsets = Counter(13 - patch.origin[0] for epoch in epochs(sampler, 200) for patch in patches_of(epoch)[:1])
+    offsets = Counter(
+        13 - patch.origin[0] for epoch in epochs(sampler, 200) for patch in patches_of(epoch)[:1]
+    )
     assert sorted(offsets) == [0, 1, 2, 3]
     assert min(offsets.values()) > 25  # 50 expected, six the standard deviation
 
@@ -200,7 +216,11 @@ def test_an_epoch_depends_on_its_generator_alone(sampler):
     first, other = sampler.epoch(rng(1)), sampler.epoch(rng(2))
     assert sampler.epoch(rng(1)) == first
     assert other != first
-    rebuilt = sampler_of(dict(reversed(three_volumes().items())), dict(reversed(ANNOTATED.items())), batch_size=sampler.batch_size)
+    rebuilt = sampler_of(
+        dict(reversed(three_volumes().items())),
+        dict(reversed(ANNOTATED.items())),
+        batch_size=sampler.batch_size,
+    )
     assert rebuilt.epoch(rng(1)) == first
 
 
@@ -229,7 +249,12 @@ def loaded_by_hand(volume, annotated, origin, size, halo):
     """Image, label and weight of a patch, voxel by voxel."""
     pad = 60
     padded = np.pad(volume.image.astype(np.float64), pad, mode="reflect")
-    image = padded[tuple(slice(pad + a - h, pad + a + n + h) for a, n, h in zip(origin, size, halo, strict=True))].clip(-1000, 1000) / 1000
+    image = (
+        padded[
+            tuple(slice(pad + a - h, pad + a + n + h) for a, n, h in zip(origin, size, halo, strict=True))
+        ].clip(-1000, 1000)
+        / 1000
+    )
     label, weight = np.zeros(size), np.zeros(size)
     for voxel in np.ndindex(*size):
         place = tuple(np.add(origin, voxel))

@@ -36,7 +36,9 @@ LOSSES = [
 @pytest.mark.parametrize(("weight", "expected"), LOSSES)
 @pytest.mark.parametrize("shape", [(4,), (2, 2), (2, 1, 1, 2)])
 def test_loss_is_equation_1_over_the_whole_mini_batch(weight, expected, shape):
-    tensors = (torch.tensor(values, dtype=torch.float64).view(shape) for values in (PROBABILITY, LABEL, weight))
+    tensors = (
+        torch.tensor(values, dtype=torch.float64).view(shape) for values in (PROBABILITY, LABEL, weight)
+    )
     assert soft_dice_loss(*tensors).item() == pytest.approx(expected, abs=1e-12)
 
 
@@ -52,7 +54,10 @@ def test_gradient_by_hand_and_exactly_zero_where_nothing_is_annotated(weight):
 
 
 def test_labels_where_nothing_is_annotated_do_not_matter():
-    probability, weight = torch.rand(2, 3, 4, 5), (torch.arange(3) == 1).float().view(1, 3, 1, 1).expand(2, 3, 4, 5)
+    probability, weight = (
+        torch.rand(2, 3, 4, 5),
+        (torch.arange(3) == 1).float().view(1, 3, 1, 1).expand(2, 3, 4, 5),
+    )
     label = torch.randint(2, (2, 3, 4, 5)).float()
     poisoned = torch.where(weight == 1, label, 1e6)
     assert soft_dice_loss(probability, label, weight) == soft_dice_loss(probability, poisoned, weight)
@@ -91,7 +96,9 @@ def box_volume(seed, shape=(6, 24, 24)):
     label = np.zeros(shape, np.uint8)
     z, y, x = random.integers((1, 3, 3), (3, 10, 10))
     label[z : z + 3, y : y + 9, x : x + 8] = 1
-    return SimpleNamespace(image=(random.normal(0, 20, shape) + 100 * label).astype(np.int16), label=label, shape=shape)
+    return SimpleNamespace(
+        image=(random.normal(0, 20, shape) + 100 * label).astype(np.int16), label=label, shape=shape
+    )
 
 
 def tiny_net(seed=0, dropout=0.25):
@@ -102,7 +109,15 @@ def tiny_net(seed=0, dropout=0.25):
 
 def sampler_of(volumes, annotated=range(6)):
     net = tiny_net()
-    return PatchSampler(volumes, Annotations(dict.fromkeys(volumes, annotated)), net.output_size((2, 12, 12)), net.halo, 2, WINDOW, SCALE)
+    return PatchSampler(
+        volumes,
+        Annotations(dict.fromkeys(volumes, annotated)),
+        net.output_size((2, 12, 12)),
+        net.halo,
+        2,
+        WINDOW,
+        SCALE,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +146,16 @@ def scripted(values):
 
 
 def settings(**changes):
-    return Training(**{"learning_rate": 0.01, "validate_every": 5, "max_epochs": 1000, "max_steps": 20, "patience": 3, **changes})
+    return Training(
+        **{
+            "learning_rate": 0.01,
+            "validate_every": 5,
+            "max_epochs": 1000,
+            "max_steps": 20,
+            "patience": 3,
+            **changes,
+        }
+    )
 
 
 def same(first, second):
@@ -159,7 +183,9 @@ def test_the_best_state_is_that_of_the_best_step(trained):
     net = tiny_net(seed=9)
     net.load_state_dict(trained.state)
     assert validate(net) == trained.best_jaccard == max(jaccard for _, _, jaccard in trained.curve)
-    assert trained.best_step == next(step for step, _, jaccard in trained.curve if jaccard == trained.best_jaccard)
+    assert trained.best_step == next(
+        step for step, _, jaccard in trained.curve if jaccard == trained.best_jaccard
+    )
 
 
 def test_the_best_state_is_kept_while_training_goes_on(sampler):
@@ -182,7 +208,11 @@ def test_the_curve_holds_step_mean_loss_and_jaccard(sampler):
     assert [step for step, *_ in seen] == list(range(1, 13))
     assert {limit for _, limit, *_ in seen} == {12}
     assert [best for *_, best in seen] == [-np.inf] * 5 + [0.1] * 5 + [0.2] * 2
-    assert [(step, jaccard) for step, _, jaccard in result.curve] == [(5, 0.1), (10, 0.2), (12, 0.3)]  # the last step is validated too
+    assert [(step, jaccard) for step, _, jaccard in result.curve] == [
+        (5, 0.1),
+        (10, 0.2),
+        (12, 0.3),
+    ]  # the last step is validated too
     means = [np.mean(losses[a:b]) for a, b in pairwise([0, 5, 10, 12])]
     assert [mean for _, mean, _ in result.curve] == pytest.approx(means)
 
@@ -192,9 +222,21 @@ def test_the_curve_holds_step_mean_loss_and_jaccard(sampler):
     [
         ({"max_steps": 7}, False, [0.1, 0.2], 7, 7),
         ({"max_steps": 7, "converged_max_steps": 12}, True, [0.1, 0.2, 0.3], 12, 12),
-        ({"max_steps": 7}, True, [0.1, 0.5, 0.4, 0.5, 0.3], 10, 25),  # patience 3; an equal value is no better one
+        (
+            {"max_steps": 7},
+            True,
+            [0.1, 0.5, 0.4, 0.5, 0.3],
+            10,
+            25,
+        ),  # patience 3; an equal value is no better one
         ({"patience": 1}, True, [0.1, 0.2, 0.3, 0.3], 15, 20),
-        ({"patience": 2, "max_epochs": 1}, True, [0.3, 0.1, 0.4, 0.1, 0.1], 15, 25),  # epochs do not end a converged training
+        (
+            {"patience": 2, "max_epochs": 1},
+            True,
+            [0.3, 0.1, 0.4, 0.1, 0.1],
+            15,
+            25,
+        ),  # epochs do not end a converged training
         ({"patience": 1, "max_steps": 20}, False, [0.3, 0.1, 0.1, 0.1], 5, 20),  # nor does patience another
     ],
 )
@@ -207,7 +249,9 @@ def test_limits(sampler, changes, converge, values, best_step, last_step):
 
 @pytest.mark.parametrize("max_epochs", [1, 3])
 def test_epochs_end_a_training(sampler, max_epochs):
-    steps = sum(len(sampler.epoch(generator(**NAME, purpose=f"epoch {epoch}"))) for epoch in range(1, max_epochs + 1))
+    steps = sum(
+        len(sampler.epoch(generator(**NAME, purpose=f"epoch {epoch}"))) for epoch in range(1, max_epochs + 1)
+    )
     validate, states = scripted(np.arange(100.0))
     result = train(tiny_net(), sampler, validate, settings(max_steps=None, max_epochs=max_epochs), NAME)
     assert result.last_step == result.best_step == steps
@@ -216,7 +260,9 @@ def test_epochs_end_a_training(sampler, max_epochs):
 
 def test_every_epoch_is_drawn_anew_and_by_its_name(sampler):
     loaded = []
-    recording = SimpleNamespace(epoch=sampler.epoch, load=lambda batch: loaded.append(batch) or sampler.load(batch))
+    recording = SimpleNamespace(
+        epoch=sampler.epoch, load=lambda batch: loaded.append(batch) or sampler.load(batch)
+    )
     expected = [sampler.epoch(generator(**NAME, purpose=f"epoch {epoch}")) for epoch in (1, 2)]
     train(tiny_net(), recording, lambda net: 0.5, settings(max_steps=sum(map(len, expected))), NAME)
     assert loaded == expected[0] + expected[1]
@@ -226,12 +272,20 @@ def test_every_epoch_is_drawn_anew_and_by_its_name(sampler):
 def test_same_name_same_result_bit_for_bit_and_other_names_others(sampler):
     def run(init=0, dropout=0.25, **changes):
         torch.rand(1)  # the global stream moves on; nothing may depend on it
-        return train(tiny_net(init, dropout), sampler, lambda net: 0.5, settings(max_steps=5), {**NAME, **changes})
+        return train(
+            tiny_net(init, dropout), sampler, lambda net: 0.5, settings(max_steps=5), {**NAME, **changes}
+        )
 
     first, again = run(), run()
     assert same(first.state, again.state)
     assert first.curve == again.curve
-    for other in (run(seed=2), run(strategy="RSS"), run(iteration=3), run(init=1), run(dropout=0.0)):  # the last: dropout is on
+    for other in (
+        run(seed=2),
+        run(strategy="RSS"),
+        run(iteration=3),
+        run(init=1),
+        run(dropout=0.0),
+    ):  # the last: dropout is on
         assert not same(first.state, other.state)
 
 
@@ -256,7 +310,11 @@ def test_a_training_continued_from_a_state_ends_as_if_never_interrupted(sampler,
         run(scores, after_step=stop_there)
     continued = run(scores[(stop - 1) // 5 :], net=8, resume=load_checkpoint(tmp_path / "state.pt"))
     assert same(continued.state, whole.state)
-    assert (continued.best_step, continued.last_step, continued.curve) == (whole.best_step, whole.last_step, whole.curve)
+    assert (continued.best_step, continued.last_step, continued.curve) == (
+        whole.best_step,
+        whole.last_step,
+        whole.curve,
+    )
 
 
 def test_a_state_seen_during_a_validation_can_be_continued_from(sampler):

@@ -47,7 +47,11 @@ def dilated(mask, reach=5):
     """Dilation by a cube of edge 2 reach + 1, voxel by voxel."""
     result = np.zeros_like(mask)
     for z, y, x in np.argwhere(mask):
-        result[max(z - reach, 0) : z + reach + 1, max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1] = True
+        result[
+            max(z - reach, 0) : z + reach + 1,
+            max(y - reach, 0) : y + reach + 1,
+            max(x - reach, 0) : x + reach + 1,
+        ] = True
     return result
 
 
@@ -65,7 +69,9 @@ def test_volume_uncertainty_is_the_mean_over_the_mask_dilated_by_an_11_cube(name
     entropy = np.random.default_rng(0).random((18, 20, 22)).astype(np.float32)
     mask = np.zeros(entropy.shape, bool)
     mask[tuple(np.transpose(MASKS[name]))] = True
-    assert volume_uncertainty(entropy, mask) == pytest.approx(entropy[dilated(mask)].astype(np.float64).mean(), rel=1e-9)
+    assert volume_uncertainty(entropy, mask) == pytest.approx(
+        entropy[dilated(mask)].astype(np.float64).mean(), rel=1e-9
+    )
 
 
 def test_volume_uncertainty_of_one_voxel_by_hand():

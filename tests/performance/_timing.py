@@ -23,7 +23,13 @@ def case_of(folder, scratch):
     """`Case` of a folder that holds `ct.nii.gz` and `liver.nii.gz`; without a folder, of a phantom written to the folder `scratch`."""
     home = Path(folder or scratch)
     case = Case(
-        home.name, "north", "test", home / "ct.nii.gz", home / "liver.nii.gz", home.name, extra={} if folder else {"phantom": "normal"}
+        home.name,
+        "north",
+        "test",
+        home / "ct.nii.gz",
+        home / "liver.nii.gz",
+        home.name,
+        extra={} if folder else {"phantom": "normal"},
     )
     write_missing_phantoms([case])
     return case
@@ -53,10 +59,14 @@ def alternate(callables, rounds):
 def table(title, seconds, ours):
     """Print a Markdown table of medians, their ratios to the median of the row named `ours`, and ranges; fastest first."""
     medians = {name: median(times) for name, times in seconds.items()}
-    print(f"\n| {title} | median [s] | ratio to ours | range [s] | rounds |\n| --- | ---: | ---: | ---: | ---: |")
+    print(
+        f"\n| {title} | median [s] | ratio to ours | range [s] | rounds |\n| --- | ---: | ---: | ---: | ---: |"
+    )
     for name in sorted(medians, key=medians.get):
         times = seconds[name]
-        print(f"| {name} | {medians[name]:.3f} | {medians[name] / medians[ours]:.2f} | {min(times):.3f}-{max(times):.3f} | {len(times)} |")
+        print(
+            f"| {name} | {medians[name]:.3f} | {medians[name] / medians[ours]:.2f} | {min(times):.3f}-{max(times):.3f} | {len(times)} |"
+        )
 
 
 def peer(module):

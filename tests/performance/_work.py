@@ -74,7 +74,9 @@ def print_work(title, seconds, counts, reference):
     rates = {name: count / median(seconds[name]) for name, count in counts.items()}
     print(f"\n| {title} | GFLOP | GFLOP/s | of {reference} |\n| --- | ---: | ---: | ---: |")
     for name, count in counts.items():
-        print(f"| {name} | {count / 1e9:.1f} | {rates[name] / 1e9:.1f} | {rates[name] / rates[reference]:.0%} |")
+        print(
+            f"| {name} | {count / 1e9:.1f} | {rates[name] / 1e9:.1f} | {rates[name] / rates[reference]:.0%} |"
+        )
 
 
 @contextmanager

@@ -50,9 +50,15 @@ def write_cases(folders, count, scratch):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     folders = default_folders("ircadb01", "chaos03", "totalseg_example") or [None]
-    parser.add_argument("--data", nargs="+", default=folders, metavar="FOLDER", help="with ct.nii.gz and liver.nii.gz")
+    parser.add_argument(
+        "--data", nargs="+", default=folders, metavar="FOLDER", help="with ct.nii.gz and liver.nii.gz"
+    )
     parser.add_argument("--cases", type=int, default=6)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    )
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # peers' deprecations
@@ -73,19 +79,31 @@ def main():
 
         def one_by_one(compute):
             masks = ((volume.to_native(np.load(path)) >= THRESHOLD, volume) for volume, path in pairs)
-            return [compute(prediction, volume.reference(), volume.native_spacing) for prediction, volume in masks]
+            return [
+                compute(prediction, volume.reference(), volume.native_spacing) for prediction, volume in masks
+            ]
 
         assert in_workers() == [evaluate(*pair)[0] for pair in pairs]  # starts the workers, too
         busy.clear()
         volume, path = pairs[-1]
-        peers = checked_peers((volume.to_native(np.load(path)) >= THRESHOLD, volume.reference(), volume.native_spacing))
+        peers = checked_peers(
+            (volume.to_native(np.load(path)) >= THRESHOLD, volume.reference(), volume.native_spacing)
+        )
         name = f"ours, {options.workers} workers"
         ours = {name: in_workers, "ours, one process": lambda: [evaluate(*pair) for pair in pairs]}
-        first = alternate({**ours, **{peer: lambda compute=compute: one_by_one(compute) for peer, compute in peers.items()}}, 1)
+        first = alternate(
+            {
+                **ours,
+                **{peer: lambda compute=compute: one_by_one(compute) for peer, compute in peers.items()},
+            },
+            1,
+        )
         others = alternate(ours, options.rounds - 1)
         seconds = {row: first[row] + others.get(row, []) for row in first}
         table(f"evaluation of {len(pairs)} cases", seconds, name)
-        print(f"\n{median(busy):.2f} of {options.workers} cores busy in the workers (CPU seconds a wall second, median)")
+        print(
+            f"\n{median(busy):.2f} of {options.workers} cores busy in the workers (CPU seconds a wall second, median)"
+        )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ def new_network(kind, network, device):
 def loss_and_gradient(model, image, label, weight):
     """Loss of a training pass without dropout, whose masks differ between devices, and the gradients of all weights in one row."""
     loss = soft_dice_loss(liver_probability(model.train()(image)), label, weight)
-    return loss.item(), torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, model.parameters())]).double().cpu()
+    return loss.item(), torch.cat(
+        [gradient.flatten() for gradient in torch.autograd.grad(loss, model.parameters())]
+    ).double().cpu()
 
 
 def check_against_cpu(network, device, at_least):
@@ -55,7 +57,9 @@ def check_against_cpu(network, device, at_least):
     reference = new_network(FLOAT32, network, "cpu")
     output = reference.output_size(at_least)
     batch = mini_batch(output, reference.input_size(output))
-    loss, gradient = loss_and_gradient(copy.deepcopy(reference).double(), *(tensor.double() for tensor in batch))
+    loss, gradient = loss_and_gradient(
+        copy.deepcopy(reference).double(), *(tensor.double() for tensor in batch)
+    )
 
     def off(of_weights):
         return ((of_weights - gradient).norm() / gradient.norm()).item()
@@ -68,7 +72,9 @@ def check_against_cpu(network, device, at_least):
         found, of_weights = loss_and_gradient(models[kind], *(tensor.to(device) for tensor in batch))
         errors["loss"] = abs(found - loss)
         gradients = f"gradients, relative {off(of_weights):.1e} (on the CPU in float32 {on_cpu:.1e})"
-        print(f"{kind} against the CPU (limit {limit}): {', '.join(f'{name} {error:.1e}' for name, error in errors.items())}, {gradients}")
+        print(
+            f"{kind} against the CPU (limit {limit}): {', '.join(f'{name} {error:.1e}' for name, error in errors.items())}, {gradients}"
+        )
         if not max(errors.values()) < limit or not (kind == BFLOAT16 or off(of_weights) < 3 * on_cpu):
             raise AssertionError(f"{kind} on {device} is not the CPU's: {errors}, {gradients}")
 
@@ -83,7 +89,9 @@ def check_determinism(settings, device, at_least, steps=3):
         training = Training(model, settings.training, {"seed": 0}, None)
         for _ in range(steps):
             training.update(*batch, "noise")
-        entropy = predict_mc(model, np.random.default_rng(3).normal(size=output).astype(np.float32), samples=3)[1]
+        entropy = predict_mc(
+            model, np.random.default_rng(3).normal(size=output).astype(np.float32), samples=3
+        )[1]
         return [*(value.cpu().numpy() for value in model.state_dict().values()), entropy]
 
     for kind in (FLOAT32, BFLOAT16):
@@ -101,10 +109,14 @@ def time_steps(settings, device, rounds):
         output = model.output_size(settings.training.patch)
         batch = mini_batch(output, model.input_size(output))
         if kind == EAGER:
-            step = peer_step(model, *(tensor.to(device) for tensor in batch), torch.Generator(device).manual_seed(0))
+            step = peer_step(
+                model, *(tensor.to(device) for tensor in batch), torch.Generator(device).manual_seed(0)
+            )
         else:  # from pinned memory, where `training.train` puts its batches
             batch = [tensor.pin_memory() for tensor in batch]
-            step = partial(_deterministic_update, Training(model, settings.training, {"seed": 0}, None), batch)
+            step = partial(
+                _deterministic_update, Training(model, settings.training, {"seed": 0}, None), batch
+            )
         calls[kind] = partial(_finished, step, device)
         _empty(device)
         calls[kind]()
@@ -142,10 +154,16 @@ def time_scoring(settings, device, shape, tiles, rounds):
             work[_title(name)] = tiled_operations(reference, shape, tile, passes)
     products = _gemms(device)
     seconds = alternate({**calls, **{name: call for name, (call, _) in products.items()}}, rounds)
-    table(f"a CT of {' x '.join(map(str, shape))} voxels", {name: seconds[name] for name in calls}, next(iter(calls)))
+    table(
+        f"a CT of {' x '.join(map(str, shape))} voxels",
+        {name: seconds[name] for name in calls},
+        next(iter(calls)),
+    )
     _print_work(seconds, work, products)
     return {
-        (kind, passes): min(median(seconds[name]) for tile in tiles if (name := _title((kind, passes, tile))) in seconds)
+        (kind, passes): min(
+            median(seconds[name]) for tile in tiles if (name := _title((kind, passes, tile))) in seconds
+        )
         for kind, passes in product((FLOAT32, BFLOAT16), (samples, 1))
     }
 
@@ -153,11 +171,16 @@ def time_scoring(settings, device, shape, tiles, rounds):
 def tiled_operations(model, shape, tile, samples):
     """Operations of Monte Carlo scoring of a volume by the tiles that `inference` makes of it."""
     total = 0
-    steps = [inference._step(length, limit, stride) for length, limit, stride in zip(shape, tile, model.stride, strict=True)]
+    steps = [
+        inference._step(length, limit, stride)
+        for length, limit, stride in zip(shape, tile, model.stride, strict=True)
+    ]
     for start in product(*(range(0, length, step) for length, step in zip(shape, steps, strict=True))):
         lengths = [min(step, length - begin) for begin, length, step in zip(start, shape, steps, strict=True)]
         counts = operations(model, model.input_size(model.output_size(lengths)))
-        total += sum(count * (1 if layer.startswith("encoder") else samples) for layer, count in counts.items())
+        total += sum(
+            count * (1 if layer.startswith("encoder") else samples) for layer, count in counts.items()
+        )
     return total
 
 
@@ -165,7 +188,10 @@ def mean_ct(settings):
     """Mean size `(z, y, x)` of a pool CT on the working grid: slices of Table 2, and the middle of Table 1's in-plane spacings."""
     everything = published.effort()["data pool", None]
     depth = round(everything["annotated_slices"] / everything["unique_patients"])
-    edges = [site.inplane_size * sum(site.inplane_spacing_mm) / 2 / settings.data.spacing[1] for site in published.datasets().values()]
+    edges = [
+        site.inplane_size * sum(site.inplane_spacing_mm) / 2 / settings.data.spacing[1]
+        for site in published.datasets().values()
+    ]
     volumes = [site.volumes for site in published.datasets().values()]
     return depth, *[round(np.average(edges, weights=volumes))] * 2
 
@@ -179,8 +205,13 @@ def protocol_days(settings, step, scoring, prediction):
     """
     models = published.training_steps()
     until_convergence = sum(model in ("converged", "data pool") for model, _, _ in models)
-    steps = sum(models.values()) + until_convergence * settings.training.patience * settings.training.validate_every
-    pool, val, test = (sum(site.counts[split] for site in published.datasets().values()) for split in published.SPLITS)
+    steps = (
+        sum(models.values())
+        + until_convergence * settings.training.patience * settings.training.validate_every
+    )
+    pool, val, test = (
+        sum(site.counts[split] for site in published.datasets().values()) for split in published.SPLITS
+    )
     scorings = (2 * settings.query.iterations - 1) * pool
     predictions = len(models) * test + steps / settings.training.validate_every * val
     parts = {"training": steps * step, "scoring": scorings * scoring, "prediction": predictions * prediction}
@@ -201,7 +232,10 @@ def _finished(work, device):
 
 
 def _gemms(device):
-    return {f"{GEMM} {name}": gemm(device, dtype, 8192) for name, dtype in ((FLOAT32, torch.float32), (BFLOAT16, torch.bfloat16))}
+    return {
+        f"{GEMM} {name}": gemm(device, dtype, 8192)
+        for name, dtype in ((FLOAT32, torch.float32), (BFLOAT16, torch.bfloat16))
+    }
 
 
 def _print_work(seconds, work, products):
@@ -221,11 +255,15 @@ def _empty(device):
 
 
 def _peak(device):
-    return torch.cuda.max_memory_allocated(device) / 1e9 if torch.device(device).type == "cuda" else float("nan")
+    return (
+        torch.cuda.max_memory_allocated(device) / 1e9 if torch.device(device).type == "cuda" else float("nan")
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     if not torch.cuda.is_available():

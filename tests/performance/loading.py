@@ -38,7 +38,10 @@ def with_simpleitk(case):
     arrays = []
     for path, method in ((case.image, sitk.sitkLinear), (case.label, sitk.sitkNearestNeighbor)):
         image = sitk.DICOMOrient(sitk.ReadImage(str(path)), "RAS")
-        size = [round(length * old / new) for length, old, new in zip(image.GetSize(), image.GetSpacing(), GRID[::-1], strict=True)]
+        size = [
+            round(length * old / new)
+            for length, old, new in zip(image.GetSize(), image.GetSpacing(), GRID[::-1], strict=True)
+        ]
         grid = (sitk.Transform(), method, image.GetOrigin(), GRID[::-1], image.GetDirection())
         arrays.append(sitk.GetArrayFromImage(sitk.Resample(image, size, *grid)))
     return arrays
@@ -74,7 +77,11 @@ def with_nibabel_and_scipy(case):
     for path, order in ((case.image, 1), (case.label, 0)):
         image = nibabel.as_closest_canonical(nibabel.load(path))
         zoom = np.divide(image.header.get_zooms(), GRID[::-1])
-        arrays.append(ndimage.zoom(np.asarray(image.dataobj), zoom, order=order, mode="nearest", grid_mode=True).transpose(2, 1, 0))
+        arrays.append(
+            ndimage.zoom(
+                np.asarray(image.dataobj), zoom, order=order, mode="nearest", grid_mode=True
+            ).transpose(2, 1, 0)
+        )
     return arrays
 
 
@@ -89,18 +96,29 @@ PEERS = {
 def check(name, expected, given):
     """Peers place their grids up to a voxel apart, so what must agree is the size, the liver's volume and place and its mean HU."""
     for (image, label), (other, other_label) in ((expected, given),):
-        assert np.abs(np.subtract(image.shape, other.shape)).max() <= 1, f"{name}: shape {other.shape}, not {image.shape}"
+        assert np.abs(np.subtract(image.shape, other.shape)).max() <= 1, (
+            f"{name}: shape {other.shape}, not {image.shape}"
+        )
         liver, other_liver = label > 0, other_label > 0
-        assert abs(other_liver.sum() / liver.sum() - 1) < 0.01, f"{name}: {other_liver.sum()} liver voxels, not {liver.sum()}"
+        assert abs(other_liver.sum() / liver.sum() - 1) < 0.01, (
+            f"{name}: {other_liver.sum()} liver voxels, not {liver.sum()}"
+        )
         centres = [np.argwhere(mask).mean(axis=0) for mask in (liver, other_liver)]
-        assert np.abs(np.subtract(*centres)).max() < 1, f"{name}: the liver lies at {centres[1]}, not {centres[0]}"
-        assert abs(other[other_liver].mean() - image[liver].mean()) < 1, f"{name}: another mean HU of the liver"
+        assert np.abs(np.subtract(*centres)).max() < 1, (
+            f"{name}: the liver lies at {centres[1]}, not {centres[0]}"
+        )
+        assert abs(other[other_liver].mean() - image[liver].mean()) < 1, (
+            f"{name}: another mean HU of the liver"
+        )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--data", default=next(iter(default_folders("ircadb01")), None), metavar="FOLDER", help="with ct.nii.gz and liver.nii.gz"
+        "--data",
+        default=next(iter(default_folders("ircadb01")), None),
+        metavar="FOLDER",
+        help="with ct.nii.gz and liver.nii.gz",
     )
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -117,8 +135,12 @@ def main():
                 check(name, expected, load(case))
                 rows[name] = lambda load=load: load(case)
         # The floors: what no reader of the files, and no checked cache, gets below.
-        rows["gunzip of both files alone"] = lambda: [gzip.decompress(path.read_bytes()) for path in (case.image, case.label)]
-        rows["SHA-256 of both files alone"] = lambda: [hashlib.sha256(path.read_bytes()) for path in (case.image, case.label)]
+        rows["gunzip of both files alone"] = lambda: [
+            gzip.decompress(path.read_bytes()) for path in (case.image, case.label)
+        ]
+        rows["SHA-256 of both files alone"] = lambda: [
+            hashlib.sha256(path.read_bytes()) for path in (case.image, case.label)
+        ]
         table("load and resample", alternate(rows, options.rounds), "ours")
 
 

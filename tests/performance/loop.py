@@ -38,7 +38,14 @@ PARTS = {
     VALIDATION: (models, "validation_jaccard"),
     RUN: (simulation.Simulation, "run"),
 }
-DEFAULTS = ["data.pool=8", "data.val=2", "data.test=4", "query.iterations=1", "training.max_steps=80", "training.converged_max_steps=160"]
+DEFAULTS = [
+    "data.pool=8",
+    "data.val=2",
+    "data.test=4",
+    "query.iterations=1",
+    "training.max_steps=80",
+    "training.converged_max_steps=160",
+]
 
 
 @contextmanager
@@ -73,8 +80,12 @@ def timed():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", help="changes of the preset `quick`")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--set", dest="overrides", metavar="KEY=VALUE", action="append", help="changes of the preset `quick`"
+    )
     overrides = parser.parse_args().overrides or DEFAULTS
     machine("torch")
     manifest = Path(__file__).parents[2] / "data_manifest.csv"
@@ -85,7 +96,9 @@ def main():
     spent = {part: sum(times) for part, times in seconds.items()}
     bare = spent[STEPS] + spent[PREDICTION] + spent[SCORING]
     own = 2 * spent[RUN] - sum(spent.values())
-    print(f"\n| `quick` with {', '.join(overrides)} | calls | wall [s] | of trainings and inferences |\n| --- | ---: | ---: | ---: |")
+    print(
+        f"\n| `quick` with {', '.join(overrides)} | calls | wall [s] | of trainings and inferences |\n| --- | ---: | ---: | ---: |"
+    )
     for part in seconds:
         print(f"| {part} | {len(seconds[part])} | {spent[part]:.2f} | {spent[part] / bare:.1%} |")
     print(f"| the loop's own | | {own:.2f} | {own / bare:.1%} |")

@@ -50,26 +50,46 @@ def monai_pass(inferers, model, volume, window, generator=None):
     """One pass of MONAI's sliding window. It takes a smaller output for a zoom, so windows are cut here with their halo."""
 
     def predictor(windows, positions):
-        return torch.cat([full_pass(model, volume, position[2:], generator) for position in positions])[:, None]
+        return torch.cat([full_pass(model, volume, position[2:], generator) for position in positions])[
+            :, None
+        ]
 
     with torch.inference_mode():
         inputs = torch.from_numpy(volume)[None, None]
-        return inferers.sliding_window_inference(inputs, window, 1, predictor, overlap=0, with_coord=True)[0, 0].numpy()
+        return inferers.sliding_window_inference(inputs, window, 1, predictor, overlap=0, with_coord=True)[
+            0, 0
+        ].numpy()
 
 
 def check_one_tile(model, samples=3, seed=5):
     """On one tile our masks are those of full passes with the same generator: the entropies must agree."""
     volume = np.random.default_rng(1).normal(size=model.output_size((1, 1, 1))).astype(np.float32)
     generator = torch.Generator().manual_seed(seed)
-    mean = sum(full_pass(model, volume, tuple(map(slice, [0] * 3, volume.shape)), generator) for _ in range(samples))[0] / samples
+    mean = (
+        sum(
+            full_pass(model, volume, tuple(map(slice, [0] * 3, volume.shape)), generator)
+            for _ in range(samples)
+        )[0]
+        / samples
+    )
     expected, entropy = predictive_entropy(mean.numpy()), predict_mc(model, volume, samples, seed)[1]
     np.testing.assert_allclose(entropy, expected, atol=1e-4)
-    print(f"one tile, {samples} passes with equal masks: entropies differ by {np.abs(entropy - expected).max():.1e} nats at most")
+    print(
+        f"one tile, {samples} passes with equal masks: entropies differ by {np.abs(entropy - expected).max():.1e} nats at most"
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--crop", type=int, nargs=3, default=(16, 180, 180), help="voxels (z, y, x), multiples of 4, 180 and 180")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--crop",
+        type=int,
+        nargs=3,
+        default=(16, 180, 180),
+        help="voxels (z, y, x), multiples of 4, 180 and 180",
+    )
     options = begin(parser)
     inferers = peer("monai.inferers")
 
@@ -84,7 +104,9 @@ def main():
     plain = predict(model, volume)
     for name, run in passes.items():
         np.testing.assert_allclose(run(), plain, atol=1e-4, err_msg=name)
-    print(f"dropout off: all paths agree within 1e-4 in the probabilities of {volume.size} voxels (standard deviation {plain.std():.3f})")
+    print(
+        f"dropout off: all paths agree within 1e-4 in the probabilities of {volume.size} voxels (standard deviation {plain.std():.3f})"
+    )
 
     def ours():
         with deterministic():

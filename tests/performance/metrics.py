@@ -28,8 +28,16 @@ def flawed_probability(mask, spacing, seed=0):
     bumps = resample(draw.normal(size=coarse), (BUMPS,) * 3, spacing, mask.shape)
     soft = ndimage.gaussian_filter(mask.astype(np.float32), [3 / size for size in spacing])
     probability = np.where(soft > 0.02, soft + 0.3 * bumps, 0).clip(0, 1)
-    corner = np.argwhere(mask.any(axis=(1, 2)))[0, 0], np.argwhere(mask.any(axis=(0, 2)))[0, 0], np.argwhere(mask.any(axis=(0, 1)))[0, 0]
-    probability[tuple(slice(first, first + max(1, round(7 / size))) for first, size in zip(corner, spacing, strict=True))] = 1
+    corner = (
+        np.argwhere(mask.any(axis=(1, 2)))[0, 0],
+        np.argwhere(mask.any(axis=(0, 2)))[0, 0],
+        np.argwhere(mask.any(axis=(0, 1)))[0, 0],
+    )
+    probability[
+        tuple(
+            slice(first, first + max(1, round(7 / size))) for first, size in zip(corner, spacing, strict=True)
+        )
+    ] = 1
     return probability
 
 
@@ -82,7 +90,10 @@ def with_simpleitk(prediction, reference, spacing):
     # A border of zeros: where a mask meets the image border, LabelContour would leave its surface open.
     contours = [sitk.LabelContour(sitk.ConstantPad(image, [1] * 3, [1] * 3)) for image in images]
     maps = [
-        sitk.SignedMaurerDistanceMap(contour, insideIsPositive=False, squaredDistance=False, useImageSpacing=True) for contour in contours
+        sitk.SignedMaurerDistanceMap(
+            contour, insideIsPositive=False, squaredDistance=False, useImageSpacing=True
+        )
+        for contour in contours
     ]
     distances = []
     for contour, distance in zip(contours, reversed(maps), strict=True):
@@ -90,7 +101,12 @@ def with_simpleitk(prediction, reference, spacing):
         statistics.Execute(contour, sitk.Abs(distance))
         distances.append((statistics.GetMean(1), statistics.GetMaximum(1)))
     (forth, farthest), (back, farthest_back) = distances
-    return overlap.GetDiceCoefficient(), relative_volume_error(prediction, reference), (forth + back) / 2, max(farthest, farthest_back)
+    return (
+        overlap.GetDiceCoefficient(),
+        relative_volume_error(prediction, reference),
+        (forth + back) / 2,
+        max(farthest, farthest_back),
+    )
 
 
 def with_surface_distance(prediction, reference, spacing):
@@ -110,7 +126,11 @@ PEERS = {
     "MedPy": (with_medpy, "medpy.metric", {"rtol": 1e-9}),
     "MONAI": (with_monai, "monai.metrics", {"rtol": 1e-5}),  # float32
     "SimpleITK": (with_simpleitk, "SimpleITK", {"rtol": 1e-5}),  # float32
-    "surface-distance": (with_surface_distance, "surface_distance", {"voxels": 1}),  # its surfaces run between the voxels
+    "surface-distance": (
+        with_surface_distance,
+        "surface_distance",
+        {"voxels": 1},
+    ),  # its surfaces run between the voxels
 }
 
 
@@ -124,7 +144,9 @@ def checked_peers(pair):
         given = compute(*pair)
         np.testing.assert_allclose(given[:2], expected[:2], rtol=1e-6, err_msg=name)
         atol = tolerance.get("voxels", 0) * np.linalg.norm(pair[2])
-        np.testing.assert_allclose(given[2:], expected[2:], rtol=tolerance.get("rtol", 0), atol=atol, err_msg=name)
+        np.testing.assert_allclose(
+            given[2:], expected[2:], rtol=tolerance.get("rtol", 0), atol=atol, err_msg=name
+        )
         agreeing[name] = compute
     return agreeing
 
@@ -132,7 +154,10 @@ def checked_peers(pair):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--data", default=next(iter(default_folders("ircadb01")), None), metavar="FOLDER", help="with ct.nii.gz and liver.nii.gz"
+        "--data",
+        default=next(iter(default_folders("ircadb01")), None),
+        metavar="FOLDER",
+        help="with ct.nii.gz and liver.nii.gz",
     )
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -143,13 +168,25 @@ def main():
         reference, spacing = volume.reference(), volume.native_spacing
     prediction = flawed_probability(reference, spacing) >= 0.5
     pair = prediction, reference, spacing
-    print(f"{reference.shape} voxels (z, y, x) of {' x '.join(f'{size:.3g}' for size in spacing)} mm; DICE, RVE, MSD, HD:", *ours(*pair))
+    print(
+        f"{reference.shape} voxels (z, y, x) of {' x '.join(f'{size:.3g}' for size in spacing)} mm; DICE, RVE, MSD, HD:",
+        *ours(*pair),
+    )
 
     rows = {"ours": ours, **checked_peers(pair)}
-    seconds = alternate({name: lambda compute=compute: compute(*pair) for name, compute in rows.items()}, options.rounds)
+    seconds = alternate(
+        {name: lambda compute=compute: compute(*pair) for name, compute in rows.items()}, options.rounds
+    )
     # The floor: what SciPy's transform of the whole volume costs, once, cropped; the usual way takes two.
     box = ndimage.find_objects((prediction | reference).view(np.int8))[0]
-    seconds |= alternate({"one SciPy transform of the box": lambda: ndimage.distance_transform_edt(~reference[box], sampling=spacing)}, 3)
+    seconds |= alternate(
+        {
+            "one SciPy transform of the box": lambda: ndimage.distance_transform_edt(
+                ~reference[box], sampling=spacing
+            )
+        },
+        3,
+    )
     table("four metrics of a liver", seconds, "ours")
 
 

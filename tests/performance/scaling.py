@@ -46,12 +46,20 @@ from uss_bench.study.strategies import STRATEGIES
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("query", "scores", "training", "evaluation")
 QUIET = SimpleNamespace(now=lambda *_: None, say=lambda *_: None, finished=lambda *_: None)
-POOL, VALIDATION, TEST = (sum(site.counts[split] for site in published.datasets().values()) for split in published.SPLITS)
+POOL, VALIDATION, TEST = (
+    sum(site.counts[split] for site in published.datasets().values()) for split in published.SPLITS
+)
 # A mean CT of the paper: 60 513 slices of 1.5 mm in 240 volumes, 358 mm wide; natively 512 x 512 voxels and slices of 1 mm.
 SHAPE, NATIVE = (252, 358, 358), (378, 512, 512)
 LABEL = np.zeros(SHAPE, np.uint8)
-LABEL[80:190, 100:280, 20:200] = 1  # liver in 44 % of the slices, as in Table 2, and there in each of the four cells
-PACKED, FLOAT, SCORED = 0.5, 32, 9  # gzip on CTs (assumed), bytes of a number in a Python list, scorings of the pool
+LABEL[80:190, 100:280, 20:200] = (
+    1  # liver in 44 % of the slices, as in Table 2, and there in each of the four cells
+)
+PACKED, FLOAT, SCORED = (
+    0.5,
+    32,
+    9,
+)  # gzip on CTs (assumed), bytes of a number in a Python list, scorings of the pool
 KINDS = ("30 epochs", "until convergence", "scores", "evaluation")
 GROWTH = 0.42  # exponent of the steps until convergence over annotated slices, from UVS (8 121: 356 000) to all (60 513: 825 000)
 MEGA, HOUR = 1e6, 3600
@@ -68,9 +76,15 @@ class Rates:
     step: float = _rate(0.035, "training step on a GPU, 2 x 44 x 364 x 364 voxels in bf16 (goal for an H100)")
     score: float = _rate(2.5, "Monte Carlo scoring of a mean CT on a GPU, 20 samples (goal for an H100)")
     load: float = _rate(0.06, "loading of a mini-batch, for which the GPU waits (CPU, measured)")
-    score_cpu: float = _rate(0.9, "intensities, entropy, mask and profile of a mean CT (CPU, measured, scaled by voxels)")
-    evaluate_cpu: float = _rate(4.4, "resampling to the native grid and metrics of a test case (CPU, measured, scaled by voxels)")
-    prepare_cpu: float = _rate(7.0, "reading, resampling and writing of a case for the cache (CPU, measured, scaled by voxels)")
+    score_cpu: float = _rate(
+        0.9, "intensities, entropy, mask and profile of a mean CT (CPU, measured, scaled by voxels)"
+    )
+    evaluate_cpu: float = _rate(
+        4.4, "resampling to the native grid and metrics of a test case (CPU, measured, scaled by voxels)"
+    )
+    prepare_cpu: float = _rate(
+        7.0, "reading, resampling and writing of a case for the cache (CPU, measured, scaled by voxels)"
+    )
     checkpoint: float = _rate(0.5, "writing of a checkpoint of 80 MB every three minutes (assumed)")
     look: float = _rate(0.0005, "look for a file that is not there, on a shared disk (assumed)")
     disk: float = _rate(500.0, "MB a second that a process reads from a shared disk (assumed)")
@@ -92,7 +106,12 @@ def schedule(sim, workers, outcome, walks=None):
             for piece in sim._ready:
                 cause.setdefault(piece.path, latest)
             missing = Counter(piece.path.parent for piece in sim._ready if _of_case(piece.path))
-            waiting = deque(sorted((piece for piece in sim._ready if piece.path not in done), key=lambda piece: piece.priority))
+            waiting = deque(
+                sorted(
+                    (piece for piece in sim._ready if piece.path not in done),
+                    key=lambda piece: piece.priority,
+                )
+            )
             complete = False
             while not complete:  # nothing new becomes possible before a stage is complete
                 while waiting and len(running) < workers:
@@ -121,7 +140,14 @@ def _wall(done):
 def _print_table(columns, rows):
     print("\n| " + " | ".join(columns) + " |\n| --- |" + " ---: |" * (len(columns) - 1))
     for row in rows:
-        print("| " + " | ".join(cell if isinstance(cell, str) else f"{cell:,.3g}" if cell < 100 else f"{cell:,.0f}" for cell in row) + " |")
+        print(
+            "| "
+            + " | ".join(
+                cell if isinstance(cell, str) else f"{cell:,.3g}" if cell < 100 else f"{cell:,.0f}"
+                for cell in row
+            )
+            + " |"
+        )
 
 
 # --- measured -----------------------------------------------------------------------------------------------------------------
@@ -135,36 +161,85 @@ def measure(preset, workers, rounds):
 
         def run(count):
             folder = Path(scratch) / f"{count}-{len(folders[count])}"
-            options = [f"--preset={preset}", f"--workers={count}", "--device=cpu", f"--runs={folder}", f"--reports={folder}/reports"]
+            options = [
+                f"--preset={preset}",
+                f"--workers={count}",
+                "--device=cpu",
+                f"--runs={folder}",
+                f"--reports={folder}/reports",
+            ]
             before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-            subprocess.run([sys.executable, ROOT / "benchmark.py", *options], check=True, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                [sys.executable, ROOT / "benchmark.py", *options], check=True, stderr=subprocess.DEVNULL
+            )
             cpu[count].append(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before)
             folders[count].append(folder)
 
         walls = alternate({count: (lambda count=count: run(count)) for count in workers}, rounds)
-        first, *others = [folder / "reports" / f"{preset}-seed0" / "results" for turns in folders.values() for folder in turns]
+        first, *others = [
+            folder / "reports" / f"{preset}-seed0" / "results"
+            for turns in folders.values()
+            for folder in turns
+        ]
         names = sorted(path.name for path in first.iterdir() if path.name != "timing.csv")
-        differing = {name for other in others for name in names if not filecmp.cmp(first / name, other / name, shallow=False)}
-        print(f"{len(names)} result files of {len(others) + 1} runs: {f'DIFFERENT: {differing}' if differing else 'equal, byte for byte'}")
+        differing = {
+            name
+            for other in others
+            for name in names
+            if not filecmp.cmp(first / name, other / name, shallow=False)
+        }
+        print(
+            f"{len(names)} result files of {len(others) + 1} runs: {f'DIFFERENT: {differing}' if differing else 'equal, byte for byte'}"
+        )
 
         # Of the round with the median wall.
-        middle = {count: sorted(range(rounds), key=walls[count].__getitem__)[rounds // 2] for count in workers}
+        middle = {
+            count: sorted(range(rounds), key=walls[count].__getitem__)[rounds // 2] for count in workers
+        }
         seconds, virtual = {}, {}
         for count in workers:
             sim, outcome = _repeated(preset, folders[count][middle[count]])
-            virtual[count] = {other: _wall(schedule(_repeated(preset, sim.run_folder.parent)[0], other, outcome)) for other in workers}
+            virtual[count] = {
+                other: _wall(schedule(_repeated(preset, sim.run_folder.parent)[0], other, outcome))
+                for other in workers
+            }
             done = schedule(sim, 1, outcome)
-            seconds[count] = {name: sum(end - start for path, (start, end, _) in done.items() if _stage(path) == name) for name in STAGES}
+            seconds[count] = {
+                name: sum(end - start for path, (start, end, _) in done.items() if _stage(path) == name)
+                for name in STAGES
+            }
         base = workers[0]
         # Start, cases, results and report come to the stages; how long they take is taken from the runs of one worker alone.
         around = median(walls[base]) - sum(seconds[base].values())
         rows = []
         for count in workers:
-            wall, models = median(walls[count]), (around + virtual[count][count], around + virtual[base][count])
-            rows.append([str(count), wall, median(walls[base]) / wall, median(cpu[count]), *seconds[count].values(), *models])
-        columns = ["wall [s]", "speed-up", "CPU [s]", *(f"{name} [s]" for name in STAGES), "model [s]", "model by 1 worker's stages [s]"]
+            wall, models = (
+                median(walls[count]),
+                (around + virtual[count][count], around + virtual[base][count]),
+            )
+            rows.append(
+                [
+                    str(count),
+                    wall,
+                    median(walls[base]) / wall,
+                    median(cpu[count]),
+                    *seconds[count].values(),
+                    *models,
+                ]
+            )
+        columns = [
+            "wall [s]",
+            "speed-up",
+            "CPU [s]",
+            *(f"{name} [s]" for name in STAGES),
+            "model [s]",
+            "model by 1 worker's stages [s]",
+        ]
         _print_table(["workers", *columns], rows)
-        print("\nwall seconds of the rounds:", {count: [round(wall, 1) for wall in walls[count]] for count in workers})
+        print(
+            "\nwall seconds of the rounds:",
+            {count: [round(wall, 1) for wall in walls[count]] for count in workers},
+        )
 
 
 def _repeated(preset, runs):
@@ -194,17 +269,24 @@ class Cohort:
     def __init__(self, pool, scaled=False):
         settings = config.resolve("paper")
         volumes_per_iteration = round(settings.query.volumes_per_iteration * (pool / POOL if scaled else 1))
-        self.settings = replace(settings, query=replace(settings.query, volumes_per_iteration=volumes_per_iteration))
+        self.settings = replace(
+            settings, query=replace(settings.query, volumes_per_iteration=volumes_per_iteration)
+        )
         self.title = f"{pool:,}" + (f", {volumes_per_iteration} volumes a query" if scaled else "")
         self.pool, self._steps, self.walks = pool, {}, []
         mean_ct = {"shape": SHAPE, "label": LABEL, "shows_liver": lambda z: bool(LABEL[z].any())}
         self._volumes = {
-            split: {f"{n}": SimpleNamespace(**mean_ct, case=SimpleNamespace(initial=None, patient_id=n)) for n in range(size)}
+            split: {
+                f"{n}": SimpleNamespace(**mean_ct, case=SimpleNamespace(initial=None, patient_id=n))
+                for n in range(size)
+            }
             for split, size in (("pool", pool), ("val", VALIDATION), ("test", TEST))
         }
 
     def schedule(self, workers, rates):
-        sim = simulation.Simulation(self.settings, self._volumes, Path("virtual"), 0, torch.device("cpu"), QUIET)
+        sim = simulation.Simulation(
+            self.settings, self._volumes, Path("virtual"), 0, torch.device("cpu"), QUIET
+        )
         random, predict = np.random.default_rng(0), rates.score * prediction_share(self.settings)
         every = self.settings.training.validate_every
 
@@ -235,7 +317,13 @@ class Cohort:
                 self._steps[key] = round(best + training.patience * training.validate_every)
             else:
                 sampler = PatchSampler(
-                    self._volumes["pool"], annotations, training.patch, AUNet().halo, training.batch_size, data.window, 1
+                    self._volumes["pool"],
+                    annotations,
+                    training.patch,
+                    AUNet().halo,
+                    training.batch_size,
+                    data.window,
+                    1,
                 )
                 self._steps[key] = training.max_epochs * len(sampler.epoch(np.random.default_rng(0)))
         return self._steps[key]
@@ -250,14 +338,24 @@ class Cohort:
         return {
             "cache [GB]": cases * entry_bytes(NATIVE, SHAPE) / 1e9,
             f"source files, packed to {PACKED:.0%} [GB]": cases * source / 1e9,
-            "models, and checkpoints of 10 trainings at a time [GB]": (len(self._steps) + 10 * CHECKPOINT) * weights / 1e9,
+            "models, and checkpoints of 10 trainings at a time [GB]": (len(self._steps) + 10 * CHECKPOINT)
+            * weights
+            / 1e9,
             "files of cache and digests": 6 * cases,
             "files in the folder of a scoring, at its end": self.pool,
             "a model's scores.json [MB]": self.pool * profile / MEGA,
             "all scores in each process's memory [GB]": SCORED * slices * FLOAT / 1e9,
             "patch index of the data pool model in memory [GB]": slices * _index_bytes(self.settings) / 1e9,
-            "labels read before the data pool training [min]": slices * prod(SHAPE[1:]) / MEGA / rates.disk / 60,
-            "source files hashed the first time, by one process [h]": cases * source / MEGA / rates.disk / HOUR,
+            "labels read before the data pool training [min]": slices
+            * prod(SHAPE[1:])
+            / MEGA
+            / rates.disk
+            / 60,
+            "source files hashed the first time, by one process [h]": cases
+            * source
+            / MEGA
+            / rates.disk
+            / HOUR,
             f"cache made by {gpus} processes [h]": cases * rates.prepare_cpu / gpus / HOUR,
             "images read by a training [MB/s]": batch / MEGA / (rates.step + rates.load),
             f"claims at the store, {gpus} processes [thousand]": pieces * gpus / 1000,
@@ -273,7 +371,9 @@ def _index_bytes(settings, volumes=8):
     mean_ct = SimpleNamespace(shape=SHAPE, label=LABEL)
     annotations = Annotations({case_id: range(SHAPE[0]) for case_id in cases})
     tracemalloc.start()
-    sampler = PatchSampler(dict.fromkeys(cases, mean_ct), annotations, training.patch, AUNet().halo, 2, data.window, 1)
+    sampler = PatchSampler(
+        dict.fromkeys(cases, mean_ct), annotations, training.patch, AUNet().halo, 2, data.window, 1
+    )
     batches = sampler.epoch(np.random.default_rng(0))
     size = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
@@ -287,7 +387,9 @@ def prediction_share(settings):
     encoder = decoder = 0
     for size in product(*(_tile_lengths(*axis) for axis in zip(SHAPE, tile, model.stride, strict=True))):
         for layer, count in operations(model, model.input_size(model.output_size(size))).items():
-            encoder, decoder = (encoder + count, decoder) if layer.startswith("encoder") else (encoder, decoder + count)
+            encoder, decoder = (
+                (encoder + count, decoder) if layer.startswith("encoder") else (encoder, decoder + count)
+            )
     return (encoder + decoder) / (encoder + settings.inference.samples * decoder)
 
 
@@ -298,8 +400,15 @@ def _tile_lengths(length, tile, stride):
 
 def model(rates, pools, scaled, gpus):
     """Print the model's tables."""
-    cohorts = [Cohort(POOL), *(Cohort(pool) for pool in pools), *(Cohort(pool, scaled=True) for pool in scaled)]
-    _print_table(["assumption", "value"], [[setting.metadata["help"], getattr(rates, setting.name)] for setting in fields(Rates)])
+    cohorts = [
+        Cohort(POOL),
+        *(Cohort(pool) for pool in pools),
+        *(Cohort(pool, scaled=True) for pool in scaled),
+    ]
+    _print_table(
+        ["assumption", "value"],
+        [[setting.metadata["help"], getattr(rates, setting.name)] for setting in fields(Rates)],
+    )
     hours, walls, resources = [], [], []
     for cohort in cohorts:
         runs = {workers: cohort.schedule(workers, rates) for workers in (*gpus, inf)}
@@ -310,10 +419,17 @@ def model(rates, pools, scaled, gpus):
         hours.append([cohort.title, *(stages[kind] for kind in KINDS), stages.total()])
         resources.append(cohort.resources(rates, len(runs[inf]), gpus[-1]))
         for name in ("data-pool", "USS/converged"):
-            last = next(path for path in runs[inf] if Path(name) / "evaluation" in path.relative_to("virtual").parents)
+            last = next(
+                path for path in runs[inf] if Path(name) / "evaluation" in path.relative_to("virtual").parents
+            )
             print(f"\npool of {cohort.title}, chain up to {name}, {_chain(runs[inf], last)}")
     gpu_alone = replace(rates, load=0.0, score_cpu=0.0, evaluate_cpu=0.0)
-    walls.append(_walls(f"{POOL}, CPU work hidden", {workers: cohorts[0].schedule(workers, gpu_alone) for workers in (*gpus, inf)}))
+    walls.append(
+        _walls(
+            f"{POOL}, CPU work hidden",
+            {workers: cohorts[0].schedule(workers, gpu_alone) for workers in (*gpus, inf)},
+        )
+    )
     _print_table(["pool: GPU hours", *KINDS, "all"], hours)
     _print_table(["pool: wall hours (efficiency)", *(f"{n} GPU" for n in gpus), "no limit"], walls)
     columns = [cohort.title for cohort in cohorts]
@@ -322,7 +438,9 @@ def model(rates, pools, scaled, gpus):
 
 def _walls(title, runs):
     total = sum(end - start for start, end, _ in runs[inf].values())
-    *limited, _ = (f"{_wall(run) / HOUR:,.1f} ({total / _wall(run) / workers:.0%})" for workers, run in runs.items())
+    *limited, _ = (
+        f"{_wall(run) / HOUR:,.1f} ({total / _wall(run) / workers:.0%})" for workers, run in runs.items()
+    )
     return [title, *limited, _wall(runs[inf]) / HOUR]
 
 
@@ -340,21 +458,45 @@ def _chain(done, last):
         folder = path.parent.parent if _of_case(path) else path.parent
         links.append(f"{folder.relative_to('virtual')} {_stage(path)} {(end - start) / HOUR:.2f}")
         path = cause
-    return f"{done[last][1] / HOUR:.1f} h: " + ", ".join(reversed([link for link in links if not link.endswith(" 0.00")]))
+    return f"{done[last][1] / HOUR:.1f} h: " + ", ".join(
+        reversed([link for link in links if not link.endswith(" 0.00")])
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = parser.add_subparsers(dest="part", required=True)
     measured, modelled = parts.add_parser("measure"), parts.add_parser("model")
-    measured.add_argument("--preset", default="smoke", help="what is run, on the embedded phantoms (%(default)s)")
-    measured.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of processes to compare (1 2)")
-    measured.add_argument("--rounds", type=int, default=3, help="how often each is run, in turn (%(default)s)")
-    modelled.add_argument("--pools", type=int, nargs="*", default=[1000, 10000], help="sizes of the pool beside the paper's (1000 10000)")
-    modelled.add_argument("--scaled", type=int, nargs="*", default=[1000], help="the same, with queries that grow with the pool (1000)")
+    measured.add_argument(
+        "--preset", default="smoke", help="what is run, on the embedded phantoms (%(default)s)"
+    )
+    measured.add_argument(
+        "--workers", type=int, nargs="+", default=[1, 2], help="numbers of processes to compare (1 2)"
+    )
+    measured.add_argument(
+        "--rounds", type=int, default=3, help="how often each is run, in turn (%(default)s)"
+    )
+    modelled.add_argument(
+        "--pools",
+        type=int,
+        nargs="*",
+        default=[1000, 10000],
+        help="sizes of the pool beside the paper's (1000 10000)",
+    )
+    modelled.add_argument(
+        "--scaled",
+        type=int,
+        nargs="*",
+        default=[1000],
+        help="the same, with queries that grow with the pool (1000)",
+    )
     modelled.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64], help="numbers of GPUs (1 8 64)")
     for rate in fields(Rates):
-        modelled.add_argument(f"--{rate.name}", type=float, default=rate.default, help=f"{rate.metadata['help']} (%(default)s)")
+        modelled.add_argument(
+            f"--{rate.name}", type=float, default=rate.default, help=f"{rate.metadata['help']} (%(default)s)"
+        )
     options = vars(parser.parse_args())
     if options.pop("part") == "measure":
         measure(**options)

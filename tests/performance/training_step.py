@@ -44,7 +44,11 @@ def dyn_unet(nets, network):
     flat = [level < network.flat_levels for level in range(len(network.widths))]
     kernels = [(1, 3, 3) if level_is_flat else (3, 3, 3) for level_is_flat in flat]
     strides = [(1, 1, 1), *((1, 2, 2) if level_is_flat else (2, 2, 2) for level_is_flat in flat[:-1])]
-    kinds = {"norm_name": ("BATCH", {"affine": True}), "act_name": ("RELU", {"inplace": True}), "dropout": network.dropout}
+    kinds = {
+        "norm_name": ("BATCH", {"affine": True}),
+        "act_name": ("RELU", {"inplace": True}),
+        "dropout": network.dropout,
+    }
     return nets.DynUNet(3, 1, 2, kernels, strides, strides[1:], filters=network.widths, **kinds)
 
 
@@ -95,7 +99,9 @@ def check_equal(ours, eager, image):
         networks = [copy.deepcopy(network).double().train() for network in (ours, eager)]
         logits = [network(image.double(), torch.Generator().manual_seed(2)) for network in networks]
     torch.testing.assert_close(*logits, atol=1e-8, rtol=1e-8)
-    print(f"\nours and plain layers in training, equal masks, float64: logits differ by {(logits[0] - logits[1]).abs().max():.1e} at most")
+    print(
+        f"\nours and plain layers in training, equal masks, float64: logits differ by {(logits[0] - logits[1]).abs().max():.1e} at most"
+    )
 
 
 def compare(preset, at_least, nets, rounds):
@@ -142,7 +148,9 @@ def compare(preset, at_least, nets, rounds):
 
 
 def main():
-    options = begin(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
+    options = begin(
+        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    )
     nets = peer("monai.networks.nets")
     compare("quick", config.resolve("quick").training.patch, nets, 4 * options.rounds)
     compare("paper", (1, 1, 1), nets, options.rounds)

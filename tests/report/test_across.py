@@ -28,20 +28,41 @@ def write_run(folder, seed, converged, iteration=None, initial=0.6, hd=None):
     rows = []
     for key, mean in means.items():
         for case_id, shift in (("a", -0.02), ("b", 0.02)):
-            scores = {"DICE": mean + shift, "RVE": 5.0, "MSD": 2.0, "HD": (hd or {}).get(key[1], 30.0), "missed": 0}
-            rows.append({**dict(zip(keys, key, strict=True)), "seed": seed, "case_id": case_id, "site": "s", **scores})
+            scores = {
+                "DICE": mean + shift,
+                "RVE": 5.0,
+                "MSD": 2.0,
+                "HD": (hd or {}).get(key[1], 30.0),
+                "missed": 0,
+            }
+            rows.append(
+                {**dict(zip(keys, key, strict=True)), "seed": seed, "case_id": case_id, "site": "s", **scores}
+            )
     storage.write_csv(folder / storage.CASES, list(rows[0]), rows)
     counts = {("", 0): 10, ("data pool", None): 100} | {(strategy, 1): 20 for strategy in converged}
     effort = [
-        {"strategy": key[0], "iteration": key[1], "annotated_slices": 2 * count, "annotated_liver_slices": count, "unique_patients": 3}
+        {
+            "strategy": key[0],
+            "iteration": key[1],
+            "annotated_slices": 2 * count,
+            "annotated_liver_slices": count,
+            "unique_patients": 3,
+        }
         for key, count in counts.items()
     ]
     storage.write_csv(folder / storage.ANNOTATION, list(effort[0]), effort)
-    training = [{**dict(zip(keys, key, strict=True)), "best_step": 1, "last_step": 2, "best_jaccard": 0.5} for key in means]
+    training = [
+        {**dict(zip(keys, key, strict=True)), "best_step": 1, "last_step": 2, "best_jaccard": 0.5}
+        for key in means
+    ]
     storage.write_csv(folder / storage.TRAINING, list(training[0]), training)
     storage.write_csv(folder / storage.QUERIES, ["strategy", "iteration", "case_id", "slice", "score"], [])
     geometry = {f"{name}_{axis}": 1.0 for name in ("spacing", "size") for axis in "zyx"}
-    storage.write_csv(folder / storage.VOLUMES, ["case_id", *geometry], [{"case_id": case_id, **geometry} for case_id in "ab"])
+    storage.write_csv(
+        folder / storage.VOLUMES,
+        ["case_id", *geometry],
+        [{"case_id": case_id, **geometry} for case_id in "ab"],
+    )
     storage.write_json(folder / storage.PROVENANCE, {"seed": seed})
     return folder
 
@@ -64,7 +85,13 @@ def tables_of(text, heading):
     for block in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE):
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines()]
         assert {len(line) for line in lines} == {len(lines[0])} and set(lines[1]) == {"---", "---:"}
-        found.append({(line[0], name): cell for line in lines[2:] for name, cell in zip(lines[0][1:], line[1:], strict=True)})
+        found.append(
+            {
+                (line[0], name): cell
+                for line in lines[2:]
+                for name, cell in zip(lines[0][1:], line[1:], strict=True)
+            }
+        )
     return found
 
 
@@ -97,7 +124,9 @@ def test_areas_by_hand(tmp_path, runs):
 def test_wins_by_hand_and_ties_count_for_each(tmp_path):
     """DICE: USS wins seed 0, UVS seed 1, both seed 2. HD, where less is better: UVS wins the first, the rest are ties."""
     hd = {0: {"UVS": 20.0, "USS": 25.0}}
-    runs = {seed: write_run(tmp_path / str(seed), seed, means, hd=hd.get(seed)) for seed, means in DICE.items()}
+    runs = {
+        seed: write_run(tmp_path / str(seed), seed, means, hd=hd.get(seed)) for seed, means in DICE.items()
+    }
     text = text_of(tmp_path / "across", runs)
     (section,) = re.findall(r"^## Wins\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
     rows = [line for line in section.splitlines() if line.startswith("|")]
@@ -128,7 +157,10 @@ def test_summary_where_the_seed_matters_more(tmp_path, runs):
 
 
 def test_summary_where_the_strategy_matters_more(tmp_path):
-    runs = {seed: write_run(tmp_path / str(seed), seed, {"UVS": 0.7 + seed / 100, "USS": 0.9 + seed / 100}) for seed in (0, 1)}
+    runs = {
+        seed: write_run(tmp_path / str(seed), seed, {"UVS": 0.7 + seed / 100, "USS": 0.9 + seed / 100})
+        for seed in (0, 1)
+    }
     assert text_of(tmp_path / "across", runs).split("\n\n")[1] == (
         "Over 2 seeds, the converged models' best mean DICE is that of UVS in 0, USS in 2. The strategies' means over seeds differ by "
         "0.200 at most; one strategy's mean DICE ranges over 0.010 between seeds on average. The strategy moves results at least as much "
@@ -138,7 +170,9 @@ def test_summary_where_the_strategy_matters_more(tmp_path):
 
 def test_one_strategy_is_compared_with_none(tmp_path):
     """Then nothing is known about the strategy against the seed."""
-    runs = {seed: write_run(tmp_path / str(seed), seed, {"USS": means["USS"]}) for seed, means in DICE.items()}
+    runs = {
+        seed: write_run(tmp_path / str(seed), seed, {"USS": means["USS"]}) for seed, means in DICE.items()
+    }
     text = text_of(tmp_path / "across", runs)
     assert tables_of(text, "Converged models")[0]["USS", "DICE"] == "0.857 ± 0.021 [0.840, 0.880]"
     assert "moves results" not in text
@@ -166,7 +200,10 @@ def test_the_same_runs_give_the_same_bytes(tmp_path, runs):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in (*folders, folders[0]):
         write_across(folder, runs)
-    contents = [{path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} for folder in folders]
+    contents = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in folders
+    ]
     assert contents[0] == contents[1] and len(contents[0]) == 2
 
 

@@ -24,9 +24,17 @@ def results():
 
 def cells_of(text):
     """`{(row, column): cell}` of the one table in a text."""
-    lines = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    lines = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
     assert {len(line) for line in lines} == {len(lines[0])}
-    return {(line[0], column): cell for line in lines[2:] for column, cell in zip(lines[0][1:], line[1:], strict=True)}
+    return {
+        (line[0], column): cell
+        for line in lines[2:]
+        for column, cell in zip(lines[0][1:], line[1:], strict=True)
+    }
 
 
 def with_means(results, means):
@@ -61,13 +69,20 @@ def test_a_mean_that_prints_otherwise_is_not_called_equal(results):
 
 def test_only_iterations_that_ran_have_a_direction(results):
     cells = cells_of(comparison.published_metric(results, "DICE"))
-    assert {place[0] for place, cell in cells.items() if ", here " in cell} == {"initial", "iter. 1", "iter. 2", "data pool"}
+    assert {place[0] for place, cell in cells.items() if ", here " in cell} == {
+        "initial",
+        "iter. 1",
+        "iter. 2",
+        "data pool",
+    }
     assert all(cells[f"iter. {k}", "USS"] for k in range(1, 6))
 
 
 def test_converged_models_stand_beside_the_papers_fifth_iteration(results):
     """Published for USS: DICE 0.964, HD 23.4; for the data pool: RVE 3.8."""
-    found = with_means(results, {("converged", "USS", 2): {"DICE": 0.97, "HD": 23.5}, ("data pool", "", None): {"RVE": 3.0}})
+    found = with_means(
+        results, {("converged", "USS", 2): {"DICE": 0.97, "HD": 23.5}, ("data pool", "", None): {"RVE": 3.0}}
+    )
     cells = cells_of(comparison.published_converged(found))
     assert cells["USS", "DICE"] == "0.964 ± 0.025 (0.946), here better"
     assert cells["USS", "HD [mm]"] == "23.4 ± 19.0 (38.4), here worse"
@@ -76,7 +91,10 @@ def test_converged_models_stand_beside_the_papers_fifth_iteration(results):
 
 def test_order_of_strategies_by_hand(results):
     means = dict(zip(results.strategies, (0.7, 0.9, 0.8, 0.6), strict=True))
-    found = with_means(results, {("iteration", strategy, 2): {"DICE": mean, "HD": 100 * mean} for strategy, mean in means.items()})
+    found = with_means(
+        results,
+        {("iteration", strategy, 2): {"DICE": mean, "HD": 100 * mean} for strategy, mean in means.items()},
+    )
     ending = "published USS, UVS, RVS, RSS."  # 0.960, and three of 0.956 in the order of the columns
     assert comparison.published_metric(found, "DICE").endswith(f"here RVS, USS, UVS, RSS; {ending}")
     ending = "published USS, RSS, UVS, RVS."  # 25.6, 28.2, 28.5, 28.6
@@ -84,13 +102,21 @@ def test_order_of_strategies_by_hand(results):
 
 
 def fit(coefficient):
-    effects = [Effect(term, coefficient, coefficient - 1, coefficient + 1, 0.5) for term in ("intercept", "uncertainty", "slice")]
+    effects = [
+        Effect(term, coefficient, coefficient - 1, coefficient + 1, 0.5)
+        for term in ("intercept", "uncertainty", "slice")
+    ]
     return QuantileEffects(0.05, 96, tuple(effects))
 
 
 def test_signs_by_hand(results, monkeypatch):
     """Published: intercepts are positive, effects on DICE positive, on the others negative."""
-    found = {"DICE": fit(0.02), "RVE": fit(0.5), "MSD": fit(-0.5), "HD": QuantileEffects(0.95, 96, (), "singular")}
+    found = {
+        "DICE": fit(0.02),
+        "RVE": fit(0.5),
+        "MSD": fit(-0.5),
+        "HD": QuantileEffects(0.95, 96, (), "singular"),
+    }
     monkeypatch.setattr(comparison, "effects", lambda results, metric: found[metric])
     cells = cells_of(comparison.published_quantile_regression(results))
     words = {place: cell.rsplit(", ", 1)[1] for place, cell in cells.items() if place[1] != "p"}
@@ -113,7 +139,11 @@ def test_rounding_noise_has_no_sign(results, monkeypatch, coefficient):
 
 
 def packaged(name):
-    with files("uss_bench").joinpath("published_values", f"{name}.csv").open(newline="", encoding="utf-8") as file:
+    with (
+        files("uss_bench")
+        .joinpath("published_values", f"{name}.csv")
+        .open(newline="", encoding="utf-8") as file
+    ):
         return list(csv.DictReader(file))
 
 
@@ -125,13 +155,17 @@ def test_tables_4_to_7_hold_every_published_number(results, metric):
     for row in packaged("results"):
         if row["metric"] == metric and row["table"] != "8":
             place = ("initial" if row["model"] == "initial" else f"iter. {row['iteration']}", row["strategy"])
-            expected[place if row["strategy"] else (place[0] if row["iteration"] else "data pool", "no query")] = published_score(row)
+            expected[
+                place if row["strategy"] else (place[0] if row["iteration"] else "data pool", "no query")
+            ] = published_score(row)
     assert shown == expected
     assert len(shown) == 22
 
 
 def published_score(row):
-    mean, sd, robust = (f"{float(row[name]):.{DECIMALS[row['metric']]}f}" for name in ("mean", "std", "percentile"))
+    mean, sd, robust = (
+        f"{float(row[name]):.{DECIMALS[row['metric']]}f}" for name in ("mean", "std", "percentile")
+    )
     return f"{mean} ± {sd} ({robust}){row['stars']}".replace("*", r"\*")
 
 
@@ -156,10 +190,18 @@ def test_cells_as_the_paper_prints_them(results):
     assert table["data pool", "no query"] == "60513 / 26400 / 242"
     table = cells_of(comparison.published_training_steps(results))
     assert table["iter. 4", "RSS"] == "117000"
-    assert [table["iter. 5 (converged)", strategy] for strategy in ("UVS", "RVS", "USS", "RSS")] == ["356000", "297000", "291000", "465000"]
+    assert [table["iter. 5 (converged)", strategy] for strategy in ("UVS", "RVS", "USS", "RSS")] == [
+        "356000",
+        "297000",
+        "291000",
+        "465000",
+    ]
     assert table["data pool", "no query"] == "825000"
     text = comparison.published_quantile_regression(results)
-    assert "| Intercept | 0.920 [0.914, 0.925], no fit here | <0.001 | 11.21 [9.26, 13.16], no fit here | <0.001 |" in text
+    assert (
+        "| Intercept | 0.920 [0.914, 0.925], no fit here | <0.001 | 11.21 [9.26, 13.16], no fit here | <0.001 |"
+        in text
+    )
     assert "-0.48 [-0.81, -0.16], no fit here | 0.004 | -7.7 [-19.1, 3.7], no fit here | 0.2 |" in text
 
 
@@ -183,14 +225,22 @@ def test_shares_of_the_pool_by_hand(results):
 
 
 def test_every_table_says_whose_data_it_is(results):
-    texts = [comparison.published_datasets(), comparison.published_quantile_regression(results), comparison.published_converged(results)]
+    texts = [
+        comparison.published_datasets(),
+        comparison.published_quantile_regression(results),
+        comparison.published_converged(results),
+    ]
     texts += [comparison.published_training_data(results), comparison.published_training_steps(results)]
     texts += [comparison.published_metric(results, metric) for metric in DECIMALS]
-    assert all(text.startswith("**Published** (five clinical sites, 234 other test cases)\n\n|") for text in texts)
+    assert all(
+        text.startswith("**Published** (five clinical sites, 234 other test cases)\n\n|") for text in texts
+    )
 
 
 def test_a_strategy_that_did_not_run_is_left_out(results):
-    found = replace(results, scores={key: scores for key, scores in results.scores.items() if key[1] in ("", "RSS")})
+    found = replace(
+        results, scores={key: scores for key, scores in results.scores.items() if key[1] in ("", "RSS")}
+    )
     texts = [
         comparison.published_metric(found, "HD"),
         comparison.published_training_steps(found),
@@ -205,11 +255,15 @@ def test_fewer_or_more_iterations_than_the_papers(results, iterations):
     scores = {key: values for key, values in results.scores.items() if key[0] in ("initial", "data pool")}
     effort = {key: values for key, values in results.effort.items() if key in (("", 0), ("data pool", None))}
     for strategy in results.strategies:
-        scores |= {("iteration", strategy, k): results.scores["initial", "", 0] for k in range(1, iterations + 1)}
+        scores |= {
+            ("iteration", strategy, k): results.scores["initial", "", 0] for k in range(1, iterations + 1)
+        }
         scores["converged", strategy, iterations] = results.scores["data pool", "", None]
         effort |= {(strategy, k): results.effort["USS", 1] for k in range(1, iterations + 1)}
     found = replace(results, scores=scores, effort=effort)
     cells = cells_of(comparison.published_metric(found, "DICE"))
-    assert sum(", here " in cell for (row, _), cell in cells.items() if row.startswith("iter.")) == 4 * min(iterations, 5)
+    assert sum(", here " in cell for (row, _), cell in cells.items() if row.startswith("iter.")) == 4 * min(
+        iterations, 5
+    )
     assert all(", here " in cell for cell in cells_of(comparison.published_converged(found)).values())
     assert ("iter. 5", "USS") in cells_of(comparison.published_training_data(found))

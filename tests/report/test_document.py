@@ -82,7 +82,11 @@ def everything_missed(tmp_path_factory):
     """The report of a run in which no model predicts anything, as may happen after a few steps of training."""
     folder = tmp_path_factory.mktemp("missed")
     shutil.copytree(GOLDEN / "results", folder / "results")
-    change(folder, "cases", lambda row: [row | {"DICE": "0", "RVE": "100", "MSD": "inf", "HD": "inf", "missed": "1"}])
+    change(
+        folder,
+        "cases",
+        lambda row: [row | {"DICE": "0", "RVE": "100", "MSD": "inf", "HD": "inf", "missed": "1"}],
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "_has_matplotlib", lambda: False)
         return text_of(folder)
@@ -100,7 +104,9 @@ def section_of(text, heading):
 def check_tables(text):
     """Every table parses: a header, a separator, rows, all of as many cells; set off by blank lines. Returns how many there are."""
     blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert sum(len(block.splitlines()) for block in blocks) == sum(line.lstrip().startswith("|") for line in text.splitlines())
+    assert sum(len(block.splitlines()) for block in blocks) == sum(
+        line.lstrip().startswith("|") for line in text.splitlines()
+    )
     for block in blocks:
         assert f"\n\n{block}" in text and (f"{block}\n" in text or text.endswith(block))
         lines = block.splitlines()
@@ -136,26 +142,43 @@ def test_report_only_twice_gives_the_same_bytes(illustrated):
 def test_figures_are_all_that_matplotlib_adds(illustrated):
     golden = (GOLDEN / "report.md").read_text(encoding="utf-8")
     paragraphs = (illustrated / "report.md").read_text(encoding="utf-8").split("\n\n")
-    kept = [text for text in paragraphs if not text.startswith(("![", "**Key figure.**", "**Figure ", "Not drawn:"))]
+    kept = [
+        text
+        for text in paragraphs
+        if not text.startswith(("![", "**Key figure.**", "**Figure ", "Not drawn:"))
+    ]
     assert kept == [text for text in golden.split("\n\n") if not text.startswith("Not drawn:")]
-    assert len(paragraphs) == len(kept) + 2 * 3 + 1  # the key figure, 3 and 6; a note on the others, which need slices
+    assert (
+        len(paragraphs) == len(kept) + 2 * 3 + 1
+    )  # the key figure, 3 and 6; a note on the others, which need slices
 
 
 def test_every_link_and_picture_leads_to_a_file_beside_the_report(illustrated):
     text = (illustrated / "report.md").read_text(encoding="utf-8")
     links = re.findall(r"!?\[[^\]]*\]\(([^)]*)\)", text)
-    assert {Path(link).name for link in links} >= {"cases.csv", "annotation.csv", "queries.csv", "training.csv", "volumes.csv", "key.png"}
+    assert {Path(link).name for link in links} >= {
+        "cases.csv",
+        "annotation.csv",
+        "queries.csv",
+        "training.csv",
+        "volumes.csv",
+        "key.png",
+    }
     for link in links:
         assert not link.startswith(("/", ".", "http")) and (illustrated / link).is_file(), link
     pictures = re.findall(r"^!\[([^\]]+)\]\(([^)]*)\)$", text, re.MULTILINE)
-    assert {path for _, path in pictures} == {path.relative_to(illustrated).as_posix() for path in illustrated.glob("figures/*")}
+    assert {path for _, path in pictures} == {
+        path.relative_to(illustrated).as_posix() for path in illustrated.glob("figures/*")
+    }
     assert all(len(alt.split()) > 10 for alt, _ in pictures)
     assert (illustrated / pictures[0][1]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_table_parses(illustrated):
     text = (illustrated / "report.md").read_text(encoding="utf-8")
-    assert check_tables(text) == 36  # key, 1-9 twice, intervals, area, sites 4, missed, tests 8, provenance, settings
+    assert (
+        check_tables(text) == 36
+    )  # key, 1-9 twice, intervals, area, sites 4, missed, tests 8, provenance, settings
 
 
 def test_no_line_shows_a_failure(illustrated):
@@ -164,15 +187,23 @@ def test_no_line_shows_a_failure(illustrated):
 
 def test_order_for_a_reader(illustrated):
     text = (illustrated / "report.md").read_text(encoding="utf-8")
-    places = [text.index(f"\n{start}") for start in ["After 2 active", "| Converged model", "![Line plots", "## Table 1."]]
+    places = [
+        text.index(f"\n{start}")
+        for start in ["After 2 active", "| Converged model", "![Line plots", "## Table 1."]
+    ]
     assert places == sorted(places)
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
-    assert [heading.split(".")[0] for heading in headings[:9]] == [f"Table {number}" for number in range(1, 10)]
+    assert [heading.split(".")[0] for heading in headings[:9]] == [
+        f"Table {number}" for number in range(1, 10)
+    ]
     assert headings[9:] == [
         "Further statistics", "Tests", "Notes of the simulation", "What the paper leaves open, and deviations from it", "Provenance",
         "How to cite",
     ]  # fmt: skip
-    assert [line.split(".")[0] for line in text.splitlines() if line.startswith("**Figure")] == ["**Figure 3", "**Figure 6"]
+    assert [line.split(".")[0] for line in text.splitlines() if line.startswith("**Figure")] == [
+        "**Figure 3",
+        "**Figure 6",
+    ]
 
 
 def test_tables_stand_under_their_headings(text):
@@ -205,10 +236,14 @@ def values_of(metric, model, strategy, iteration):
 def test_summary_is_made_from_the_numbers(text):
     """Of 120 slices, 80, 80, 46 and 56 are annotated in the end. In all pairs of the best with another, one wins all eight: p = 1 / 128."""
     summary = text.split("\n\n")[1]
-    means = {strategy: statistics.fmean(values_of("DICE", "converged", strategy, "2")) for strategy in STRATEGIES}
+    means = {
+        strategy: statistics.fmean(values_of("DICE", "converged", strategy, "2")) for strategy in STRATEGIES
+    }
     order = sorted(means, key=means.get, reverse=True)
     assert order == ["USS", "UVS", "RVS", "RSS"]
-    references = [statistics.fmean(values_of("DICE", *key)) for key in (("data pool", "", ""), ("initial", "", "0"))]
+    references = [
+        statistics.fmean(values_of("DICE", *key)) for key in (("data pool", "", ""), ("initial", "", "0"))
+    ]
     assert summary == (
         "After 2 active learning iterations on a pool of 6 cases, the converged models reach a mean DICE of "
         + ", ".join(f"{strategy} {means[strategy]:.3f}" for strategy in order)
@@ -219,7 +254,10 @@ def test_summary_is_made_from_the_numbers(text):
     )
     best = values_of("DICE", "converged", "USS", "2")
     for strategy in ("UVS", "RVS", "RSS"):
-        assert all(one > other for one, other in zip(best, values_of("DICE", "converged", strategy, "2"), strict=True))
+        assert all(
+            one > other
+            for one, other in zip(best, values_of("DICE", "converged", strategy, "2"), strict=True)
+        )
 
 
 def test_summary_follows_changed_numbers(folder, no_matplotlib):
@@ -228,7 +266,10 @@ def test_summary_follows_changed_numbers(folder, no_matplotlib):
     for name in ("cases", "annotation", "training"):
         change(folder, name, lambda row: [row | {"strategy": names.get(row["strategy"], row["strategy"])}])
     summary = text_of(folder).split("\n\n")[1]
-    assert "UVS has the best mean DICE, significantly so (p < 0.05, uncorrected) against USS, RVS and RSS." in summary
+    assert (
+        "UVS has the best mean DICE, significantly so (p < 0.05, uncorrected) against USS, RVS and RSS."
+        in summary
+    )
     assert "USS ranks 2 by DICE, 3 by RVE, 2 by MSD, 2 by HD of 4." in summary
     assert "Annotated were UVS 38.3%, RVS 66.7%, USS 66.7%, RSS 46.7%" in summary
 
@@ -236,15 +277,29 @@ def test_summary_follows_changed_numbers(folder, no_matplotlib):
 def test_a_best_that_is_not_significant_is_called_so(folder, no_matplotlib):
     """The converged RSS gets the scores of USS, but for one case."""
     with open(folder / "results" / "cases.csv", newline="", encoding="utf-8") as file:
-        best = {row["case_id"]: row["DICE"] for row in csv.DictReader(file) if (row["model"], row["strategy"]) == ("converged", "USS")}
+        best = {
+            row["case_id"]: row["DICE"]
+            for row in csv.DictReader(file)
+            if (row["model"], row["strategy"]) == ("converged", "USS")
+        }
 
     def alike(row):
         if row["model"] != "converged":
             return [row]
-        return [row | {"DICE": best[row["case_id"]] if row["case_id"] != "test-1" or row["strategy"] == "USS" else "0.9"}]
+        return [
+            row
+            | {
+                "DICE": best[row["case_id"]]
+                if row["case_id"] != "test-1" or row["strategy"] == "USS"
+                else "0.9"
+            }
+        ]
 
     change(folder, "cases", alike)
-    assert "USS has the best mean DICE, significantly so (p < 0.05, uncorrected) against no other strategy." in text_of(folder)
+    assert (
+        "USS has the best mean DICE, significantly so (p < 0.05, uncorrected) against no other strategy."
+        in text_of(folder)
+    )
 
 
 def test_strategies_of_equal_means_share_a_rank(everything_missed):
@@ -259,7 +314,9 @@ def test_key_table(text):
     for line, (name, counts) in zip(lines[2:], effort.items(), strict=True):
         key = ("converged", name, "2") if name in STRATEGIES else ("data pool", "", "")
         decimals = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}
-        means = [f"{statistics.fmean(values_of(metric, *key)):.{places}f}" for metric, places in decimals.items()]
+        means = [
+            f"{statistics.fmean(values_of(metric, *key)):.{places}f}" for metric, places in decimals.items()
+        ]
         assert line == "| " + " | ".join([name, *map(str, counts), *means]) + " |"
 
 
@@ -277,7 +334,10 @@ def test_failed_fits_are_told_in_words(text):
     section = section_of(text, "Table 9. Effects of uncertainty and slice sampling")
     ours, published = section.split("**Published**")
     for metric, quantile in (("DICE", 0.05), ("RVE", 0.95), ("MSD", 0.95), ("HD", 0.95)):
-        assert f"The fit of {metric} failed: too few values for standard errors at the {quantile} quantile: 32." in ours
+        assert (
+            f"The fit of {metric} failed: too few values for standard errors at the {quantile} quantile: 32."
+            in ours
+        )
     rows = [line for line in ours.splitlines() if line.startswith("|")][2:]
     assert len(rows) == 3 and not any(re.search(r"\d", row) for row in rows)
     assert published.count("no fit here") == 12
@@ -285,7 +345,11 @@ def test_failed_fits_are_told_in_words(text):
 
 def test_missed_livers_are_told(text, folder, no_matplotlib):
     assert section_of(text, "Missed livers").endswith("| iteration RVS 1 | 1 | 8 |\n\n")
-    change(folder, "cases", lambda row: [row | ({"MSD": "9", "HD": "9", "missed": "0"} if row["missed"] == "1" else {})])
+    change(
+        folder,
+        "cases",
+        lambda row: [row | ({"MSD": "9", "HD": "9", "missed": "0"} if row["missed"] == "1" else {})],
+    )
     assert section_of(text_of(folder), "Missed livers").strip() == "No model missed a liver altogether."
 
 
@@ -300,7 +364,9 @@ def test_one_strategy(folder, no_matplotlib, strategy):
     text = text_of(folder)
     check_tables(text)
     check_words(text)
-    own = re.sub(r"\*\*Published\*\*.*?(?=^#|\Z)", "", text, flags=re.DOTALL | re.MULTILINE)  # the paper's tables keep their stars
+    own = re.sub(
+        r"\*\*Published\*\*.*?(?=^#|\Z)", "", text, flags=re.DOTALL | re.MULTILINE
+    )  # the paper's tables keep their stars
     assert r"\*" not in own and "**" not in own and "best mean" not in own and "Wilcoxon" not in own
     assert "## Tests" not in text
     assert f"the converged models reach a mean DICE of {strategy} 0.9" in text.split("\n\n")[1]
@@ -338,7 +404,10 @@ def test_one_test_case_has_no_deviation_to_show(folder, no_matplotlib):
 def test_every_liver_missed(everything_missed):
     check_tables(everything_missed)
     check_words(everything_missed)
-    assert len(re.findall(r"^\| .* \| 8 \| 8 \|$", section_of(everything_missed, "Missed livers"), re.MULTILINE)) == 14
+    assert (
+        len(re.findall(r"^\| .* \| 8 \| 8 \|$", section_of(everything_missed, "Missed livers"), re.MULTILINE))
+        == 14
+    )
 
 
 def test_a_site_may_have_any_name(folder, no_matplotlib):
@@ -355,11 +424,19 @@ def test_provenance(text):
         f"| manifest | made_up.csv, SHA-256 {origin['manifest_sha256']} |",
         "| cases used, of those in the manifest | pool 6 of 9, val 2 of 2, test 8 of 8 (data.pool",
         f"| settings | SHA-256 {origin['config_sha256']} |",
-        *("| seed | 7 |", "| device | CPU |", "| deterministic algorithms | on |", "| torch | 2.13.0 |", "| uss-bench | 0.1.0 |"),
+        *(
+            "| seed | 7 |",
+            "| device | CPU |",
+            "| deterministic algorithms | on |",
+            "| torch | 2.13.0 |",
+            "| uss-bench | 0.1.0 |",
+        ),
     ):
         assert value in section
     assert "version = {0.1.0}" in section_of(text, "How to cite")
-    assert [line for line in section_of(text, "Notes of the simulation").split("\n") if line] == [f"- {note}" for note in origin["notes"]]
+    assert [line for line in section_of(text, "Notes of the simulation").split("\n") if line] == [
+        f"- {note}" for note in origin["notes"]
+    ]
 
 
 def test_settings_can_be_given_back(folder, no_matplotlib):
@@ -367,7 +444,11 @@ def test_settings_can_be_given_back(folder, no_matplotlib):
     settings = config.resolve("real-smoke", ["data.test=5", "query.slices_per_iteration=7"])
     path = folder / "results" / "provenance.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config.as_dict(settings)}))
-    rows = [line[2:-2].split(" | ") for line in section_of(text_of(folder), "Settings").splitlines() if line.startswith("|")][2:]
+    rows = [
+        line[2:-2].split(" | ")
+        for line in section_of(text_of(folder), "Settings").splitlines()
+        if line.startswith("|")
+    ][2:]
     assert config.resolve("paper", [f"{name}={value}" for name, value in rows]) == settings
 
 

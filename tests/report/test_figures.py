@@ -18,11 +18,17 @@ pytest.importorskip("matplotlib")
 CONFIG = {"inference": {"samples": 10}, "query": {"min_distance": 5}}
 
 
-def write_report(folder, strategies=("UVS", "RVS", "USS", "RSS"), iterations=2, cases=12, missed=False, slices=True):
+def write_report(
+    folder, strategies=("UVS", "RVS", "USS", "RSS"), iterations=2, cases=12, missed=False, slices=True
+):
     """Result files of random scores; with `missed`, the first case of the last iterations' models is missed."""
     random = np.random.default_rng(0)
     keys = [("initial", "", 0)]
-    keys += [("iteration", strategy, iteration) for strategy in strategies for iteration in range(1, iterations + 1)]
+    keys += [
+        ("iteration", strategy, iteration)
+        for strategy in strategies
+        for iteration in range(1, iterations + 1)
+    ]
     keys += [("converged", strategy, iterations) for strategy in strategies] + [("data pool", "", "")]
     case_ids = [f"case-{number}" for number in range(cases)]
     rows = []
@@ -32,7 +38,9 @@ def write_report(folder, strategies=("UVS", "RVS", "USS", "RSS"), iterations=2, 
             lost = missed and case_id == "case-0" and key[0] == "iteration" and key[2] == iterations
             values = (0.0, 100.0, np.inf, np.inf) if lost else (dice, rve, msd, hd)
             scores = dict(zip(("DICE", "RVE", "MSD", "HD"), values, strict=True))
-            rows.append({**_named(key), "seed": 3, "case_id": case_id, "site": "a", **scores, "missed": int(lost)})
+            rows.append(
+                {**_named(key), "seed": 3, "case_id": case_id, "site": "a", **scores, "missed": int(lost)}
+            )
     storage.write_csv(folder / storage.CASES, list(rows[0]), rows)
     effort = [
         {"strategy": key[1] or key[0].replace("initial", ""), "iteration": key[2], "annotated_slices": 40 + 10 * place,
@@ -43,9 +51,13 @@ def write_report(folder, strategies=("UVS", "RVS", "USS", "RSS"), iterations=2, 
     training = [{**_named(key), "best_step": 1, "last_step": 2, "best_jaccard": 0.5} for key in keys]
     storage.write_csv(folder / storage.TRAINING, list(training[0]), training)
     storage.write_csv(folder / storage.QUERIES, ["strategy", "iteration", "case_id", "slice", "score"], [])
-    spacing, size = ({f"{name}_{axis}": value for axis in "zyx"} for name, value in (("spacing", 2.0), ("size", 100)))
+    spacing, size = (
+        {f"{name}_{axis}": value for axis in "zyx"} for name, value in (("spacing", 2.0), ("size", 100))
+    )
     storage.write_csv(
-        folder / storage.VOLUMES, ["case_id", *spacing, *size], [{"case_id": case_id, **spacing, **size} for case_id in case_ids]
+        folder / storage.VOLUMES,
+        ["case_id", *spacing, *size],
+        [{"case_id": case_id, **spacing, **size} for case_id in case_ids],
     )
     storage.write_json(folder / storage.PROVENANCE, {"seed": 3, "config": CONFIG})
     if slices:
@@ -70,7 +82,11 @@ def made_up_slices(strategies, case_ids):
     for number in range(len(shown)):
         predictions = np.stack([np.roll(disc, 2 * model, axis=1) for model in range(len(strategies) + 1)])
         predictions[0] = 0
-        arrays |= {f"case_{number}_ct": disc * 200, f"case_{number}_reference": disc, f"case_{number}_predictions": predictions}
+        arrays |= {
+            f"case_{number}_ct": disc * 200,
+            f"case_{number}_reference": disc,
+            f"case_{number}_predictions": predictions,
+        }
     if "USS" in strategies:
         profile = np.array([0.1, 0.2, 0.1, 0.3, 0.5, 0.3, 0.1, 0.1, 0.1, 0.4, 0.1], np.float32)
         arrays |= {
@@ -80,7 +96,12 @@ def made_up_slices(strategies, case_ids):
             "query_count": np.array(2), "query_pixel": np.full((2, 2), 3.0),
         }  # fmt: skip
         for number in range(2):
-            images = {"ct": disc * 200, "reference": disc * number, "probability": disc * 90, "entropy": (disc / 3).astype(np.float16)}
+            images = {
+                "ct": disc * 200,
+                "reference": disc * number,
+                "probability": disc * 90,
+                "entropy": (disc / 3).astype(np.float16),
+            }
             arrays |= {f"query_{number}_{name}": image for name, image in images.items()}
     return arrays
 
@@ -91,13 +112,19 @@ def csv_scores(folder, metric):
     with open(folder / "results" / "cases.csv", newline="") as file:
         for row in csv.DictReader(file):
             value = float(row[metric])
-            found[row["model"], row["strategy"], row["iteration"]].append(value if np.isfinite(value) else 200 * 3**0.5)
+            found[row["model"], row["strategy"], row["iteration"]].append(
+                value if np.isfinite(value) else 200 * 3**0.5
+            )
     return found
 
 
 def medians(axis):
     """Heights of the median lines of an axis' box plots by their x position."""
-    lines = [line for line in axis.lines if line.get_color() == "black" and len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
+    lines = [
+        line
+        for line in axis.lines
+        if line.get_color() == "black" and len(line.get_xdata()) == 2 and line.get_linestyle() == "-"
+    ]
     return {round(float(np.mean(line.get_xdata())), 3): line.get_ydata()[0] for line in lines}
 
 
@@ -120,7 +147,9 @@ def test_files_captions_and_alt_texts(tmp_path):
 def test_equal_results_give_equal_bytes(tmp_path):
     pictures = []
     for name in ("a", "b"):
-        drawn = figures.write_figures(write_report(tmp_path / name, strategies=("USS",), iterations=1), tmp_path / name)
+        drawn = figures.write_figures(
+            write_report(tmp_path / name, strategies=("USS",), iterations=1), tmp_path / name
+        )
         pictures.append([(tmp_path / name / figure.file).read_bytes() for figure in drawn])
     assert len(pictures[0]) == 6
     assert pictures[0] == pictures[1]
@@ -129,7 +158,10 @@ def test_equal_results_give_equal_bytes(tmp_path):
 def test_key_figure_shows_means_against_effort(tmp_path):
     axes = figures.effort_figure(write_report(tmp_path, missed=True)).axes
     with open(tmp_path / "results" / "annotation.csv", newline="") as file:
-        effort = {(row["strategy"], row["iteration"]): int(row["annotated_liver_slices"]) for row in csv.DictReader(file)}
+        effort = {
+            (row["strategy"], row["iteration"]): int(row["annotated_liver_slices"])
+            for row in csv.DictReader(file)
+        }
     for axis, metric in zip(axes, ("DICE", "HD"), strict=True):
         scores = csv_scores(tmp_path, metric)
         lines = {line.get_color(): line for container in axis.containers for line in [container.lines[0]]}
@@ -140,7 +172,9 @@ def test_key_figure_shows_means_against_effort(tmp_path):
             assert list(line.get_xdata()) == [effort[key[1:]] for key in keys]
             np.testing.assert_allclose(line.get_ydata(), [np.mean(scores[key]) for key in keys])
         flat = [line.get_ydata()[0] for line in axis.lines[:2]]
-        np.testing.assert_allclose(flat, [np.mean(scores["initial", "", "0"]), np.mean(scores["data pool", "", ""])])
+        np.testing.assert_allclose(
+            flat, [np.mean(scores["initial", "", "0"]), np.mean(scores["data pool", "", ""])]
+        )
 
 
 def test_whiskers_of_the_key_figure_hold_the_mean(tmp_path):
@@ -160,7 +194,9 @@ def test_boxes_over_iterations(tmp_path):
         for place, strategy in enumerate(("UVS", "RVS", "USS", "RSS")):
             for iteration in (1, 2):
                 position = round(iteration + (place - 1.5) * 0.21, 3)
-                assert drawn[position] == pytest.approx(np.median(scores["iteration", strategy, str(iteration)]))
+                assert drawn[position] == pytest.approx(
+                    np.median(scores["iteration", strategy, str(iteration)])
+                )
 
 
 def test_boxes_of_converged_models(tmp_path):
@@ -169,7 +205,10 @@ def test_boxes_of_converged_models(tmp_path):
         scores, drawn = csv_scores(tmp_path, metric), medians(axis)
         expected = {2.0: scores["data pool", "", ""]}
         for place, strategy in enumerate(("RVS", "USS")):
-            expected |= {place - 0.19: scores["iteration", strategy, "2"], place + 0.19: scores["converged", strategy, "2"]}
+            expected |= {
+                place - 0.19: scores["iteration", strategy, "2"],
+                place + 0.19: scores["converged", strategy, "2"],
+            }
         assert drawn == pytest.approx({position: np.median(values) for position, values in expected.items()})
 
 
@@ -177,7 +216,12 @@ def test_few_cases_are_shown_one_by_one(tmp_path):
     results = write_report(tmp_path, strategies=("RSS",), iterations=1, cases=2)
     axis = figures.iterations_figure(results).axes[0]
     dots = np.concatenate([line.get_ydata() for line in axis.lines if line.get_marker() == "."])
-    shown = [value for key, values in csv_scores(tmp_path, "DICE").items() if key[0] != "converged" for value in values]
+    shown = [
+        value
+        for key, values in csv_scores(tmp_path, "DICE").items()
+        if key[0] != "converged"
+        for value in values
+    ]
     assert sorted(dots) == pytest.approx(sorted(shown))
     assert "every case as a dot" in figures.write_figures(results, tmp_path)[1].caption
 
@@ -185,7 +229,9 @@ def test_few_cases_are_shown_one_by_one(tmp_path):
 def test_missed_livers_are_told_and_set_the_scale(tmp_path):
     results = write_report(tmp_path, missed=True)
     captions = {figure.number: figure.caption for figure in figures.write_figures(results, tmp_path)}
-    assert "4 of the 120 results missed the liver" in captions[3]  # 10 models, one case of each last iteration
+    assert (
+        "4 of the 120 results missed the liver" in captions[3]
+    )  # 10 models, one case of each last iteration
     assert "4 of the 108 results missed the liver" in captions[6]
     msd = figures.iterations_figure(results).axes[2]
     assert msd.get_yscale() == "log" and "log scale" in msd.get_title("left")
@@ -195,7 +241,9 @@ def test_missed_livers_are_told_and_set_the_scale(tmp_path):
 def test_profile_shows_candidates_choice_and_liver(tmp_path):
     results = write_report(tmp_path)
     slices = made_up_slices(results.strategies, results.cases)
-    lines = {line.get_label(): line.get_xydata() for line in figures.profile_figure(results, slices).axes[0].lines}
+    lines = {
+        line.get_label(): line.get_xydata() for line in figures.profile_figure(results, slices).axes[0].lines
+    }
     np.testing.assert_allclose(lines["slice uncertainty"][:, 1], slices["profile"])
     np.testing.assert_allclose(lines["candidate"], [[4, 0.5], [9, 0.4]], rtol=1e-6)
     np.testing.assert_allclose(lines["chosen"], [[4, 0.5]])
@@ -207,8 +255,13 @@ def test_segmentations_name_whole_case_scores(tmp_path):
     slices = made_up_slices(results.strategies, results.cases)
     labels = [axis.get_xlabel() for axis in figures.cases_figure(results, slices).axes]
     dice, hd = csv_scores(tmp_path, "DICE"), csv_scores(tmp_path, "HD")
-    keys = [*(("converged", strategy, "2") for strategy in ("UVS", "RVS", "USS", "RSS")), ("data pool", "", "")]
-    assert labels == [f"DICE {dice[key][case]:.3f}, HD {hd[key][case]:.0f} mm" for case in range(3) for key in keys]
+    keys = [
+        *(("converged", strategy, "2") for strategy in ("UVS", "RVS", "USS", "RSS")),
+        ("data pool", "", ""),
+    ]
+    assert labels == [
+        f"DICE {dice[key][case]:.3f}, HD {hd[key][case]:.0f} mm" for case in range(3) for key in keys
+    ]
 
 
 def test_images_lie_as_radiologists_look_at_them(tmp_path):
@@ -224,7 +277,9 @@ def test_without_slices_or_uss_the_rest_is_drawn(tmp_path):
     results = write_report(tmp_path / "a", slices=False)
     drawn = figures.write_figures(results, tmp_path / "a")
     assert [figure.number for figure in drawn] == [0, 3, 6]
-    assert figures.missing_note(results, drawn).startswith("Not drawn: Figure 2 (slice profile), Figure 4 (queried slices) and Figure 5")
+    assert figures.missing_note(results, drawn).startswith(
+        "Not drawn: Figure 2 (slice profile), Figure 4 (queried slices) and Figure 5"
+    )
 
     results = write_report(tmp_path / "b", strategies=("RVS",), iterations=1, cases=1)
     drawn = figures.write_figures(results, tmp_path / "b")

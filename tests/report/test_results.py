@@ -60,10 +60,19 @@ def make_volumes():
 
     def volume(case_id, split, spacing, shape):
         case = Case(case_id, f"site-{case_id[1]}", split, Path("image"), Path("label"), f"patient-{case_id}")
-        return SimpleNamespace(case=case, native_spacing=spacing, native_shape=shape, image_digest="ab" * 32, label_digest="cd" * 32)
+        return SimpleNamespace(
+            case=case,
+            native_spacing=spacing,
+            native_shape=shape,
+            image_digest="ab" * 32,
+            label_digest="cd" * 32,
+        )
 
     split = {"pool": ["p1", "p2"], "val": ["v1"], "test": ["t1", "t2"]}
-    volumes = {name: {case_id: volume(case_id, name, (5.0, 2.0, 1.5), (6, 20, 80)) for case_id in ids} for name, ids in split.items()}
+    volumes = {
+        name: {case_id: volume(case_id, name, (5.0, 2.0, 1.5), (6, 20, 80)) for case_id in ids}
+        for name, ids in split.items()
+    }
     volumes["test"]["t2"] = volume("t2", "test", (1.25, 0.7, 0.7), (64, 512, 512))
     return volumes
 
@@ -106,7 +115,11 @@ def test_files_by_hand(tmp_path):
     assert [line.split(",")[0] for line in volumes[1:]] == ["p1", "p2", "v1", "t1", "t2"]
     assert volumes[5] == f"t2,site-2,test,patient-t2,1.25,0.7,0.7,64,512,512,{'ab' * 32},{'cd' * 32}"
     timing = lines_of(tmp_path, "timing")
-    assert timing[:3] == ["model,strategy,iteration,stage,seconds", "initial,,0,query,0", "initial,,0,training,1.25"]
+    assert timing[:3] == [
+        "model,strategy,iteration,stage,seconds",
+        "initial,,0,query,0",
+        "initial,,0,training,1.25",
+    ]
     assert len(timing) == 1 + 6 * 3
 
 
@@ -124,9 +137,20 @@ def test_reading_gives_back_what_was_written(tmp_path):
         assert found.missed[key] == sum(row["missed"] for row in record.evaluation)
         assert found.training[key] == pytest.approx(record.training, rel=1e-5)
         if record.model != "converged":
-            assert found.effort["data pool" if record.model == "data pool" else record.strategy, record.iteration] == record.effort
+            assert (
+                found.effort[
+                    "data pool" if record.model == "data pool" else record.strategy, record.iteration
+                ]
+                == record.effort
+            )
     assert len(found.effort) == 4
-    assert found.queries[0] == {"strategy": "UVS", "iteration": "1", "case_id": "p2", "slice": "", "score": "0.214873"}
+    assert found.queries[0] == {
+        "strategy": "UVS",
+        "iteration": "1",
+        "case_id": "p2",
+        "slice": "",
+        "score": "0.214873",
+    }
     assert [volume["split"] for volume in found.volumes] == ["pool", "pool", "val", "test", "test"]
     assert found.provenance == {"seed": 3, "notes": []}
 
@@ -142,7 +166,11 @@ def test_missed_livers_get_the_diagonal_of_their_own_volume(tmp_path):
 
 def test_equal_runs_give_equal_bytes_but_for_the_times(tmp_path):
     folders = [write(tmp_path / name, seconds) for name, seconds in (("a", 1.0), ("b", 2.0))]
-    differing = [name for name in FILES if len({(folder / "results" / f"{name}.csv").read_bytes() for folder in folders}) > 1]
+    differing = [
+        name
+        for name in FILES
+        if len({(folder / "results" / f"{name}.csv").read_bytes() for folder in folders}) > 1
+    ]
     assert differing == ["timing"]
 
 
@@ -154,7 +182,9 @@ def test_writing_again_replaces(tmp_path):
     assert len(before) == len(FILES)
 
 
-@pytest.mark.parametrize("name", ["cases.csv", "annotation.csv", "queries.csv", "training.csv", "volumes.csv", "provenance.json"])
+@pytest.mark.parametrize(
+    "name", ["cases.csv", "annotation.csv", "queries.csv", "training.csv", "volumes.csv", "provenance.json"]
+)
 def test_a_missing_file_is_named(tmp_path, name):
     shutil.copytree(MADE_UP, tmp_path / "results")
     (tmp_path / "results" / name).unlink()
@@ -199,13 +229,18 @@ def origin(tmp_path):
     manifest = tmp_path / "somewhere" / "my.csv"
     manifest.parent.mkdir()
     manifest.write_bytes(b"abc")
-    cases = [Case(str(n), "s", split, Path("a"), Path("b"), str(n)) for n, split in enumerate(["pool", "pool", "val", "test"])]
+    cases = [
+        Case(str(n), "s", split, Path("a"), Path("b"), str(n))
+        for n, split in enumerate(["pool", "pool", "val", "test"])
+    ]
     return results.provenance(SETTINGS, manifest, cases, 5, ("USS", "RSS"), torch.device("cpu"))
 
 
 def test_provenance_by_hand(origin):
     assert origin["manifest"] == "my.csv"
-    assert origin["manifest_sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, "abc"
+    assert (
+        origin["manifest_sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )  # FIPS 180-2, "abc"
     assert origin["manifest_cases"] == {"pool": 2, "val": 1, "test": 1}
     assert (origin["seed"], origin["strategies"], origin["device"]) == (5, ["USS", "RSS"], "CPU")
     assert origin["config"]["query"]["iterations"] == 3
@@ -235,7 +270,9 @@ def test_provenance_holds_no_path_and_no_host(origin, tmp_path):
 
 def git(folder, *arguments):
     identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 
@@ -261,7 +298,10 @@ def test_the_commit_of_a_checkout(checkout):
     folder, commit = checkout
     assert results._git_state() == {"commit": commit, "changed": False}
     (folder / "README.md").write_text("2\n")
-    assert results._git_state() == {"commit": commit, "changed": False}  # the text of the readme changes no result
+    assert results._git_state() == {
+        "commit": commit,
+        "changed": False,
+    }  # the text of the readme changes no result
     (folder / "uss_bench" / "results.py").write_text("2\n")
     assert results._git_state() == {"commit": commit, "changed": True}
 

@@ -88,7 +88,13 @@ def test_the_best_follows_the_direction_and_the_first_wins_ties():
 
 def test_wilcoxon_of_the_published_example():
     result = compare(-MAIZE)
-    assert (result.best, result.statistic, result.n, result.zeros, result.method) == ("y", 24.0, 15, 0, "exact")
+    assert (result.best, result.statistic, result.n, result.zeros, result.method) == (
+        "y",
+        24.0,
+        15,
+        0,
+        "exact",
+    )
     assert result.p == pytest.approx(0.041259765625)
     assert result.stars == "*"
 
@@ -162,7 +168,9 @@ def test_many_pairs_against_the_formula():
     n, zeros = differences.size, np.count_nonzero(differences == 0)
     _, ties = np.unique(np.abs(differences[differences != 0]), return_counts=True)
     mean = (n * (n + 1) - zeros * (zeros + 1)) / 4
-    variance = (n * (n + 1) * (2 * n + 1) - zeros * (zeros + 1) * (2 * zeros + 1)) / 24 - (ties**3 - ties).sum() / 48
+    variance = (n * (n + 1) * (2 * n + 1) - zeros * (zeros + 1) * (2 * zeros + 1)) / 24 - (
+        ties**3 - ties
+    ).sum() / 48
     result = compare(differences)
     assert result.p == pytest.approx(2 * scipy.stats.norm.sf((mean - result.statistic) / variance**0.5))
 
@@ -177,7 +185,13 @@ def test_fifty_pairs_are_exact_and_fifty_one_are_not():
 def test_no_differences_at_all(n):
     for value in (0.5, 0.0):
         result = wilcoxon_against_best({"y": np.full(n, value), "x": np.full(n, value)}, True)["x"]
-        assert (result.p, result.effect, result.stars, result.zeros, result.method) == (1.0, 0.0, "", n, "all differences are zero")
+        assert (result.p, result.effect, result.stars, result.zeros, result.method) == (
+            1.0,
+            0.0,
+            "",
+            n,
+            "all differences are zero",
+        )
 
 
 def test_rounding_errors_break_no_ties():
@@ -199,7 +213,16 @@ def test_unpaired_and_missing_samples():
 
 
 def test_stars():
-    assert [stars(p) for p in (0.0, 0.00099, 0.001, 0.0099, 0.01, 0.0499, 0.05, 1.0)] == ["***", "***", "**", "**", "*", "*", "", ""]
+    assert [stars(p) for p in (0.0, 0.00099, 0.001, 0.0099, 0.01, 0.0499, 0.05, 1.0)] == [
+        "***",
+        "***",
+        "**",
+        "**",
+        "*",
+        "*",
+        "",
+        "",
+    ]
 
 
 def test_holm_by_hand():
@@ -217,7 +240,10 @@ def cases(n, seed=0, strategies=((1, 0), (0, 0), (1, 1), (0, 1))):
     """Skewed values of n cases for each strategy, better with uncertainty and with slices: values, uncertainty, slice."""
     rng = np.random.default_rng(seed)
     difficulty = rng.gamma(2, 1, n)
-    values = [difficulty * rng.lognormal(0, 0.4, n) * (1 - 0.2 * first - 0.1 * second) for first, second in strategies]
+    values = [
+        difficulty * rng.lognormal(0, 0.4, n) * (1 - 0.2 * first - 0.1 * second)
+        for first, second in strategies
+    ]
     uncertainty, slice_sampling = np.repeat(np.array(strategies), n, axis=0).T
     return np.concatenate(values), uncertainty, slice_sampling
 
@@ -256,7 +282,9 @@ def test_three_strategies_give_the_quantiles_of_each(quantile, rank):
     base, with_uncertainty, with_slices = np.sort(values.reshape(3, 41), axis=1)[:, rank - 1]
     rows = quantile_effects(values, uncertainty, slice_sampling, quantile).rows
     assert [row.term for row in rows] == ["intercept", "uncertainty_sampling", "slice_sampling"]
-    assert [row.coefficient for row in rows] == pytest.approx([base, with_uncertainty - base, with_slices - base], abs=1e-4)
+    assert [row.coefficient for row in rows] == pytest.approx(
+        [base, with_uncertainty - base, with_slices - base], abs=1e-4
+    )
 
 
 def test_quantile_effects_against_statsmodels():
@@ -264,7 +292,9 @@ def test_quantile_effects_against_statsmodels():
     fit = QuantReg(values, np.column_stack([np.ones(240), uncertainty, slice_sampling])).fit(q=0.95)
     result = quantile_effects(values, uncertainty.astype(bool), slice_sampling.tolist(), 0.95)
     assert (result.n, result.quantile, result.failure) == (240, 0.95, "")
-    for row, coefficient, (low, high), p_value in zip(result.rows, fit.params, fit.conf_int(), fit.pvalues, strict=True):
+    for row, coefficient, (low, high), p_value in zip(
+        result.rows, fit.params, fit.conf_int(), fit.pvalues, strict=True
+    ):
         assert (row.coefficient, row.ci_low, row.ci_high, row.p_value) == (coefficient, low, high, p_value)
         assert row.ci_low < row.coefficient < row.ci_high
     assert quantile_effects(values, uncertainty, slice_sampling, 0.95) == result
@@ -275,7 +305,10 @@ def test_too_few_cases_for_the_outer_quantiles_are_a_failure(quantile):
     assert "too few values" in quantile_effects(*cases(19), quantile).failure  # 76
     assert quantile_effects(*cases(19), quantile).rows == ()
     assert quantile_effects(*cases(20), quantile).failure == ""
-    assert "too few values" in quantile_effects([1.0, 2.0, 4.0, 3.0], [0, 1, 0, 1], [0, 0, 1, 1], quantile).failure
+    assert (
+        "too few values"
+        in quantile_effects([1.0, 2.0, 4.0, 3.0], [0, 1, 0, 1], [0, 0, 1, 1], quantile).failure
+    )
 
 
 @pytest.mark.parametrize("strategies", [((1, 1),), ((1, 1), (0, 0)), ((1, 0), (0, 1)), ((1, 1), (0, 1))])

@@ -61,20 +61,31 @@ def percentile(values, share):
 
 
 def best_of(metric, model, iteration):
-    means = {strategy: statistics.fmean(values_of(metric, model, strategy, iteration).values()) for strategy in STRATEGIES}
+    means = {
+        strategy: statistics.fmean(values_of(metric, model, strategy, iteration).values())
+        for strategy in STRATEGIES
+    }
     return (max if HIGHER_IS_BETTER[metric] else min)(means, key=means.get)  # of equal ones the first
 
 
 def comparison(metric, model, strategy, iteration):
     """p, number of zeros and effect size of a strategy against the best: by SciPy's exact test, or by all signs where it has none."""
-    sample, best = (values_of(metric, model, name, iteration) for name in (strategy, best_of(metric, model, iteration)))
+    sample, best = (
+        values_of(metric, model, name, iteration) for name in (strategy, best_of(metric, model, iteration))
+    )
     sign = 1 if HIGHER_IS_BETTER[metric] else -1
     differences = [round(sign * (sample[case_id] - best[case_id]), 9) for case_id in sample]
     ranks = [
-        statistics.fmean(place for place, other in enumerate(sorted(map(abs, differences)), start=1) if other == abs(difference))
+        statistics.fmean(
+            place
+            for place, other in enumerate(sorted(map(abs, differences)), start=1)
+            if other == abs(difference)
+        )
         for difference in differences
     ]
-    won, lost = (sum(rank for rank, x in zip(ranks, differences, strict=True) if side * x > 0) for side in (1, -1))
+    won, lost = (
+        sum(rank for rank, x in zip(ranks, differences, strict=True) if side * x > 0) for side in (1, -1)
+    )
     zeros = differences.count(0)
     if zeros == len(differences):
         return 1.0, zeros, 0.0
@@ -82,7 +93,9 @@ def comparison(metric, model, strategy, iteration):
         p = scipy.stats.wilcoxon(differences, method="exact").pvalue
     else:
         ranked = [rank for rank, difference in zip(ranks, differences, strict=True) if difference]
-        sums = [sum(itertools.compress(ranked, signs)) for signs in itertools.product((0, 1), repeat=len(ranked))]
+        sums = [
+            sum(itertools.compress(ranked, signs)) for signs in itertools.product((0, 1), repeat=len(ranked))
+        ]
         p = min(1.0, 2 * sum(total <= min(won, lost) for total in sums) / len(sums))
     return p, zeros, (won - lost) / (won + lost)
 
@@ -100,7 +113,9 @@ def parsed(table):
 def cells_of(table):
     """`{(row, column): cell}` by the names of both."""
     header, rows = parsed(table)
-    return {(row[0], column): cell for row in rows for column, cell in zip(header, row, strict=True) if column}
+    return {
+        (row[0], column): cell for row in rows for column, cell in zip(header, row, strict=True) if column
+    }
 
 
 def shows(text, value, decimals):
@@ -144,12 +159,16 @@ def test_table_1_by_hand(results):
 
 
 def test_table_2(results):
-    shown = {place: cell for place, cell in cells_of(tables.training_data(results)).items() if cell and place[1]}
+    shown = {
+        place: cell for place, cell in cells_of(tables.training_data(results)).items() if cell and place[1]
+    }
     names = {("", "0"): ("initial", "no query"), ("data pool", ""): ("data pool", "no query")}
     expected = {}
     for row in rows_of("annotation"):
         place = names.get((row["strategy"], row["iteration"]), (f"iter. {row['iteration']}", row["strategy"]))
-        expected[place] = f"{row['annotated_slices']} / {row['annotated_liver_slices']} / {row['unique_patients']}"
+        expected[place] = (
+            f"{row['annotated_slices']} / {row['annotated_liver_slices']} / {row['unique_patients']}"
+        )
     assert shown == expected
     assert shown["iter. 1", "RSS"] == "47 / 19 / 5"
 
@@ -161,9 +180,13 @@ def test_table_3(results):
     names = {"initial": "initial", "data pool": "data pool"}
     expected = {}
     for row in rows_of("training"):
-        title = names.get(row["model"], f"iter. {row['iteration']}{' (converged)' * (row['model'] == 'converged')}")
+        title = names.get(
+            row["model"], f"iter. {row['iteration']}{' (converged)' * (row['model'] == 'converged')}"
+        )
         expected[title, row["strategy"] or "no query"] = f"{row['best_step']} of {row['last_step']}"
-    assert {place: cell for place, cell in cells_of(tables.training_steps(results)).items() if cell} == expected
+    assert {
+        place: cell for place, cell in cells_of(tables.training_steps(results)).items() if cell
+    } == expected
     assert expected["iter. 2 (converged)", "RVS"] == "320 of 640"
 
 
@@ -189,7 +212,11 @@ def test_table_8(results):
 
 def test_the_made_up_run_has_what_is_worth_testing(results):
     """Marks of both kinds, several winners, zeros, ties, all zeros: or the tests above would prove little."""
-    winners = {best_of(metric, *model) for metric in DECIMALS for model in (("iteration", "1"), ("iteration", "2"), ("converged", "2"))}
+    winners = {
+        best_of(metric, *model)
+        for metric in DECIMALS
+        for model in (("iteration", "1"), ("iteration", "2"), ("converged", "2"))
+    }
     assert winners == set(STRATEGIES)
     assert stars(comparison("DICE", "iteration", "RVS", "1")[0]) == "*"
     assert stars(comparison("DICE", "iteration", "RSS", "2")[0]) == "**"
@@ -202,7 +229,10 @@ def test_the_made_up_run_has_what_is_worth_testing(results):
 def test_three_stars():
     """Twelve of twelve cases worse: p = 2 / 4096."""
     base = np.linspace(0.8, 0.9, 12)
-    scores = {("iteration", "USS", 1): {"DICE": base}, ("iteration", "RSS", 1): {"DICE": base - np.linspace(0.01, 0.02, 12)}}
+    scores = {
+        ("iteration", "USS", 1): {"DICE": base},
+        ("iteration", "RSS", 1): {"DICE": base - np.linspace(0.01, 0.02, 12)},
+    }
     scores |= {("initial", "", 0): {"DICE": base}, ("data pool", "", None): {"DICE": base}}
     cells = cells_of(tables.metric_by_iteration(replace(read_results(REPORT), scores=scores), "DICE"))
     assert cells["iter. 1", "RSS"].endswith(r")\*\*\*")
@@ -213,7 +243,11 @@ def test_a_missed_liver_counts_with_the_diagonal(results):
     """120, 160 and 150 mm: a diagonal of 250 mm."""
     assert diagonal("test-3") == 250
     for metric in ("MSD", "HD"):
-        rest = [float(row[metric]) for row in rows_of("cases") if (row["strategy"], row["model"], row["iteration"]) == MISSED]
+        rest = [
+            float(row[metric])
+            for row in rows_of("cases")
+            if (row["strategy"], row["model"], row["iteration"]) == MISSED
+        ]
         rest.remove(math.inf)
         cell = cells_of(tables.metric_by_iteration(results, metric))["iter. 1", "RVS"]
         assert shows(CELL.fullmatch(cell)[2], (sum(rest) + 250) / 8, DECIMALS[metric])
@@ -232,7 +266,9 @@ def test_every_test_with_holms_correction(results, metric, model):
     header, rows = parsed(tables.corrected_tests(results, metric, model))
     assert header == ["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size", "method"]
     iterations = ("1", "2") if model == "iteration" else ("2",)
-    keys = [(k, strategy) for k in iterations for strategy in STRATEGIES if strategy != best_of(metric, model, k)]
+    keys = [
+        (k, strategy) for k in iterations for strategy in STRATEGIES if strategy != best_of(metric, model, k)
+    ]
     assert [(row[0], row[1]) for row in rows] == [(f"iter. {k}", strategy) for k, strategy in keys]
     tests = [comparison(metric, model, strategy, k) for k, strategy in keys]
     order, running, corrected = sorted(range(len(tests)), key=lambda place: tests[place][0]), 0.0, {}
@@ -248,7 +284,13 @@ def test_every_test_with_holms_correction(results, metric, model):
 
 
 def test_small_p_values_are_bounded_and_not_rounded_to_zero():
-    assert [tables.p_text(p) for p in (0.0, 0.00099, 0.001, 0.0625, 1.0)] == ["<0.001", "<0.001", "0.001", "0.062", "1.000"]
+    assert [tables.p_text(p) for p in (0.0, 0.00099, 0.001, 0.0625, 1.0)] == [
+        "<0.001",
+        "<0.001",
+        "0.001",
+        "0.062",
+        "1.000",
+    ]
 
 
 def test_intervals_bracket_what_they_are_of_and_come_again(results):
@@ -261,10 +303,16 @@ def test_intervals_bracket_what_they_are_of_and_come_again(results):
     for row, (key, metric) in zip(rows, itertools.product(models, DECIMALS), strict=True):
         assert row[1].split(" [")[0] == metric
         values = list(values_of(metric, *key).values())
-        for cell, expected in zip(row[2:], (statistics.fmean(values), percentile(values, 0.05 if metric == "DICE" else 0.95)), strict=True):
+        for cell, expected in zip(
+            row[2:],
+            (statistics.fmean(values), percentile(values, 0.05 if metric == "DICE" else 0.95)),
+            strict=True,
+        ):
             value, low, high = re.fullmatch(r"([\d.]+) \[([\d.]+), ([\d.]+)\]", cell).groups()
             assert shows(value, expected, DECIMALS[metric])
-            assert float(low) < float(value) <= float(high)  # at the outer percentiles, the sample's own may be the end
+            assert (
+                float(low) < float(value) <= float(high)
+            )  # at the outer percentiles, the sample's own may be the end
         # Eight values: not much narrower or wider than the normal interval of their mean.
         low, high = map(float, re.findall(r"[\d.]+", row[2])[1:])
         assert (high - low) / 2 == pytest.approx(1.96 * statistics.stdev(values) / 8**0.5, rel=0.25)
@@ -272,9 +320,14 @@ def test_intervals_bracket_what_they_are_of_and_come_again(results):
 
 def curves(results, dice, effort):
     """Results with the mean DICE and the annotated liver slices of `{strategy: [iteration 1, ...]}`, initially 0.6 with 10 slices."""
-    scores, counts = {("initial", "", 0): {"DICE": np.array([0.5, 0.7])}}, {("", 0): {"annotated_liver_slices": 10}}
+    scores, counts = (
+        {("initial", "", 0): {"DICE": np.array([0.5, 0.7])}},
+        {("", 0): {"annotated_liver_slices": 10}},
+    )
     for strategy in dice:
-        for iteration, (mean, slices) in enumerate(zip(dice[strategy], effort[strategy], strict=True), start=1):
+        for iteration, (mean, slices) in enumerate(
+            zip(dice[strategy], effort[strategy], strict=True), start=1
+        ):
             scores["iteration", strategy, iteration] = {"DICE": np.array([mean - 0.05, mean + 0.05])}
             counts[strategy, iteration] = {"annotated_liver_slices": slices}
     return replace(results, scores=scores, effort=counts)
@@ -282,7 +335,9 @@ def curves(results, dice, effort):
 
 def test_effort_area_of_two_points(results):
     """From 0.6 at 10 slices to 0.9 at 20: 0.75 on average. The other reaches 0.8 at 30, so 0.7 at 20: 0.65."""
-    areas, extent = tables.effort_areas(curves(results, {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [20]}))
+    areas, extent = tables.effort_areas(
+        curves(results, {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [20]})
+    )
     assert extent == (10, 20)
     assert areas == pytest.approx({"UVS": 0.65, "USS": 0.75})
 
@@ -297,13 +352,19 @@ def test_effort_area_of_three_points(results):
 
 def test_effort_area_without_effort_is_the_initial_model(results):
     """A strategy that finds no liver slice leaves no range to compare on."""
-    areas, extent = tables.effort_areas(curves(results, {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [10]}))
+    areas, extent = tables.effort_areas(
+        curves(results, {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [10]})
+    )
     assert (areas, extent) == ({"UVS": 0.6, "USS": 0.6}, (10, 10))
 
 
 def test_by_site_by_hand(results):
     hd = np.array([10.0, 20.0, 60.0, 32.0])
-    scores = {("iteration", "USS", 1): {}, ("converged", "USS", 1): {"HD": hd}, ("data pool", "", None): {"HD": hd / 2}}
+    scores = {
+        ("iteration", "USS", 1): {},
+        ("converged", "USS", 1): {"HD": hd},
+        ("data pool", "", None): {"HD": hd / 2},
+    }
     found = replace(results, scores=scores, sites=["b", "a", "b", "b"])
     header, rows = parsed(tables.by_site(found, "HD"))
     assert header == ["HD [mm]", "a (n = 1)", "b (n = 3)"]
@@ -316,7 +377,12 @@ def effects(results, uncertainty, slices, cases=24):
     scores = dict(results.scores)
     for strategy in STRATEGIES:
         values = noise + uncertainty * (strategy in ("UVS", "USS")) + slices * (strategy in ("USS", "RSS"))
-        scores["converged", strategy, 2] = {"DICE": values, "RVE": 10 - 10 * values, "MSD": 10 - 10 * values, "HD": 90 - 100 * values}
+        scores["converged", strategy, 2] = {
+            "DICE": values,
+            "RVE": 10 - 10 * values,
+            "MSD": 10 - 10 * values,
+            "HD": 90 - 100 * values,
+        }
     return replace(results, scores=scores, cases=list(range(cases)), sites=["a"] * cases), noise
 
 
@@ -328,7 +394,14 @@ def test_table_9_tells_the_effects_apart(results):
     assert header == ["", "DICE", "p", "RVE [%]", "p", "MSD [mm]", "p", "HD [mm]", "p"]
     assert [row[0] for row in rows] == ["Intercept", "Uncertainty sampling", "Slice sampling"]
     low = sorted(noise)[1]  # two of 24 cases are 8%, one is 4%: the fifth percentile is the second lowest
-    expected = np.array([[low, 0.02, 0.05], [10 - 10 * low, -0.2, -0.5], [10 - 10 * low, -0.2, -0.5], [90 - 100 * low, -2, -5]]).T
+    expected = np.array(
+        [
+            [low, 0.02, 0.05],
+            [10 - 10 * low, -0.2, -0.5],
+            [10 - 10 * low, -0.2, -0.5],
+            [90 - 100 * low, -2, -5],
+        ]
+    ).T
     for row, coefficients in zip(rows, expected, strict=True):
         for metric, cell, p, coefficient in zip(DECIMALS, row[1::2], row[2::2], coefficients, strict=True):
             value, start, stop = re.fullmatch(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", cell).groups()

@@ -51,7 +51,9 @@ def write_lock(tmp_path):
 
 @contextmanager
 def another_process(folder):
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout.readline() == "held\n"
             yield process
@@ -104,7 +106,12 @@ def test_a_living_holder_is_named_and_its_folder_left_alone(tmp_path):
 
 
 def test_a_process_may_not_hold_a_folder_twice_but_two_folders(tmp_path):
-    with lock.locked(tmp_path / "a"), lock.locked(tmp_path / "b"), pytest.raises(InputError), lock.locked(tmp_path / "a"):
+    with (
+        lock.locked(tmp_path / "a"),
+        lock.locked(tmp_path / "b"),
+        pytest.raises(InputError),
+        lock.locked(tmp_path / "a"),
+    ):
         pass
 
 
@@ -125,14 +132,21 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, reaped):
     with another_process(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
         os.waitid(os.P_PID, process.pid, os.WEXITED | (0 if reaped else os.WNOWAIT))
-        assert lock.describe(tmp_path) == f"process {process.pid} on {socket.gethostname()}, ended without releasing it"
+        assert (
+            lock.describe(tmp_path)
+            == f"process {process.pid} on {socket.gethostname()}, ended without releasing it"
+        )
         with lock.locked(tmp_path):
             assert pid_of(tmp_path / lock.NAME) == os.getpid()
             assert list(content(tmp_path)) == [lock.NAME]
         assert content(tmp_path) == {}
 
 
-@pytest.mark.parametrize("holder", [{"began": "1"}, {"pid": NO_PROCESS}], ids=["the number went to a later process", "no such process"])
+@pytest.mark.parametrize(
+    "holder",
+    [{"began": "1"}, {"pid": NO_PROCESS}],
+    ids=["the number went to a later process", "no such process"],
+)
 def test_a_stale_lock_is_taken_over_at_once(tmp_path, write_lock, holder):
     write_lock(**holder)
     with lock.locked(tmp_path, waiting=pytest.fail):
@@ -146,12 +160,16 @@ def test_a_holder_elsewhere_is_not_looked_up_here(tmp_path, write_lock):
     with lock.locked(tmp_path, told.append):
         assert time.monotonic() - started >= 0.35
         assert pid_of(tmp_path / lock.NAME) == os.getpid()
-    assert told[0].startswith(f"process {NO_PROCESS} on elsewhere, last sign of life 0 s ago holds {tmp_path}; waiting")
+    assert told[0].startswith(
+        f"process {NO_PROCESS} on elsewhere, last sign of life 0 s ago holds {tmp_path}; waiting"
+    )
 
 
 @pytest.mark.parametrize("ahead", [-DAY, 0, DAY], ids=["disk a day behind", "same clock", "disk a day ahead"])
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_holder_elsewhere_is_judged_by_the_clock_of_the_disk(tmp_path, write_lock, monkeypatch, ahead, alive):
+def test_a_holder_elsewhere_is_judged_by_the_clock_of_the_disk(
+    tmp_path, write_lock, monkeypatch, ahead, alive
+):
     path, touch = write_lock(machine=["elsewhere", "", ""], pid=7), Path.touch
 
     def touch_by_disk(path, **options):
@@ -190,7 +208,10 @@ def test_a_lock_released_meanwhile_is_taken(tmp_path, write_lock, monkeypatch, w
 def test_a_wait_can_be_stopped(tmp_path, write_lock):
     write_lock(machine=["elsewhere", "", ""])
     before = content(tmp_path)
-    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), lock.locked(tmp_path, waiting=lambda _: stopping.request("SIGTERM")):
+    with (
+        pytest.raises(KeyboardInterrupt, match="SIGTERM"),
+        lock.locked(tmp_path, waiting=lambda _: stopping.request("SIGTERM")),
+    ):
         pass
     assert content(tmp_path) == before
 
@@ -307,7 +328,10 @@ def test_a_hiccup_of_the_disk_stops_nobody(tmp_path):
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(InputError, match=rf"{folder}: cannot be written \(.+\); .*--runs"), lock.locked(folder):
+        with (
+            pytest.raises(InputError, match=rf"{folder}: cannot be written \(.+\); .*--runs"),
+            lock.locked(folder),
+        ):
             pass
 
 

@@ -31,7 +31,9 @@ class Stream(io.StringIO):
 def clock(monkeypatch):
     """A clock that stands at `.now` seconds since the machine began, 500000 after the epoch."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 500000 + clock.now))
+    monkeypatch.setattr(
+        progress, "time", SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 500000 + clock.now)
+    )
     return clock
 
 
@@ -178,11 +180,21 @@ def test_every_process_has_a_log_and_a_note_of_its_own(clock, tmp_path):
         shown.finished("model", computed=True)
         shown.now(f"state {rank}")
     files = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.*")}
-    assert sorted(files) == ["log-1.txt", "log-12.txt", "log.txt", "status/0.json", "status/1.json", "status/12.json"]
+    assert sorted(files) == [
+        "log-1.txt",
+        "log-12.txt",
+        "log.txt",
+        "status/0.json",
+        "status/1.json",
+        "status/12.json",
+    ]
     for number, name in enumerate(("", "-1", "-12")):
         assert files[f"log{name}.txt"].count("\n") == 2
         assert f"line {number}\n" in files[f"log{name}.txt"]
-        assert json.loads(files[f"status/{name[1:] or 0}.json"])["text"] == f"[1/3] state {number}, less than a minute left"
+        assert (
+            json.loads(files[f"status/{name[1:] or 0}.json"])["text"]
+            == f"[1/3] state {number}, less than a minute left"
+        )
     for shown in team.values():
         shown.withdraw()
     assert list((tmp_path / "status").iterdir()) == []

@@ -51,11 +51,17 @@ def test_the_first_reason_is_told():
 
 @pytest.mark.parametrize(
     ("sent", "ends"),
-    [([signal.SIGINT, signal.SIGINT], True), ([signal.SIGTERM, signal.SIGTERM], False), ([signal.SIGTERM, signal.SIGINT], False)],
+    [
+        ([signal.SIGINT, signal.SIGINT], True),
+        ([signal.SIGTERM, signal.SIGTERM], False),
+        ([signal.SIGTERM, signal.SIGINT], False),
+    ],
     ids=lambda value: "-".join(number.name for number in value) if isinstance(value, list) else None,
 )
 def test_a_second_interrupt_and_nothing_less_ends_the_program_at_once(sent, ends):
-    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout.readline() == "None\n"
             process.send_signal(sent[0])

@@ -45,7 +45,11 @@ def same(one, other):
     if type(one) is not type(other):
         return False
     if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+        return (
+            one.dtype == other.dtype
+            and one.shape == other.shape
+            and one.numpy().tobytes() == other.numpy().tobytes()
+        )
     if isinstance(one, dict):
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)):
@@ -107,16 +111,31 @@ def test_threads_may_write_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "umask", slow_umask)
     try:
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda number: storage.write_text(tmp_path / f"{number % 20}.txt", str(number % 20)), range(80)))
+            list(
+                pool.map(
+                    lambda number: storage.write_text(tmp_path / f"{number % 20}.txt", str(number % 20)),
+                    range(80),
+                )
+            )
         assert umask(0o022) == 0o022
-        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {f"{number}.txt": str(number) for number in range(20)}
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+            f"{number}.txt": str(number) for number in range(20)
+        }
         assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()} == {"0o644"}
     finally:
         umask(before)
 
 
 def test_csv_cells(tmp_path):
-    row = {"name": 'a "b", c', "float": 1 / 3, "small": 1.23456789e-7, "whole": 2.0, "int": 12345678, "none": None, "inf": float("inf")}
+    row = {
+        "name": 'a "b", c',
+        "float": 1 / 3,
+        "small": 1.23456789e-7,
+        "whole": 2.0,
+        "int": 12345678,
+        "none": None,
+        "inf": float("inf"),
+    }
     storage.write_csv(tmp_path / "rows.csv", list(row), [{**row, "ignored": 1}])
     assert (tmp_path / "rows.csv").read_bytes() == (
         b'name,float,small,whole,int,none,inf\n"a ""b"", c",0.333333,1.23457e-07,2,12345678,,inf\n'
@@ -157,7 +176,11 @@ def test_damaged_json_is_bad_input_and_absent_json_is_not(tmp_path, content):
 @pytest.fixture
 def checkpoint():
     return {
-        "model": {"weight": torch.randn(3, 4), "mean": torch.tensor([float("nan"), -0.0]), "steps": torch.tensor(7)},
+        "model": {
+            "weight": torch.randn(3, 4),
+            "mean": torch.tensor([float("nan"), -0.0]),
+            "steps": torch.tensor(7),
+        },
         "curve": [(1000, 0.25), (2000, 0.5)],
         "generator": torch.get_rng_state()[:16],
         "best": None,
@@ -167,7 +190,9 @@ def checkpoint():
 def test_a_checkpoint_reads_back_bit_for_bit(tmp_path, checkpoint):
     storage.save_checkpoint(tmp_path / "model.pt", checkpoint)
     assert same(storage.load_checkpoint(tmp_path / "model.pt"), checkpoint)
-    assert same(torch.load(tmp_path / "model.pt", weights_only=True), checkpoint)  # PyTorch alone reads it too
+    assert same(
+        torch.load(tmp_path / "model.pt", weights_only=True), checkpoint
+    )  # PyTorch alone reads it too
     assert list(tmp_path.iterdir()) == [tmp_path / "model.pt"]
 
 
@@ -212,7 +237,12 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
         ("rows.csv", lambda path: storage.write_csv(path, ["a"], [{"a": "x" * 20000}])),
         ("stage.json", lambda path: storage.write_json(path, ["x" * 20000])),
         ("model.pt", lambda path: storage.save_checkpoint(path, {"weight": torch.zeros(5000)})),
-        ("ct.nii.gz", lambda path: storage.write_nifti(path, np.random.default_rng(0).integers(0, 999, (30, 30, 30), np.int16), np.eye(4))),
+        (
+            "ct.nii.gz",
+            lambda path: storage.write_nifti(
+                path, np.random.default_rng(0).integers(0, 999, (30, 30, 30), np.int16), np.eye(4)
+            ),
+        ),
     ],
 )
 def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, name, write):
@@ -253,7 +283,11 @@ def test_only_what_was_long_untouched_is_removed_where_others_write(tmp_path):
         (tmp_path / f".partial-{name}").mkdir()
         (tmp_path / f".partial-{name}" / ".partial-ct.nii.gz").write_text("half of the n")
         (tmp_path / f".partial-{name}.csv").write_text("half of the n")
-        for path in (*(tmp_path / f".partial-{name}").iterdir(), tmp_path / f".partial-{name}", tmp_path / f".partial-{name}.csv"):
+        for path in (
+            *(tmp_path / f".partial-{name}").iterdir(),
+            tmp_path / f".partial-{name}",
+            tmp_path / f".partial-{name}.csv",
+        ):
             os.utime(path, (time.time() - seconds,) * 2)
     storage.remove_partial_files(tmp_path, age=50)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-new", ".partial-new.csv"]
@@ -313,7 +347,9 @@ def test_file_digest_is_the_sha256_of_the_content(tmp_path, size):
 
 def test_every_model_has_its_own_folder():
     keys = [("initial", "", 0), ("data pool", "", None)]
-    keys += [("iteration", strategy, k) for strategy in ("UVS", "USS") for k in (1, 2)] + [("converged", s, 2) for s in ("UVS", "USS")]
+    keys += [("iteration", strategy, k) for strategy in ("UVS", "USS") for k in (1, 2)] + [
+        ("converged", s, 2) for s in ("UVS", "USS")
+    ]
     folders = {storage.model_folder("run", *key).as_posix() for key in keys}
     assert folders == {
         "run/initial", "run/data-pool", "run/UVS/iter-1", "run/UVS/iter-2", "run/USS/iter-1", "run/USS/iter-2", "run/UVS/converged",

@@ -139,7 +139,9 @@ def test_a_pause_is_a_safe_point():
 
 @pytest.mark.parametrize(("exit_code", "lost"), [(None, False), (0, False), (1, True), (-9, True)])
 def test_workers_may_end_but_not_fail(exit_code, lost):
-    team = Team(workers=[SimpleNamespace(name="1", exitcode=None), SimpleNamespace(name="2", exitcode=exit_code)])
+    team = Team(
+        workers=[SimpleNamespace(name="1", exitcode=None), SimpleNamespace(name="2", exitcode=exit_code)]
+    )
     if lost:
         with pytest.raises(PeerLostError, match=f"^worker 2 ended with exit code {exit_code}"):
             team.pause()
@@ -152,7 +154,12 @@ def test_a_store_that_is_gone_is_a_lost_leader():
     team = Team(1, 2, distributed.TCPStore("127.0.0.1", store.port, is_master=False))
     assert team.claim("before")
     del store
-    for call in (team.pause, lambda: team.claim("after"), lambda: team.report("after"), lambda: team.reached("after")):
+    for call in (
+        team.pause,
+        lambda: team.claim("after"),
+        lambda: team.report("after"),
+        lambda: team.reached("after"),
+    ):
         with pytest.raises(PeerLostError, match=r"^the process that led the job is gone \([^\n]*\)$"):
             call()
     assert not team.claim("before")  # known without asking
@@ -172,9 +179,19 @@ def test_ranks_come_from_torchrun_where_it_runs(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.setenv("RANK", "5")  # left over from something else
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert (teams.under_torchrun(), teams.torchrun_rank(), teams.local_rank(), teams.local_rank(Team(3, 4))) == (False, 0, 0, 3)
+    assert (
+        teams.under_torchrun(),
+        teams.torchrun_rank(),
+        teams.local_rank(),
+        teams.local_rank(Team(3, 4)),
+    ) == (False, 0, 0, 3)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
-    assert (teams.under_torchrun(), teams.torchrun_rank(), teams.local_rank(), teams.local_rank(Team(5, 8))) == (True, 5, 1, 1)
+    assert (
+        teams.under_torchrun(),
+        teams.torchrun_rank(),
+        teams.local_rank(),
+        teams.local_rank(Team(5, 8)),
+    ) == (True, 5, 1, 1)
 
 
 def test_runs_of_one_job_claim_apart(monkeypatch):
@@ -232,11 +249,19 @@ def test_workers_end_when_their_leader_was_killed(tmp_path):
 
 def test_a_team_of_torchrun_leaves_together(tmp_path, monkeypatch):
     """The environment is all that torchrun gives to a process."""
-    environment = {"TORCHELASTIC_RUN_ID": "job", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": 2, "RANK": 0}
+    environment = {
+        "TORCHELASTIC_RUN_ID": "job",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+        "WORLD_SIZE": 2,
+        "RANK": 0,
+    }
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
     command = [sys.executable, "-c", TORCHRUN, str(tmp_path / "finished")]
-    with subprocess.Popen(command, env={**os.environ, "RANK": "1"}, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        command, env={**os.environ, "RANK": "1"}, stdout=subprocess.PIPE, text=True
+    ) as other:
         try:
             with teams.torchrun_team("run", torch.device("cpu")) as team:
                 assert (team.rank, team.size, team.leads) == (0, 2, True)

@@ -49,8 +49,19 @@ def test_effort_counts_slices_liver_slices_and_patients():
 
     counts = effort(record, shows_liver, {"a": "p1", "b": "p2", "c": "p1", "d": "p3"})
     assert counts == {"annotated_slices": 6, "annotated_liver_slices": 3, "unique_patients": 2}
-    assert sorted(asked) == [("a", 0), ("a", 1), ("a", 2), ("b", 5), ("c", 0), ("c", 9)]  # annotated slices and no other
-    assert effort(Annotations(), shows_liver, {}) == {"annotated_slices": 0, "annotated_liver_slices": 0, "unique_patients": 0}
+    assert sorted(asked) == [
+        ("a", 0),
+        ("a", 1),
+        ("a", 2),
+        ("b", 5),
+        ("c", 0),
+        ("c", 9),
+    ]  # annotated slices and no other
+    assert effort(Annotations(), shows_liver, {}) == {
+        "annotated_slices": 0,
+        "annotated_liver_slices": 0,
+        "unique_patients": 0,
+    }
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,13 @@ def test_a_missed_liver_is_flagged_and_infinitely_far(volume_of):
 
 def test_a_case_without_liver_cannot_be_missed(volume_of):
     volume = volume_of(np.zeros(SHAPE, bool))
-    assert evaluate_case(np.zeros(SHAPE, np.float32), volume) == {"DICE": 1, "RVE": 0, "MSD": 0, "HD": 0, "missed": False}
+    assert evaluate_case(np.zeros(SHAPE, np.float32), volume) == {
+        "DICE": 1,
+        "RVE": 0,
+        "MSD": 0,
+        "HD": 0,
+        "missed": False,
+    }
     found = evaluate_case(np.ones(SHAPE, np.float32), volume)
     assert (found["DICE"], found["missed"]) == (0, False)
 

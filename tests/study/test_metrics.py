@@ -65,7 +65,10 @@ def test_table_of_metrics():
         METRICS["DICE"] = None
 
 
-@pytest.mark.parametrize(("offset", "distance"), [((1, 0, 0), 5), ((0, 3, 0), 3), ((0, 0, 2), 4), ((0, 3, 2), 5), ((2, 2, 1), 108**0.5)])
+@pytest.mark.parametrize(
+    ("offset", "distance"),
+    [((1, 0, 0), 5), ((0, 3, 0), 3), ((0, 0, 2), 4), ((0, 3, 2), 5), ((2, 2, 1), 108**0.5)],
+)
 def test_two_voxels(offset, distance):
     first, second = box((2, 3, 4), (1, 1, 1)), box(np.add((2, 3, 4), offset), (1, 1, 1))
     assert segmentation_metrics(first, second, SPACING) == {
@@ -82,7 +85,12 @@ def test_two_voxels(offset, distance):
 @pytest.mark.parametrize(("offset", "step"), [((1, 0, 0), 5), ((0, 1, 0), 1), ((0, 0, 1), 2)])
 def test_box_moved_by_one_voxel(offset, step):
     first, second = box((2, 3, 4), (3, 3, 3)), box(np.add((2, 3, 4), offset), (3, 3, 3))
-    expected = {"DICE": pytest.approx(2 / 3), "RVE": 0.0, "MSD": pytest.approx((9 * step + 1) / 26), "HD": step}
+    expected = {
+        "DICE": pytest.approx(2 / 3),
+        "RVE": 0.0,
+        "MSD": pytest.approx((9 * step + 1) / 26),
+        "HD": step,
+    }
     assert segmentation_metrics(first, second, SPACING) == expected
     assert segmentation_metrics(second, first, SPACING) == expected
     assert jaccard(first, second) == pytest.approx(18 / 36)
@@ -106,7 +114,9 @@ def test_nested_voxel():
     shell = steps[np.abs(steps).max(axis=1) == 2]
     assert len(shell) == 98
     assert metrics["MSD"] == pytest.approx((2 + np.linalg.norm(shell * SPACING, axis=1).mean()) / 2)
-    assert segmentation_metrics(outer, centre, SPACING)["RVE"] == pytest.approx(12400)  # relative to the reference
+    assert segmentation_metrics(outer, centre, SPACING)["RVE"] == pytest.approx(
+        12400
+    )  # relative to the reference
 
 
 def test_relative_volume_error_has_no_sign():
@@ -144,8 +154,18 @@ def test_identical_masks():
 
 def test_empty_masks():
     empty, mask = np.zeros(SHAPE, dtype=bool), box((1, 2, 3), (4, 3, 5))
-    assert segmentation_metrics(empty, mask, SPACING) == {"DICE": 0.0, "RVE": 100.0, "MSD": np.inf, "HD": np.inf}
-    assert segmentation_metrics(mask, empty, SPACING) == {"DICE": 0.0, "RVE": np.inf, "MSD": np.inf, "HD": np.inf}
+    assert segmentation_metrics(empty, mask, SPACING) == {
+        "DICE": 0.0,
+        "RVE": 100.0,
+        "MSD": np.inf,
+        "HD": np.inf,
+    }
+    assert segmentation_metrics(mask, empty, SPACING) == {
+        "DICE": 0.0,
+        "RVE": np.inf,
+        "MSD": np.inf,
+        "HD": np.inf,
+    }
     assert segmentation_metrics(empty, empty, SPACING) == {"DICE": 1.0, "RVE": 0.0, "MSD": 0.0, "HD": 0.0}
     assert jaccard(empty, empty) == 1.0
     assert jaccard(empty, mask) == jaccard(mask, empty) == 0.0
@@ -176,7 +196,9 @@ def test_random_blobs_against_all_pairs(seed):
     assert (np.argwhere(surface_voxels(first)) == loop_surface(first)).all()
     assert (metrics["MSD"], metrics["HD"]) == pytest.approx(all_pairs(first, second, spacing))
     swapped = segmentation_metrics(second, first, spacing)
-    assert [swapped[name] for name in ("DICE", "MSD", "HD")] == [metrics[name] for name in ("DICE", "MSD", "HD")]
+    assert [swapped[name] for name in ("DICE", "MSD", "HD")] == [
+        metrics[name] for name in ("DICE", "MSD", "HD")
+    ]
     assert jaccard(first, second) == pytest.approx(metrics["DICE"] / (2 - metrics["DICE"]))
     assert metrics["MSD"] <= metrics["HD"] <= volume_diagonal(first.shape, spacing)
     doubled = segmentation_metrics(first, second, 2 * spacing)
@@ -203,7 +225,10 @@ def test_distances_against_a_transform_of_the_whole_volume(kind, spacing):
         prediction = reference & (np.arange(30) == 19)[:, None, None]
     assert prediction.any() and reference.any()
     surfaces = [surface_voxels(mask) for mask in (prediction, reference)]
-    forth, back = (ndimage.distance_transform_edt(~target, sampling=spacing)[start] for start, target in (surfaces, surfaces[::-1]))
+    forth, back = (
+        ndimage.distance_transform_edt(~target, sampling=spacing)[start]
+        for start, target in (surfaces, surfaces[::-1])
+    )
     metrics = segmentation_metrics(prediction, reference, spacing)
     assert metrics["MSD"] == pytest.approx((forth.mean() + back.mean()) / 2, rel=1e-12)
     assert metrics["HD"] == pytest.approx(max(forth.max(), back.max()), rel=1e-12)
@@ -259,7 +284,9 @@ def test_real_liver_moved_by_one_voxel(axis):
 
     binary = pytest.importorskip("medpy.metric.binary")
     middle = np.argwhere(liver[::4, ::4, ::4]).mean(axis=0) * 4
-    near = tuple(slice(max(int(centre) - 30, 0), int(centre) + 30) for centre in middle)  # a quick piece, cut on all sides
+    near = tuple(
+        slice(max(int(centre) - 30, 0), int(centre) + 30) for centre in middle
+    )  # a quick piece, cut on all sides
     first = liver[near]
     second = np.roll(liver, 1, axis)[near]
     metrics = segmentation_metrics(first, second, spacing)
@@ -290,7 +317,9 @@ def test_masks_are_checked(function):
         function(mask, mask[1:])
 
 
-@pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 1, 1), (1, 0, 1), (1, -1, 1), (1, np.nan, 1), (np.inf, 1, 1), 1.0])
+@pytest.mark.parametrize(
+    "spacing", [(1, 1), (1, 1, 1, 1), (1, 0, 1), (1, -1, 1), (1, np.nan, 1), (np.inf, 1, 1), 1.0]
+)
 def test_spacing_is_checked_even_for_empty_masks(spacing):
     empty = np.zeros(SHAPE, dtype=bool)
     with pytest.raises(ValueError, match="spacing"):

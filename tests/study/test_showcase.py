@@ -27,7 +27,10 @@ def make_case(folder, case_id, split, seed):
     z, y, x = np.mgrid[:16, :24, :32]
     body = (y - 12) ** 2 / 100 + (x - 16) ** 2 / 196 < 1
     liver = ((z - 8) / 5) ** 2 + ((y - 13) / 5) ** 2 + ((x - 20) / 6) ** 2 < 1
-    hu = np.where(liver, 120, np.where(body, 30, -1000)) + np.random.default_rng(seed).normal(0, 20, body.shape) * body
+    hu = (
+        np.where(liver, 120, np.where(body, 30, -1000))
+        + np.random.default_rng(seed).normal(0, 20, body.shape) * body
+    )
     paths = [folder / f"{case_id}-{name}.nii.gz" for name in ("ct", "liver")]
     for path, values in zip(paths, (hu.astype(np.int16), liver.astype(np.uint8)), strict=True):
         nib.save(nib.Nifti1Image(values.transpose(2, 1, 0), np.diag([4.0, 4.0, 5.0, 1.0])), path)
@@ -65,8 +68,15 @@ def test_three_highest_and_the_lowest_are_shown():
 
 def test_cases_by_mean_and_by_range():
     dice = {"UVS": {"a": 0.9, "b": 0.8, "c": 0.2, "d": 0.7}, "USS": {"a": 0.9, "b": 0.6, "c": 0.6, "d": 0.7}}
-    assert showcase.chosen_cases(dice) == {"best": "a", "worst": "c", "disagreement": "b"}  # c differs most, but is the worst already
-    assert showcase.chosen_cases({"USS": dice["USS"]}) == {"best": "a", "worst": "b"}  # of b and c the first; nothing to disagree with
+    assert showcase.chosen_cases(dice) == {
+        "best": "a",
+        "worst": "c",
+        "disagreement": "b",
+    }  # c differs most, but is the worst already
+    assert showcase.chosen_cases({"USS": dice["USS"]}) == {
+        "best": "a",
+        "worst": "b",
+    }  # of b and c the first; nothing to disagree with
     assert showcase.chosen_cases({"UVS": {"a": 0.9}, "USS": {"a": 0.1}}) == {"best": "a"}
 
 
@@ -104,8 +114,12 @@ def test_profile_is_the_one_that_was_scored(run, arrays):
     first = next(record for record in records if (record.model, record.strategy) == ("iteration", "USS"))
     assert case_id == first.queries[0][0]
     assert arrays["profile_chosen"].tolist() == sorted(z for name, z, _ in first.queries if name == case_id)
-    assert set(arrays["profile_chosen"]) <= set(arrays["profile_candidates"]) <= set(slice_candidates(scored, 2))
-    np.testing.assert_array_equal(arrays["profile_liver"], [simulation.pool[case_id].shows_liver(z) for z in range(len(scored))])
+    assert (
+        set(arrays["profile_chosen"]) <= set(arrays["profile_candidates"]) <= set(slice_candidates(scored, 2))
+    )
+    np.testing.assert_array_equal(
+        arrays["profile_liver"], [simulation.pool[case_id].shows_liver(z) for z in range(len(scored))]
+    )
 
 
 def test_queried_slices_have_the_entropy_of_their_score(run, arrays):
@@ -114,21 +128,33 @@ def test_queried_slices_have_the_entropy_of_their_score(run, arrays):
     assert arrays["query_count"] == len(first.queries)
     for number, rank in enumerate(arrays["query_rank"]):
         case_id, z, score = first.queries[rank - 1]
-        assert (arrays["query_case"][number], arrays["query_slice"][number], arrays["query_score"][number]) == (case_id, z, score)
+        assert (
+            arrays["query_case"][number],
+            arrays["query_slice"][number],
+            arrays["query_score"][number],
+        ) == (case_id, z, score)
         volume = simulation.pool[case_id]
         entropy, shape = arrays[f"query_{number}_entropy"].astype(float), volume.shape[1:]
-        assert entropy.shape == arrays[f"query_{number}_ct"].shape == arrays[f"query_{number}_probability"].shape
+        assert (
+            entropy.shape == arrays[f"query_{number}_ct"].shape == arrays[f"query_{number}_probability"].shape
+        )
         probability = arrays[f"query_{number}_probability"] / 100
         certain = np.clip(probability, 1e-6, 1 - 1e-6)
-        np.testing.assert_allclose(entropy, -(certain * np.log(certain) + (1 - certain) * np.log(1 - certain)), atol=0.05)
-        assert entropy.sum() <= (score + 0.005) * np.prod(shape)  # the rest of the mean lies in the air that was cut off
+        np.testing.assert_allclose(
+            entropy, -(certain * np.log(certain) + (1 - certain) * np.log(1 - certain)), atol=0.05
+        )
+        assert entropy.sum() <= (score + 0.005) * np.prod(
+            shape
+        )  # the rest of the mean lies in the air that was cut off
         assert arrays[f"query_{number}_reference"].sum() == volume.label[z].sum()
 
 
 def test_cases_show_what_was_evaluated(run, arrays):
     simulation, records = run
     converged = [record for record in records if record.model == "converged"]
-    dice = {record.strategy: {row["case_id"]: row["DICE"] for row in record.evaluation} for record in converged}
+    dice = {
+        record.strategy: {row["case_id"]: row["DICE"] for row in record.evaluation} for record in converged
+    }
     assert dict(zip(arrays["case_role"], arrays["case_id"], strict=True)) == showcase.chosen_cases(dice)
     assert arrays["case_models"].tolist() == ["USS", "RSS", "data pool"]
     for number, case_id in enumerate(arrays["case_id"]):
@@ -136,7 +162,11 @@ def test_cases_show_what_was_evaluated(run, arrays):
         assert arrays[f"case_{number}_reference"].sum() == reference.sum()
         predictions = arrays[f"case_{number}_predictions"]
         assert predictions.shape == (3, *arrays[f"case_{number}_reference"].shape)
-        hu = nib.load(simulation.volumes["test"][case_id].case.image).get_fdata().transpose(2, 1, 0)[arrays["case_slice"][number]]
+        hu = (
+            nib.load(simulation.volumes["test"][case_id].case.image)
+            .get_fdata()
+            .transpose(2, 1, 0)[arrays["case_slice"][number]]
+        )
         grey = np.rint((np.clip(hu, -150, 250) + 150) / 400 * 255)
         cut = arrays[f"case_{number}_ct"]
         assert (np.lib.stride_tricks.sliding_window_view(grey, cut.shape) == cut).all(axis=(2, 3)).any()

@@ -38,7 +38,14 @@ def write_case(folder, number, split):
     centre, radii = rng.uniform(7, 11, 3), rng.uniform(4, 6, 3)
     liver = sum(((axis - c) / r) ** 2 for axis, c, r in zip((z, y, x), centre, radii, strict=True)) < 1
     hu = np.where(liver, 100, -50) + rng.normal(0, 20, liver.shape)
-    case = Case(f"case-{number}", "site", split, folder / f"{number}.nii.gz", folder / f"{number}_liver.nii.gz", f"patient-{number // 2}")
+    case = Case(
+        f"case-{number}",
+        "site",
+        split,
+        folder / f"{number}.nii.gz",
+        folder / f"{number}_liver.nii.gz",
+        f"patient-{number // 2}",
+    )
     for path, array in ((case.image, hu.astype(np.int16)), (case.label, liver.astype(np.uint8))):
         nib.save(nib.Nifti1Image(array.transpose(2, 1, 0), np.diag([4.0, 4.0, 4.0, 1.0])), path)
     return case
@@ -47,7 +54,10 @@ def write_case(folder, number, split):
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    return [write_case(folder, number, split) for number, split in enumerate(["pool"] * 6 + ["val"] + ["test"] * 2)]
+    return [
+        write_case(folder, number, split)
+        for number, split in enumerate(["pool"] * 6 + ["val"] + ["test"] * 2)
+    ]
 
 
 @pytest.fixture
@@ -62,7 +72,9 @@ def simulate(cases, tmp_path):
             volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
         if change:
             change(volumes["pool"])
-        return Simulation(settings, volumes, tmp_path / name, 0, torch.device("cpu"), Progress(0), team).run(strategies)
+        return Simulation(settings, volumes, tmp_path / name, 0, torch.device("cpu"), Progress(0), team).run(
+            strategies
+        )
 
     return run
 
@@ -77,10 +89,14 @@ def outcome(record):
 
 def test_all_strategies_add_what_they_promise(simulate):
     records = simulate("all", ("UVS", "RVS", "USS", "RSS"))
-    assert [record.model for record in records] == ["initial"] + ["iteration"] * 8 + ["converged"] * 4 + ["data pool"]
+    assert [record.model for record in records] == ["initial"] + ["iteration"] * 8 + ["converged"] * 4 + [
+        "data pool"
+    ]
     found = by_key(records)
     initial = found["initial", "", 0]
-    liver = [initial.effort["annotated_liver_slices"]] + [found["iteration", "UVS", k].effort["annotated_liver_slices"] for k in (1, 2)]
+    liver = [initial.effort["annotated_liver_slices"]] + [
+        found["iteration", "UVS", k].effort["annotated_liver_slices"] for k in (1, 2)
+    ]
     slices = round((liver[2] - liver[0]) / 2 / 3)
 
     for strategy in ("UVS", "RVS"):
@@ -94,8 +110,15 @@ def test_all_strategies_add_what_they_promise(simulate):
         before = initial
         for iteration in (1, 2):
             record = found["iteration", strategy, iteration]
-            added = {name: record.effort[name] - before.effort[name] for name in ("annotated_slices", "annotated_liver_slices")}
-            assert len({(case_id, z) for case_id, z, _ in record.queries}) == len(record.queries) == added["annotated_slices"]
+            added = {
+                name: record.effort[name] - before.effort[name]
+                for name in ("annotated_slices", "annotated_liver_slices")
+            }
+            assert (
+                len({(case_id, z) for case_id, z, _ in record.queries})
+                == len(record.queries)
+                == added["annotated_slices"]
+            )
             assert added["annotated_slices" if strategy == "USS" else "annotated_liver_slices"] == slices
             before = record
     assert found["data pool", "", None].effort == {
@@ -111,7 +134,10 @@ def liver_slices(simulate):
 
     def count(pool):
         nonlocal total
-        total = sum(int(np.any(nib.load(volume.case.label).get_fdata(), axis=(0, 1)).sum()) for volume in pool.values())
+        total = sum(
+            int(np.any(nib.load(volume.case.label).get_fdata(), axis=(0, 1)).sum())
+            for volume in pool.values()
+        )
         raise StopIteration
 
     with pytest.raises(StopIteration):
@@ -120,11 +146,16 @@ def liver_slices(simulate):
 
 
 def test_results_depend_neither_on_the_team_nor_on_the_other_strategies(simulate):
-    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    settings = config.resolve(
+        "smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"]
+    )
     store = distributed.HashStore()
     with ThreadPoolExecutor(3, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         teams = [Team(rank, 3, store) for rank in range(3)]
-        of_each = [by_key(records) for records in pool.map(lambda team: simulate("together", STRATEGIES, settings, team), teams)]
+        of_each = [
+            by_key(records)
+            for records in pool.map(lambda team: simulate("together", STRATEGIES, settings, team), teams)
+        ]
     alone = by_key(simulate("alone", ("USS",), settings))
     for together in of_each:
         assert len(together) == 1 + 4 * 2 + 1
@@ -136,14 +167,21 @@ def test_pieces_of_work_are_done_once_by_the_team(simulate, monkeypatch):
     done = []
     for name in ("train", "evaluate", "score", "query"):
         work = getattr(Models, name)
-        monkeypatch.setattr(Models, name, lambda self, *args, work=work: done.append((work.__name__, *args[:2])) or work(self, *args))
+        monkeypatch.setattr(
+            Models,
+            name,
+            lambda self, *args, work=work: done.append((work.__name__, *args[:2])) or work(self, *args),
+        )
     store = distributed.HashStore()
     with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(lambda rank: simulate("shared", STRATEGIES, team=Team(rank, 2, store)), range(2)))
     done = [str(piece) for piece in done]
     assert len(done) == len(set(done))
     # 14 models on 2 test cases; the initial model and the first of UVS score 5 and 4 pool cases, the first of USS 5; 8 queries.
-    counts = {name: sum(piece.startswith(f"('{name}'") for piece in done) for name in ("train", "evaluate", "score", "query")}
+    counts = {
+        name: sum(piece.startswith(f"('{name}'") for piece in done)
+        for name in ("train", "evaluate", "score", "query")
+    }
     assert counts == {"train": 14, "evaluate": 28, "score": 5 + 4 + 5, "query": 8}
 
 
@@ -160,7 +198,9 @@ OVERRIDES = {
 
 @pytest.mark.parametrize("strategy", ["UVS", "RVS", "USS", "RSS"])
 def test_labels_that_were_not_annotated_are_never_read(simulate, strategy):
-    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    settings = config.resolve(
+        "smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"]
+    )
     clean = by_key(simulate("clean", (strategy,), settings))
     annotated = clean["iteration", strategy, 1].annotations
 
@@ -179,7 +219,9 @@ def test_labels_that_were_not_annotated_are_never_read(simulate, strategy):
 
 
 def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):
-    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    settings = config.resolve(
+        "smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"]
+    )
     record = by_key(simulate("chain", ("RSS",), settings))["iteration", "RSS", 1]
     volumes = {split: {} for split in ("pool", "val", "test")}
     for case in cases:
@@ -198,7 +240,10 @@ def test_initial_column_overrides_the_seed(simulate, cases):
             object.__setattr__(volume.case, "initial", True if case_id == "case-3" else None)
 
     try:
-        settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+        settings = config.resolve(
+            "smoke",
+            [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"],
+        )
         records = simulate("marked", ("RSS",), settings, change=mark)
         assert records[0].annotations.as_dict() == {"case-3": list(range(20))}
     finally:
@@ -207,11 +252,15 @@ def test_initial_column_overrides_the_seed(simulate, cases):
 
 
 def test_finished_stages_are_read_and_not_run(simulate, monkeypatch):
-    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    settings = config.resolve(
+        "smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"]
+    )
     first = simulate("again", ("USS",), settings)
     for name in ("train", "predict", "predict_mc"):
         monkeypatch.setattr(f"uss_bench.study.models.{name}", None)
-    assert [outcome(record) for record in simulate("again", ("USS",), settings)] == [outcome(record) for record in first]
+    assert [outcome(record) for record in simulate("again", ("USS",), settings)] == [
+        outcome(record) for record in first
+    ]
 
 
 def stop_at(monkeypatch, text):
@@ -226,9 +275,13 @@ def stop_at(monkeypatch, text):
     monkeypatch.setattr(Progress, "now", tell)
 
 
-@pytest.mark.parametrize("at", ["RSS iteration 1: training step 2/", "RSS iteration 1: validation on case-6 after step 4"])
+@pytest.mark.parametrize(
+    "at", ["RSS iteration 1: training step 2/", "RSS iteration 1: validation on case-6 after step 4"]
+)
 def test_a_stopped_training_continues_from_its_checkpoint(simulate, tmp_path, monkeypatch, at):
-    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    settings = config.resolve(
+        "smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"]
+    )
     undisturbed = simulate("undisturbed", ("RSS",), settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at(patch, at)
@@ -237,7 +290,10 @@ def test_a_stopped_training_continues_from_its_checkpoint(simulate, tmp_path, mo
     assert checkpoint.exists()
 
     resumed = []
-    monkeypatch.setattr("uss_bench.study.models.train", lambda *args: resumed.append(args[-1]["step"] if args[-1] else 0) or train(*args))
+    monkeypatch.setattr(
+        "uss_bench.study.models.train",
+        lambda *args: resumed.append(args[-1]["step"] if args[-1] else 0) or train(*args),
+    )
     continued = simulate("stopped", ("RSS",), settings)
     assert [outcome(record) for record in continued] == [outcome(record) for record in undisturbed]
     assert int(at.rstrip("/")[-1]) in resumed
@@ -248,7 +304,9 @@ def test_a_stopped_training_continues_from_its_checkpoint(simulate, tmp_path, mo
 
 @pytest.mark.parametrize("damage", ["cut short", "flipped byte"])
 def test_a_damaged_checkpoint_is_set_aside_and_said_so(simulate, tmp_path, monkeypatch, damage):
-    settings = config.resolve("smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"])
+    settings = config.resolve(
+        "smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"]
+    )
     undisturbed = simulate("undisturbed", ("RSS",), settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at(patch, "RSS iteration 1: training step 2/")
@@ -262,5 +320,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_said_so(simulate, tmp_path, monke
     monkeypatch.setattr(Progress, "say", lambda self, text: said.append(text))
     continued = simulate("damaged", ("RSS",), settings)
     assert [outcome(record) for record in continued] == [outcome(record) for record in undisturbed]
-    assert [str(checkpoint) in text and "damaged" in text for text in said if text.startswith("warning")] == [True]
-    assert checkpoint.with_suffix(".damaged").read_bytes() == (content if damage == "flipped byte" else content[: len(content) // 2])
+    assert [str(checkpoint) in text and "damaged" in text for text in said if text.startswith("warning")] == [
+        True
+    ]
+    assert checkpoint.with_suffix(".damaged").read_bytes() == (
+        content if damage == "flipped byte" else content[: len(content) // 2]
+    )

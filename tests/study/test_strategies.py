@@ -59,7 +59,10 @@ def test_candidates_are_local_maxima(values, expected):
         ({"z3": 1, "z7": 2}, [7]),  # four apart: the higher
         ({"z3": 2, "z7": 1}, [3]),
         ({"z3": 2, "z7": 3, "z11": 2}, [7]),
-        ({"z3": 3, "z7": 2, "z11": 2.5}, [3, 11]),  # the one between falls to its higher neighbour and shields nothing
+        (
+            {"z3": 3, "z7": 2, "z11": 2.5},
+            [3, 11],
+        ),  # the one between falls to its higher neighbour and shields nothing
         ({"z3": 3, "z7": 2, "z11": 1}, [3, 11]),
     ],
 )
@@ -85,7 +88,11 @@ def test_candidates_of_equal_height_are_the_same_in_every_call():
 
 
 def test_uss_takes_exactly_the_most_uncertain_candidates_of_the_whole_pool():
-    profiles = {"a": profile(20, z4=0.2, z10=0.9, z16=0.5), "b": profile(15, z7=0.7), "c": profile(15, z0=5, z14=5)}
+    profiles = {
+        "a": profile(20, z4=0.2, z10=0.9, z16=0.5),
+        "b": profile(15, z7=0.7),
+        "c": profile(15, z0=5, z14=5),
+    }
     assert most_uncertain_slices(profiles, NOTHING, 3) == [("a", 10, 0.9), ("b", 7, 0.7), ("a", 16, 0.5)]
     assert most_uncertain_slices(profiles, NOTHING, 1) == [("a", 10, 0.9)]
 

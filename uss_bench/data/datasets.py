@@ -29,11 +29,15 @@ def collect(layout, source, existing, exclude, spacings):
         raise InputError(f"{source}: not a folder; give the unpacked dataset")
     found = list(LAYOUTS[layout](source))
     if not found:
-        raise InputError(f"{source}: no case in the {layout} layout; give the folder that holds {LAYOUTS[layout].__doc__}")
+        raise InputError(
+            f"{source}: no case in the {layout} layout; give the folder that holds {LAYOUTS[layout].__doc__}"
+        )
     cases = [case for case in found if case.case_id not in exclude]
     ids = {case.case_id for case in found}
     problems = [
-        f"no case {name} to exclude or space; ids here are like {found[0].case_id}" for name in (*exclude, *spacings) if name not in ids
+        f"no case {name} to exclude or space; ids here are like {found[0].case_id}"
+        for name in (*exclude, *spacings)
+        if name not in ids
     ]
     problems += [
         f"case {case.case_id}: {path} is missing; restore it or give --exclude {case.case_id}"
@@ -42,11 +46,17 @@ def collect(layout, source, existing, exclude, spacings):
         if not path.exists()
     ]
     count = Counter(case.case_id for case in cases)
-    problems += [f"case {name}: found {times} times; keep one of each or import them apart" for name, times in count.items() if times > 1]
+    problems += [
+        f"case {name}: found {times} times; keep one of each or import them apart"
+        for name, times in count.items()
+        if times > 1
+    ]
     known = [case.case_id for case in existing if case.case_id in count]
     if known:
         names = ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
-        problems.append(f"already in the manifest: {names}; import a source once, or give --exclude for these")
+        problems.append(
+            f"already in the manifest: {names}; import a source once, or give --exclude for these"
+        )
     _raise(source, problems)
     return cases, [case for case in found if case.case_id in exclude]
 
@@ -61,14 +71,18 @@ def prepare(layout, cases, folder, spacings):
     if any(map(_is_foreign, (path for case in cases for path in (case.image, case.label)))):
         dicom.load_simpleitk()
         if folder is None:
-            raise InputError(f"{layout}: these files are no NIfTI; say with --convert-to DIR where to write them as such")
+            raise InputError(
+                f"{layout}: these files are no NIfTI; say with --convert-to DIR where to write them as such"
+            )
     kept, left_out, problems = [], {}, []
     for case in cases:
         try:
             spacing = spacings.get(case.case_id) or (_lits_spacing(case) if case.site == "LiTS" else None)
             case = replace(_convert(case, folder), spacing=spacing)
             if spacing == LOST:
-                left_out[case.case_id] = f"its header has lost the spacing; give --spacing {case.case_id}=XxYxZ (mm) if you know it"
+                left_out[case.case_id] = (
+                    f"its header has lost the spacing; give --spacing {case.case_id}=XxYxZ (mm) if you know it"
+                )
             elif not _shows_liver(case):
                 left_out[case.case_id] = "its label shows no liver"
             else:
@@ -85,10 +99,19 @@ def _is_foreign(path):
 def _convert(case, folder):
     """The case with NIfTI files. What is not NIfTI is written to `folder`, unless it is there already."""
     targets = {"image": f"{case.case_id}.nii.gz", "label": f"{case.case_id}_liver.nii.gz"}
-    targets = {role: folder / case.site / name for role, name in targets.items() if _is_foreign(getattr(case, role))}
+    targets = {
+        role: folder / case.site / name for role, name in targets.items() if _is_foreign(getattr(case, role))
+    }
     for role, target in targets.items():
         if not target.exists():
-            write_nifti(target, *(dicom.read_image(case.image) if role == "image" else dicom.read_mask(case.label, case.image)))
+            write_nifti(
+                target,
+                *(
+                    dicom.read_image(case.image)
+                    if role == "image"
+                    else dicom.read_mask(case.label, case.image)
+                ),
+            )
     return replace(case, **targets)
 
 
@@ -121,7 +144,10 @@ def assign_splits(existing, new, shares, seed):
         if not fresh:
             continue
         taken = Counter(split_of[patient] for patient in patients if patient in split_of)
-        lacking = [max(0, quota - taken[split]) for split, quota in zip(SPLITS, _apportion(len(patients), shares), strict=True)]
+        lacking = [
+            max(0, quota - taken[split])
+            for split, quota in zip(SPLITS, _apportion(len(patients), shares), strict=True)
+        ]
         splits = np.repeat(SPLITS, _apportion(len(fresh), lacking))
         order = generator(seed, purpose="split", case=site).permutation(len(fresh))
         split_of.update((fresh[index], str(split)) for index, split in zip(order, splits, strict=True))
@@ -163,8 +189,15 @@ def _parse_shares(text):
         shares = {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
     except ValueError:
         shares = {}
-    if not shares or not {*shares} <= {*SPLITS} or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
-        raise InputError(f"--split {text}: not shares of {', '.join(SPLITS)} that sum to 1; write pool=0.5,val=0.05,test=0.45")
+    if (
+        not shares
+        or not {*shares} <= {*SPLITS}
+        or min(shares.values()) < 0
+        or abs(sum(shares.values()) - 1) > 1e-6
+    ):
+        raise InputError(
+            f"--split {text}: not shares of {', '.join(SPLITS)} that sum to 1; write pool=0.5,val=0.05,test=0.45"
+        )
     return [shares.get(split, 0.0) for split in SPLITS]
 
 
@@ -217,13 +250,16 @@ def _print_summary(cases):
             print(f"patient {patient} has {times} cases, kept in one split")
     for split in SPLITS:
         if not any(case.split == split for case in cases):
-            print(f"no {split} case: a run needs some; append more cases or give {split} a larger share in --split")
+            print(
+                f"no {split} case: a run needs some; append more cases or give {split} a larger share in --split"
+            )
 
 
 HELP = {
     "description": "Write the manifest of a public dataset, in the folders its publisher ships.",
     "formatter_class": argparse.RawDescriptionHelpFormatter,
-    "epilog": "layouts:\n" + "\n".join(f"  {name:17} {importer.__doc__}" for name, importer in LAYOUTS.items()),
+    "epilog": "layouts:\n"
+    + "\n".join(f"  {name:17} {importer.__doc__}" for name, importer in LAYOUTS.items()),
 }
 
 
@@ -233,9 +269,23 @@ def add_arguments(parser):
     add("layout", choices=LAYOUTS, help="how the source is laid out, see below")
     add("source", type=Path, help="the unpacked dataset")
     add("--output", type=Path, required=True, help="manifest to write")
-    add("--append", action="store_true", help="add to a manifest that exists, in which every patient keeps its split")
+    add(
+        "--append",
+        action="store_true",
+        help="add to a manifest that exists, in which every patient keeps its split",
+    )
     add("--convert-to", type=Path, help="folder for the NIfTI files made of DICOM, PNG, MetaImage or NRRD")
-    add("--split", default="pool=0.5,val=0.05,test=0.45", help="shares of the patients of each site (%(default)s)")
+    add(
+        "--split",
+        default="pool=0.5,val=0.05,test=0.45",
+        help="shares of the patients of each site (%(default)s)",
+    )
     add("--exclude", nargs="+", action="extend", default=[], metavar="ID", help="case ids to leave out")
-    add("--spacing", action="append", default=[], metavar="ID=XxYxZ", help="true spacing of a case in mm; may be repeated")
+    add(
+        "--spacing",
+        action="append",
+        default=[],
+        metavar="ID=XxYxZ",
+        help="true spacing of a case in mm; may be repeated",
+    )
     add("--seed", type=int, default=0, help="names the draw of the splits (0)")

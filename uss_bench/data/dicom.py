@@ -15,7 +15,9 @@ from ..runtime.errors import InputError
 from ..runtime.storage import natural_key
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-UNEVENNESS = 0.1  # of a slice step: how far a slice may lie off the even stack. A missing slice is off by far more.
+UNEVENNESS = (
+    0.1  # of a slice step: how far a slice may lie off the even stack. A missing slice is off by far more.
+)
 POSITION, ORIENTATION, PIXEL_SPACING, INSTANCE = "0020|0032", "0020|0037", "0028|0030", "0020|0013"
 
 
@@ -81,9 +83,13 @@ def _read_volume(path):
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError:
-        raise InputError(f"{path}: cannot be read by SimpleITK; check that the file (and its data file) is complete") from None
+        raise InputError(
+            f"{path}: cannot be read by SimpleITK; check that the file (and its data file) is complete"
+        ) from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path}: shape {image.GetSize()}, {image.GetPixelIDTypeAsString()}; give one scalar 3D volume a file")
+        raise InputError(
+            f"{path}: shape {image.GetSize()}, {image.GetPixelIDTypeAsString()}; give one scalar 3D volume a file"
+        )
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
@@ -91,14 +97,20 @@ def _read_volume(path):
 
 
 def _files(folder):
-    names = (file for file in Path(folder).iterdir() if file.is_file() and not file.name.startswith(".") and file.name != "DICOMDIR")
+    names = (
+        file
+        for file in Path(folder).iterdir()
+        if file.is_file() and not file.name.startswith(".") and file.name != "DICOMDIR"
+    )
     return sorted(names, key=natural_key)
 
 
 def _read_headers(folder):
     sitk = load_simpleitk()
     if not folder.is_dir():
-        raise InputError(f"{folder}: not a folder of DICOM slices, on which the label's slices could be placed; restore it")
+        raise InputError(
+            f"{folder}: not a folder of DICOM slices, on which the label's slices could be placed; restore it"
+        )
     files = _files(folder)
     if not files:
         raise InputError(f"{folder}: no DICOM slice in it; unpack the series there")
@@ -110,15 +122,25 @@ def _read_headers(folder):
         try:
             reader.ReadImageInformation()
         except RuntimeError:
-            raise InputError(f"{file}: cannot be read as DICOM; restore the slice, or remove what does not belong to the series") from None
-        position, orientation, spacing, number = (_numbers(reader, tag) for tag in (POSITION, ORIENTATION, PIXEL_SPACING, INSTANCE))
-        headers.append(Slice(file, int(number[0]) if number else None, position, orientation, spacing, reader.GetSize()))
+            raise InputError(
+                f"{file}: cannot be read as DICOM; restore the slice, or remove what does not belong to the series"
+            ) from None
+        position, orientation, spacing, number = (
+            _numbers(reader, tag) for tag in (POSITION, ORIENTATION, PIXEL_SPACING, INSTANCE)
+        )
+        headers.append(
+            Slice(file, int(number[0]) if number else None, position, orientation, spacing, reader.GetSize())
+        )
     return headers
 
 
 def _numbers(reader, tag):
     try:
-        return tuple(float(number) for number in reader.GetMetaData(tag).split("\\")) if reader.HasMetaDataKey(tag) else None
+        return (
+            tuple(float(number) for number in reader.GetMetaData(tag).split("\\"))
+            if reader.HasMetaDataKey(tag)
+            else None
+        )
     except ValueError:  # an empty or garbled tag says no more than a missing one
         return None
 
@@ -127,10 +149,14 @@ def _stack(folder, headers):
     """Slices from the first to the last along the normal of their plane, and the affine of the stack."""
     first = headers[0]
     if any(None in (one.position, one.orientation, one.spacing) for one in headers):
-        raise InputError(f"{folder}: slices without position, orientation or pixel spacing; export the series anew with these tags")
+        raise InputError(
+            f"{folder}: slices without position, orientation or pixel spacing; export the series anew with these tags"
+        )
     planes = np.array([(*one.orientation, *one.spacing, *one.size[:2]) for one in headers])
     if np.ptp(planes, axis=0).max() > 1e-3:
-        raise InputError(f"{folder}: slices differ in orientation, pixel spacing or size; keep one series in the folder")
+        raise InputError(
+            f"{folder}: slices differ in orientation, pixel spacing or size; keep one series in the folder"
+        )
     along_x, along_y = np.array(first.orientation[:3]), np.array(first.orientation[3:])
     headers = sorted(headers, key=lambda one: np.dot(one.position, np.cross(along_x, along_y)))
     positions = np.array([one.position for one in headers])
@@ -155,11 +181,15 @@ def _acquired(headers):
 def _in_acquisition_order(folder, files, slices):
     """Mask slices without a position, the k-th of which was drawn on the k-th acquired slice, wherever that one lies."""
     if len(files) != len(slices):
-        raise InputError(f"{folder}: {len(files)} mask slices for {len(slices)} image slices; restore the missing files")
+        raise InputError(
+            f"{folder}: {len(files)} mask slices for {len(slices)} image slices; restore the missing files"
+        )
     mask_of = {one.path: file for one, file in zip(_acquired(slices), files, strict=True)}
     masks = [_read_pixels(mask_of[one.path]) for one in slices]
     if any(mask.shape != slices[0].size[1::-1] for mask in masks):
-        raise InputError(f"{folder}: mask slices of another size than the image's {slices[0].size[:2]}; give the original masks")
+        raise InputError(
+            f"{folder}: mask slices of another size than the image's {slices[0].size[:2]}; give the original masks"
+        )
     return _binary(np.stack(masks))
 
 

@@ -35,7 +35,9 @@ def chaos(source):
 def msd(source):
     """imagesTr/CASE.nii.gz, labelsTr/CASE.nii.gz and dataset.json, as in Task03_Liver"""
     for name, image, label, values in _decathlon(source, "", ".nii.gz", _read_description(source)):
-        number = re.fullmatch(r"liver_(\d+)", name)  # the task holds the training cases of LiTS, by the same numbers
+        number = re.fullmatch(
+            r"liver_(\d+)", name
+        )  # the task holds the training cases of LiTS, by the same numbers
         yield Case(name, "MSD", "", image, label, _lits_patient(int(number[1])) if number else name, values)
 
 
@@ -43,7 +45,9 @@ def nnunet(source):
     """imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz and dataset.json: the raw data of nnU-Net 1 or 2"""
     description = _read_description(source)
     site = description.get("name") or re.sub(r"^(Dataset|Task)\d+_", "", source.resolve().name)
-    for name, image, label, values in _decathlon(source, _ct_channel(source, description), description.get("file_ending"), description):
+    for name, image, label, values in _decathlon(
+        source, _ct_channel(source, description), description.get("file_ending"), description
+    ):
         yield Case(name, site, "", image, label, name, values)
 
 
@@ -51,7 +55,9 @@ def totalsegmentator(source):
     """sNNNN/ct.nii.gz and sNNNN/segmentations/liver.nii.gz"""
     for folder in _folders(source, "ct.nii.gz", "segmentations/liver.nii.gz"):
         name = folder.resolve().name
-        yield Case(name, "TotalSegmentator", "", folder / "ct.nii.gz", folder / "segmentations/liver.nii.gz", name)
+        yield Case(
+            name, "TotalSegmentator", "", folder / "ct.nii.gz", folder / "segmentations/liver.nii.gz", name
+        )
 
 
 def ircadb(source):
@@ -73,7 +79,9 @@ def _lits_patient(number):
 
 def _find(folder, pattern):
     """Paths in natural order. Unlike pathlib's, this glob follows linked folders and skips the hidden files that macOS leaves."""
-    return [folder / name for name in sorted(glob.glob(pattern, root_dir=folder, recursive=True), key=natural_key)]
+    return [
+        folder / name for name in sorted(glob.glob(pattern, root_dir=folder, recursive=True), key=natural_key)
+    ]
 
 
 def _numbered(source, stem):
@@ -81,13 +89,17 @@ def _numbered(source, stem):
     for path in _find(source, f"**/{stem}-*.nii*"):
         number = re.fullmatch(rf"{stem}-(\d+)\.nii(\.gz)?", path.name)
         if number and found.setdefault(int(number[1]), path) != path:
-            raise InputError(f"{source}: {path} and {found[int(number[1])]} have the same number; keep one of them")
+            raise InputError(
+                f"{source}: {path} and {found[int(number[1])]} have the same number; keep one of them"
+            )
     return found
 
 
 def _folders(source, image, label):
     """Folders that hold an image, a label or both."""
-    inside = [path.parents[name.count("/")] for name in (image, label) for path in _find(source, f"**/{name}")]
+    inside = [
+        path.parents[name.count("/")] for name in (image, label) for path in _find(source, f"**/{name}")
+    ]
     return sorted(set(inside), key=natural_key)
 
 
@@ -96,7 +108,9 @@ def _read_description(source):
     try:
         description = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); SOURCE is the folder that holds it, imagesTr and labelsTr") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); SOURCE is the folder that holds it, imagesTr and labelsTr"
+        ) from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); restore the publisher's file") from None
     if not isinstance(description, dict) or not isinstance(description.get("labels"), dict):
@@ -109,7 +123,9 @@ def _ct_channel(source, description):
     channels = channels if isinstance(channels, dict) else {}
     numbers = [number for number, name in channels.items() if len(channels) == 1 or str(name).upper() == "CT"]
     if len(numbers) != 1:
-        raise InputError(f"{source / 'dataset.json'}: channels {', '.join(map(str, channels.values()))}; name exactly one of them CT")
+        raise InputError(
+            f"{source / 'dataset.json'}: channels {', '.join(map(str, channels.values()))}; name exactly one of them CT"
+        )
     return "_" + str(numbers[0]).zfill(4)
 
 
@@ -117,7 +133,9 @@ def _decathlon(source, channel, ending, description):
     """Name, image, label and liver values of the cases in imagesTr and labelsTr, the layout that the decathlon and nnU-Net share."""
     ending = ending or ".nii.gz"
     values = _liver_values(source / "dataset.json", description["labels"])
-    images = {path.name.removesuffix(channel + ending) for path in _find(source, f"imagesTr/*{channel}{ending}")}
+    images = {
+        path.name.removesuffix(channel + ending) for path in _find(source, f"imagesTr/*{channel}{ending}")
+    }
     labels = {path.name.removesuffix(ending) for path in _find(source, f"labelsTr/*{ending}")}
     for name in sorted(images | labels, key=natural_key):
         yield name, source / f"imagesTr/{name}{channel}{ending}", source / f"labelsTr/{name}{ending}", values
@@ -130,7 +148,9 @@ def _liver_values(path, labels):
     """
     named = {}
     for key, value in labels.items():
-        name, codes = (value, key) if str(key).isdecimal() else (key, value)  # version 1: {"1": "liver"}; 2: {"liver": 1 or [1, 2]}
+        name, codes = (
+            (value, key) if str(key).isdecimal() else (key, value)
+        )  # version 1: {"1": "liver"}; 2: {"liver": 1 or [1, 2]}
         try:
             codes = {int(code) for code in (codes if isinstance(codes, list) else [codes])} - {0}
         except (TypeError, ValueError):
@@ -139,6 +159,8 @@ def _liver_values(path, labels):
             named.setdefault(str(name).lower(), set()).update(codes)
     organ = {name: re.sub(rf"{LESIONS}|whole|and|[^a-z]", "", name) for name in named}
     if not any(organ[name] == "liver" and not re.search(LESIONS, name) for name in named):
-        raise InputError(f'{path}: no label named liver among {", ".join(named) or "none"}; name it "liver" there')
+        raise InputError(
+            f'{path}: no label named liver among {", ".join(named) or "none"}; name it "liver" there'
+        )
     ours = ("liver", "") if {*organ.values()} <= {"liver", ""} else ("liver",)
     return tuple(sorted(set().union(*(named[name] for name in named if organ[name] in ours))))

@@ -67,9 +67,13 @@ def parse_manifest(path):
             reader.fieldnames = columns
             rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
-        raise InputError(f"{path}: cannot read the manifest ({error.strerror}); name an existing CSV file with --manifest") from None
+        raise InputError(
+            f"{path}: cannot read the manifest ({error.strerror}); name an existing CSV file with --manifest"
+        ) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV file in UTF-8 ({error}); save the manifest as plain CSV") from None
+        raise InputError(
+            f"{path}: not a CSV file in UTF-8 ({error}); save the manifest as plain CSV"
+        ) from None
 
     problems = _column_problems(columns)
     if problems:
@@ -89,15 +93,22 @@ def _column_problems(columns):
     problems = []
     missing = [column for column in REQUIRED if column not in columns]
     if missing:
-        problems.append(f"missing column(s) {', '.join(missing)}; the first line must name {', '.join(REQUIRED)}")
+        problems.append(
+            f"missing column(s) {', '.join(missing)}; the first line must name {', '.join(REQUIRED)}"
+        )
     repeated = [column for column, count in Counter(columns).items() if count > 1]
     if repeated:
         problems.append(f"column(s) {', '.join(repeated)} named more than once; keep one of each")
     known = {_plain(column): column for column in REQUIRED + OPTIONAL if column not in columns}
     for column in columns:
         if column not in REQUIRED + OPTIONAL:
-            meant = [known[name] for name in difflib.get_close_matches(_plain(column), known, n=1, cutoff=NEARLY)]
-            problems += [f"column {column!r} is nearly {name}; name it so, or quite otherwise if it is another thing" for name in meant]
+            meant = [
+                known[name] for name in difflib.get_close_matches(_plain(column), known, n=1, cutoff=NEARLY)
+            ]
+            problems += [
+                f"column {column!r} is nearly {name}; name it so, or quite otherwise if it is another thing"
+                for name in meant
+            ]
     return problems
 
 
@@ -119,7 +130,11 @@ def _parse_row(row, folder):
         problems.append(f"case {case_id}: split {row['split']!r} is unknown; use {', '.join(SPLITS)}")
     complete = not problems
     optional = {}
-    for column, parse in (("label_values", _parse_label_values), ("spacing", _parse_spacing), ("initial", _parse_initial)):
+    for column, parse in (
+        ("label_values", _parse_label_values),
+        ("spacing", _parse_spacing),
+        ("initial", _parse_initial),
+    ):
         try:
             optional[column] = parse(row.get(column))
         except ValueError as error:
@@ -127,7 +142,9 @@ def _parse_row(row, folder):
     if not complete:
         return None, problems
     extra = {column: value for column, value in row.items() if column not in REQUIRED + OPTIONAL}
-    required = {column: folder / row[column] if column in ("image", "label") else row[column] for column in REQUIRED}
+    required = {
+        column: folder / row[column] if column in ("image", "label") else row[column] for column in REQUIRED
+    }
     return Case(**required, patient_id=row.get("patient_id") or case_id, **optional, extra=extra), problems
 
 

@@ -19,7 +19,15 @@ from ..runtime.errors import InputError
 from ..runtime.storage import atomic_path
 
 # What gzip and nibabel raise on data that are damaged or no NIfTI.
-UNREADABLE = (OSError, EOFError, zlib.error, ValueError, OverflowError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    zlib.error,
+    ValueError,
+    OverflowError,
+    nib.spatialimages.HeaderDataError,
+    nib.wrapstruct.WrapStructError,
+)
 AFFINE_TOLERANCE = 0.1  # of a voxel, between the corners of two affines that mean the same grid
 FLATTEST = 1e-3  # volume of a voxel whose edges are one unit long, below which its axes do not span space
 LAST_CODE = 5  # of sform and qform in the standard
@@ -61,15 +69,23 @@ def read_header(path):
     path = Path(path)
     start = _first_bytes(path)
     # NIfTI-2 has another number of bytes in its first field; nibabel finds the byte order.
-    kind = nib.Nifti2Header if LONGEST_HEADER in (int.from_bytes(start[:4], order) for order in ("little", "big")) else nib.Nifti1Header
+    kind = (
+        nib.Nifti2Header
+        if LONGEST_HEADER in (int.from_bytes(start[:4], order) for order in ("little", "big"))
+        else nib.Nifti1Header
+    )
     try:
         stored = kind(start[: kind.sizeof_hdr], check=False)
         _check_pose(path, stored)
-        zoomless = not stored["sform_code"] and not stored["pixdim"][1:4].all()  # nibabel would make 1 mm of 0
+        zoomless = (
+            not stored["sform_code"] and not stored["pixdim"][1:4].all()
+        )  # nibabel would make 1 mm of 0
         stored.check_fix(logger=SILENT, error_level=40)
         stored.get_slope_inter()
     except UNREADABLE as error:
-        raise InputError(f"{path}: not NIfTI, or damaged ({error}); copy the file again, or convert it to .nii.gz") from None
+        raise InputError(
+            f"{path}: not NIfTI, or damaged ({error}); copy the file again, or convert it to .nii.gz"
+        ) from None
     if stored["magic"] != kind.single_magic:
         raise InputError(f"{path}: header of a pair of files; convert the volume to a single .nii.gz")
     shape = _stored_shape(stored)
@@ -129,8 +145,13 @@ def read_planes(header):
 
 def corner_distance(affine, other, shape):
     """Largest distance between the corners of a `(z, y, x)` volume under two affines, in voxels (their shortest edge under the first)."""
-    corners = np.array(np.meshgrid(*((0, length - 1) for length in shape[::-1]), [1], indexing="ij")).reshape(4, -1)
-    return np.linalg.norm(((affine - other) @ corners)[:3], axis=0).max() / np.linalg.norm(affine[:3, :3], axis=0).min()
+    corners = np.array(np.meshgrid(*((0, length - 1) for length in shape[::-1]), [1], indexing="ij")).reshape(
+        4, -1
+    )
+    return (
+        np.linalg.norm(((affine - other) @ corners)[:3], axis=0).max()
+        / np.linalg.norm(affine[:3, :3], axis=0).min()
+    )
 
 
 def _is_gzip(path):
@@ -148,16 +169,24 @@ def _first_bytes(path):
         what = "a link to a file that does not exist" if path.is_symlink() else "does not exist"
         raise InputError(f"{path}: {what}; mend the path in the manifest or restore the file") from None
     except PermissionError:
-        raise InputError(f"{path}: no permission to read it; change the mode or owner of the file and its folders") from None
+        raise InputError(
+            f"{path}: no permission to read it; change the mode or owner of the file and its folders"
+        ) from None
     except (OSError, ValueError) as error:  # such as a name that is too long, or holds a null byte
-        raise InputError(f"{path}: cannot be read ({error.args[-1]}); mend the path or check the disk") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.args[-1]}); mend the path or check the disk"
+        ) from None
     if not raw:
         raise InputError(f"{path}: an empty file; copy it again")
     if raw.startswith(GIT_LFS):
-        raise InputError(f"{path}: a pointer of git-LFS and not the file itself; fetch it with `git lfs pull`")
+        raise InputError(
+            f"{path}: a pointer of git-LFS and not the file itself; fetch it with `git lfs pull`"
+        )
     packed = raw[:2] == b"\x1f\x8b"
     if packed != _is_gzip(path):
-        raise InputError(f"{path}: {'a gzip file not named .gz' if packed else 'not a gzip file though named .gz'}; rename or restore it")
+        raise InputError(
+            f"{path}: {'a gzip file not named .gz' if packed else 'not a gzip file though named .gz'}; rename or restore it"
+        )
     if not packed:
         return raw
     try:
@@ -189,10 +218,14 @@ def _check_length(path, stored, shape):
     except (ValueError, OverflowError):  # NaN, infinity
         offset = -1
     if offset < stored.single_vox_offset:
-        raise InputError(f"{path}: the header does not say where its voxels begin (vox_offset); save the volume again")
+        raise InputError(
+            f"{path}: the header does not say where its voxels begin (vox_offset); save the volume again"
+        )
     promised, size = offset + prod(shape) * stored.get_data_dtype().itemsize, path.stat().st_size
     if promised > size * (GZIP_RATIO if _is_gzip(path) else 1):
-        raise InputError(f"{path}: {size} bytes cannot hold the {promised} that its header promises; the file is cut short, copy it again")
+        raise InputError(
+            f"{path}: {size} bytes cannot hold the {promised} that its header promises; the file is cut short, copy it again"
+        )
 
 
 def _check_pose(path, stored):
@@ -212,7 +245,9 @@ def _turn(path, stored, shape, zoomless):
     try:
         affine = stored.get_best_affine()
     except UNREADABLE as error:
-        raise InputError(f"{path}: affine cannot be made of the header ({error}); save the volume with a sound one") from None
+        raise InputError(
+            f"{path}: affine cannot be made of the header ({error}); save the volume with a sound one"
+        ) from None
     with np.errstate(over="ignore", invalid="ignore"):
         edges = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite([*affine.flat, *edges]).all():
@@ -229,7 +264,9 @@ def _turn(path, stored, shape, zoomless):
 
 def _doubts(path, stored):
     if not stored["sform_code"] and not stored["qform_code"]:
-        return (f"{path}: neither sform nor qform says how the volume lies; its first axis is taken to point to the patient's left",)
+        return (
+            f"{path}: neither sform nor qform says how the volume lies; its first axis is taken to point to the patient's left",
+        )
     if not stored["sform_code"] or not stored["qform_code"]:
         return ()
     try:
@@ -239,7 +276,9 @@ def _doubts(path, stored):
         apart = np.inf
     if apart <= AFFINE_TOLERANCE:
         return ()
-    return (f"{path}: sform and qform lie {apart:.3g} voxels apart (tolerance {AFFINE_TOLERANCE}); the sform is used",)
+    return (
+        f"{path}: sform and qform lie {apart:.3g} voxels apart (tolerance {AFFINE_TOLERANCE}); the sform is used",
+    )
 
 
 def _turned(header, voxels, shape):
@@ -258,7 +297,10 @@ def _turned(header, voxels, shape):
 def _blocks(header, size):
     """Bytes of a file's voxels, as they are stored, in blocks of `size`, the last one with what remains."""
     path = header.path
-    promised, offset = prod(header.shape) * header.dtype.itemsize, header.stored.get_data_offset() or header.stored.single_vox_offset
+    promised, offset = (
+        prod(header.shape) * header.dtype.itemsize,
+        header.stored.get_data_offset() or header.stored.single_vox_offset,
+    )
     read = 0
     try:
         with open(path, "rb") as opened:
@@ -277,7 +319,9 @@ def _blocks(header, size):
     except UNREADABLE as error:
         raise InputError(f"{path}: damaged data ({error}); copy the file again") from None
     if read < promised:
-        raise InputError(f"{path}: holds {read} bytes of voxels where its header promises {promised}; copy the file again")
+        raise InputError(
+            f"{path}: holds {read} bytes of voxels where its header promises {promised}; copy the file again"
+        )
 
 
 class _Gunzip:

@@ -23,7 +23,12 @@ class Scene:
 
     def box(self, lower, upper):
         """Slices of the grid between two points, with room for a soft edge."""
-        axes = zip((self.x, self.y, self.z), np.subtract(lower, 2 * self.edge), np.add(upper, 2 * self.edge), strict=True)
+        axes = zip(
+            (self.x, self.y, self.z),
+            np.subtract(lower, 2 * self.edge),
+            np.add(upper, 2 * self.edge),
+            strict=True,
+        )
         return tuple(slice(*np.searchsorted(axis.ravel(), (low, high))) for axis, low, high in axes)
 
     def crop(self, box):

@@ -72,7 +72,9 @@ class Body:
 
     def size(self, u, v, z, spread=0.0):
         """Half axes (3,) in mm, each up to `spread` larger or smaller than named."""
-        return np.float32([u * self.width, v * self.depth, z]) * self.rng.uniform(1 - spread, 1 + spread, 3).astype(np.float32)
+        return np.float32([u * self.width, v * self.depth, z]) * self.rng.uniform(
+            1 - spread, 1 + spread, 3
+        ).astype(np.float32)
 
     def place(self, u, v, z):
         """A point (3,) in mm near the one named: organs lie several mm apart between patients."""
@@ -105,8 +107,14 @@ def paint_trunk(scene, body):
     radius += wobble(scene, body.rng, 260, 0.012)
     cavity = (1 - radius) * (body.width * body.depth) ** 0.5
     height = -999.0  # of the diaphragm: a high right dome, a lower left one, and the tendon under the heart
-    for u, v, top, spread in ((0.45, 0.1, 0, 0.62), (-0.5, 0.05, body.left_dome, 0.55), (-0.02, 0.3, -18, 0.6)):
-        dome = top - 90 * (((scene.x / body.width - u) / spread) ** 2 + ((scene.y / body.depth - v) / (spread + 0.4)) ** 2)
+    for u, v, top, spread in (
+        (0.45, 0.1, 0, 0.62),
+        (-0.5, 0.05, body.left_dome, 0.55),
+        (-0.02, 0.3, -18, 0.6),
+    ):
+        dome = top - 90 * (
+            ((scene.x / body.width - u) / spread) ** 2 + ((scene.y / body.depth - v) / (spread + 0.4)) ** 2
+        )
         height = join(dome, height, 12)
     below = 0.7 * (height - scene.z)
 
@@ -115,7 +123,9 @@ def paint_trunk(scene, body):
     scene.paint(cavity, FAT)
     scene.paint(np.minimum(cavity, 3 - np.abs(below)), MUSCLE)
     mediastinum = ellipsoid(scene, body.size(-0.06, 0.1, 60), (34, 0.85 * body.depth, 400))
-    scene.paint(np.minimum(np.minimum(cavity, -below) - 1, -mediastinum), LUNG + wobble(scene, body.rng, 30, 25))
+    scene.paint(
+        np.minimum(np.minimum(cavity, -below) - 1, -mediastinum), LUNG + wobble(scene, body.rng, 30, 25)
+    )
     level = (scene.z + 0.55 * scene.y + body.rng.uniform(0, 26)) % 26 - 13  # ribs slope down to the front
     arch = scene.z + 140 - 0.9 * scene.y
     scene.paint(np.minimum(4.5 - np.hypot(cavity + 0.5 * body.wall, 0.85 * level), arch), BONE)
@@ -143,8 +153,20 @@ def paint_gut(scene, body, tissue, room):
         centre = body.size(rng.uniform(-0.7, 0.7), rng.uniform(-0.2, 0.75), rng.uniform(-260, -125))
         radii, turns = rng.uniform((12, 12, 14), (20, 18, 38)), rng.uniform(-60, 60, 3)
         scene.paint_ellipsoid(centre, radii, turns, tissue["gut"], room)
-        scene.paint_ellipsoid(centre, radii - 4, turns, rng.choice((AIR + 150, 15, 30, 45, 220), p=(0.15, 0.25, 0.3, 0.2, 0.1)), inner)
-    bends = (-0.8, -0.25, -260), (-0.78, -0.2, -125), (-0.3, 0.7, -140), (0.55, 0.55, -165), (0.75, -0.1, -260)
+        scene.paint_ellipsoid(
+            centre,
+            radii - 4,
+            turns,
+            rng.choice((AIR + 150, 15, 30, 45, 220), p=(0.15, 0.25, 0.3, 0.2, 0.1)),
+            inner,
+        )
+    bends = (
+        (-0.8, -0.25, -260),
+        (-0.78, -0.2, -125),
+        (-0.3, 0.7, -140),
+        (0.55, 0.55, -165),
+        (0.75, -0.1, -260),
+    )
     colon = [body.place(*bend) for bend in bends]
     scene.paint_tubes(colon, 17, tissue["gut"], room)
     scene.paint_tubes(colon, 13, rng.choice((-300, -60, 25)), inner)
@@ -153,8 +175,14 @@ def paint_gut(scene, body, tissue, room):
 
     fundus = body.place(-0.45, 0.05, -58), body.size(0.27, 0.46, 42, 0.2)
     antrum = body.place(-0.3, 0.45, -100), body.size(0.28, 0.32, 37, 0.2)
-    bubble = np.minimum(inner, scene.y - rng.uniform(0.25, 0.6) * body.depth)  # lying on the back, gas collects in front
-    for shrink, value, where in ((0, tissue["gut"], room), (4, rng.uniform(5, 65), inner), (4, AIR + 30, bubble)):
+    bubble = np.minimum(
+        inner, scene.y - rng.uniform(0.25, 0.6) * body.depth
+    )  # lying on the back, gas collects in front
+    for shrink, value, where in (
+        (0, tissue["gut"], room),
+        (4, rng.uniform(5, 65), inner),
+        (4, AIR + 30, bubble),
+    ):
         for centre, radii in (fundus, antrum):
             scene.paint_ellipsoid(centre, radii - shrink, (0, 0, 0), value, where)
 
@@ -168,10 +196,14 @@ def paint_kidneys(scene, body, tissue, kidneys):
 
 def paint_heart_and_vessels(scene, body, tissue, below):
     centre, turns = body.size(-0.17, 0.29, 32), (0, 15, -25)
-    scene.paint_ellipsoid(centre, body.size(0.44, 0.48, 50), turns, 0.3 * MUSCLE + 0.7 * tissue["heart"], -below - 3)
+    scene.paint_ellipsoid(
+        centre, body.size(0.44, 0.48, 50), turns, 0.3 * MUSCLE + 0.7 * tissue["heart"], -below - 3
+    )
     scene.paint_ellipsoid(centre, body.size(0.32, 0.34, 38), turns, tissue["heart"], -below - 9)
     scene.paint_tubes(body.cava(), 12, tissue["veins"])
-    scene.paint_tubes(np.float32([(-14, body.spine + 28, -300), (-17, body.spine + 24, 200)]), 11, tissue["aorta"])
+    scene.paint_tubes(
+        np.float32([(-14, body.spine + 28, -300), (-17, body.spine + 24, 200)]), 11, tissue["aorta"]
+    )
 
 
 def paint_table(scene, body):
@@ -185,12 +217,22 @@ def shape_liver(scene, body, room, kidney, gallbladder):
     rng = body.rng
     scale, reach = rng.uniform(0.88, 1.1), rng.uniform(0.4, 0.66)
     right = body.place(0.46, -0.02, -72), body.size(0.58, 0.95, 84, 0.07) * scale, (0, rng.uniform(-8, 12), 0)
-    left = body.place(0.2 - 0.6 * reach, 0.45, -48), body.size(reach, 0.42, 38, 0.12), (0, rng.uniform(-20, 0), 8)
+    left = (
+        body.place(0.2 - 0.6 * reach, 0.45, -48),
+        body.size(reach, 0.42, 38, 0.12),
+        (0, rng.uniform(-20, 0), 8),
+    )
     hilum = body.place(-0.12, -0.1, -122), body.size(0.5, 0.62, 76, 0.1), (0, rng.uniform(-5, 20), 0)
     fissure = body.place(-0.03, 0.75, -88), (5, 26, 24), (0, 0, rng.uniform(-15, 15))
     spine = (0, body.spine, -90), (34, 32, 600)
     distance = join(ellipsoid(scene, *right), ellipsoid(scene, *left), 25) + wobble(scene, rng, 130, 3.5)
-    for hollow, gap, blend in ((hilum, 0, 18), (spine, 2, 12), (kidney, 5, 10), (fissure, 0, 3), (gallbladder, 1, 2)):
+    for hollow, gap, blend in (
+        (hilum, 0, 18),
+        (spine, 2, 12),
+        (kidney, 5, 10),
+        (fissure, 0, 3),
+        (gallbladder, 1, 2),
+    ):
         distance = -join(-distance, ellipsoid(scene, *hollow) + gap, blend)
     for start, end in pairwise(body.cava()):
         distance = np.minimum(distance, -tube(scene, start, end, 13))
@@ -215,9 +257,14 @@ def draw_balls(scene, liver, rng, count, radii):
 
 
 def paint_liver_vessels(scene, body, tissue, liver):
-    hepatic_veins = [(body.cava()[2], body.place(*goal)) for goal in ((0.8, -0.1, -80), (0.45, 0.6, -70), (-0.2, 0.5, -42))]
+    hepatic_veins = [
+        (body.cava()[2], body.place(*goal)) for goal in ((0.8, -0.1, -80), (0.45, 0.6, -70), (-0.2, 0.5, -42))
+    ]
     hilum, right, left = body.place(0.1, 0.08, -88), body.place(0.4, 0, -78), body.place(-0.04, 0.4, -58)
-    portal_veins = [(hilum, right, body.place(*goal)) for goal in ((0.65, 0.45, -60), (0.72, -0.4, -105), (0.5, 0.1, -135))]
+    portal_veins = [
+        (hilum, right, body.place(*goal))
+        for goal in ((0.65, 0.45, -60), (0.72, -0.4, -105), (0.5, 0.1, -135))
+    ]
     for path in (*hepatic_veins, *portal_veins, (hilum, left, body.place(-0.3, 0.5, -52))):
         scene.paint_tubes(path, 4.5, tissue["veins"], liver)
 
@@ -237,7 +284,11 @@ def paint_liver(scene, body, tissue, liver, room, variant, variant_rng):
     scene.paint(liver, tissue["liver"] + wobble(scene, body.rng, 45, 3))
     paint_liver_vessels(scene, body, tissue, liver)
     for box, ball in balls:
-        rim, core = (WATER, WATER) if variant == "cysts" else tissue["liver"] - variant_rng.uniform((15, 40), (35, 65))
+        rim, core = (
+            (WATER, WATER)
+            if variant == "cysts"
+            else tissue["liver"] - variant_rng.uniform((15, 40), (35, 65))
+        )
         scene.crop(box).paint(np.minimum(ball, liver[box]), rim)
         scene.crop(box).paint(np.minimum(ball - 5, liver[box]), core)
     return liver
@@ -273,8 +324,17 @@ def make_phantom(case_id, site, variant):
     purposes = ("phantom", "phantom variant", "phantom noise")
     rng, variant_rng, noise_rng = (generator(0, purpose=purpose, case=case_id) for purpose in purposes)
     width, slimness = rng.uniform(122, 146), rng.uniform(0.64, 0.74)
-    body = Body(rng, width, slimness * width, wall=rng.uniform(10, 14), fat=rng.uniform(7, 32), left_dome=rng.uniform(-28, -8))
-    values = rng.uniform(0.88, 1.12) * np.array(PHASES[rng.choice(protocol.phases)]) + rng.normal(0, 3, len(ORGANS))
+    body = Body(
+        rng,
+        width,
+        slimness * width,
+        wall=rng.uniform(10, 14),
+        fat=rng.uniform(7, 32),
+        left_dome=rng.uniform(-28, -8),
+    )
+    values = rng.uniform(0.88, 1.12) * np.array(PHASES[rng.choice(protocol.phases)]) + rng.normal(
+        0, 3, len(ORGANS)
+    )
     tissue = dict(zip(ORGANS, values, strict=True))
     if variant == "fatty":
         tissue["liver"] -= variant_rng.uniform(38, 52)
@@ -283,7 +343,11 @@ def make_phantom(case_id, site, variant):
     cavity, below = paint_trunk(scene, body)
     room = np.minimum(cavity - 2, below - 4)
     kidneys = [
-        (body.place(side * 0.44, -0.5, z), rng.uniform((23, 22, 46), (29, 27, 58)), (rng.uniform(-12, 0), side * rng.uniform(-15, -5), 0))
+        (
+            body.place(side * 0.44, -0.5, z),
+            rng.uniform((23, 22, 46), (29, 27, 58)),
+            (rng.uniform(-12, 0), side * rng.uniform(-15, -5), 0),
+        )
         for side, z in ((1, -155), (-1, -138))
     ]
     gallbladder = body.place(0.34, 0.42, -122), rng.uniform((11, 14, 20), (17, 24, 30)), (25, 0, 0)
@@ -301,16 +365,22 @@ def make_phantom(case_id, site, variant):
 
     hu = np.clip(np.rint(scene.hu), -1024, 3071).astype(np.int16)
     mask = (liver > 0).astype(np.uint8)
-    turn = orientations.ornt_transform(orientations.axcodes2ornt("RAS"), orientations.axcodes2ornt(protocol.orientation))
+    turn = orientations.ornt_transform(
+        orientations.axcodes2ornt("RAS"), orientations.axcodes2ornt(protocol.orientation)
+    )
     affine = affine @ orientations.inv_ornt_aff(turn, hu.shape)
     return orientations.apply_orientation(hu, turn), orientations.apply_orientation(mask, turn), affine
 
 
 def check_phantom(case_id, site, variant):
     if site not in SITES:
-        raise InputError(f"case {case_id}: no phantom has the site {site!r}; use {', '.join(SITES)}, or leave the column phantom empty")
+        raise InputError(
+            f"case {case_id}: no phantom has the site {site!r}; use {', '.join(SITES)}, or leave the column phantom empty"
+        )
     if variant not in VARIANTS:
-        raise InputError(f"case {case_id}: phantom {variant!r} is unknown; use {', '.join(VARIANTS)}, or leave the column phantom empty")
+        raise InputError(
+            f"case {case_id}: phantom {variant!r} is unknown; use {', '.join(VARIANTS)}, or leave the column phantom empty"
+        )
 
 
 def write_missing_phantoms(cases):

@@ -51,7 +51,9 @@ def _mismatch(image, label):
     if image.path.resolve() == label.path.resolve():
         return [f"{label.path}: image and label are the same file; give the reference segmentation as label"]
     if image.shape != label.shape:
-        return [f"{label.path}: shape {label.shape} and that of the image {image.shape} (z, y, x) differ; give a matching pair"]
+        return [
+            f"{label.path}: shape {label.shape} and that of the image {image.shape} (z, y, x) differ; give a matching pair"
+        ]
     apart = corner_distance(image.affine, label.affine, image.shape)
     if apart <= AFFINE_TOLERANCE:
         return []
@@ -66,8 +68,12 @@ def read_label(case):
     header = read_header(case.label)
     liver = np.empty(header.shape, bool)
     for z, plane in read_planes(header):
-        if plane.dtype.kind == "f" and not (np.isfinite(plane).all() and np.array_equal(plane, np.rint(plane))):
-            raise InputError(f"{case.label}: labels are not whole numbers; resample masks with nearest neighbours")
+        if plane.dtype.kind == "f" and not (
+            np.isfinite(plane).all() and np.array_equal(plane, np.rint(plane))
+        ):
+            raise InputError(
+                f"{case.label}: labels are not whole numbers; resample masks with nearest neighbours"
+            )
         liver[z] = liver_of(plane, case.label_values)
     return liver, header.affine
 
@@ -95,7 +101,9 @@ def resample(volume, spacing, new_spacing, new_shape=None):
     # Shrink early: the axis that loses most goes first.
     for axis in sorted(range(3), key=lambda axis: new_shape[axis] / volume.shape[axis]):
         if volume.shape[axis] != new_shape[axis] or spacing[axis] != new_spacing[axis]:
-            weights = interpolation_weights(volume.shape[axis], new_shape[axis], new_spacing[axis] / spacing[axis])
+            weights = interpolation_weights(
+                volume.shape[axis], new_shape[axis], new_spacing[axis] / spacing[axis]
+            )
             result = _resample_axis(result, axis, weights)
     return np.array(result, dtype=np.float32, order="C") if result is volume else result
 
@@ -117,7 +125,10 @@ def _resample_axis(volume, axis, weights):
 
 def grid_shape(shape, spacing, new_spacing):
     """Shape of the grid of `new_spacing` that covers the extent of `shape` voxels of `spacing`."""
-    return tuple(max(1, round(length * old / new)) for length, old, new in zip(shape, spacing, new_spacing, strict=True))
+    return tuple(
+        max(1, round(length * old / new))
+        for length, old, new in zip(shape, spacing, new_spacing, strict=True)
+    )
 
 
 @lru_cache(maxsize=8)  # the planes of a volume ask for the same
@@ -170,7 +181,9 @@ class Volume:
     def reference(self):
         """Liver on the native grid, bool."""
         bits = np.load(self.folder / REFERENCE)
-        return np.unpackbits(bits, count=int(np.prod(self.native_shape))).reshape(self.native_shape).view(bool)
+        return (
+            np.unpackbits(bits, count=int(np.prod(self.native_shape))).reshape(self.native_shape).view(bool)
+        )
 
     def to_native(self, probability):
         """Probability on the working grid, resampled to the native grid as a float32 array."""
@@ -195,7 +208,12 @@ def load_volume(case, spacing, cache):
         facts = read_json(folder / "volume.json")
         for name in ARRAYS:
             np.load(folder / name, mmap_mode="r")
-    except (FileNotFoundError, InputError, ValueError, EOFError):  # only a cache: made again, like any entry that is not there
+    except (
+        FileNotFoundError,
+        InputError,
+        ValueError,
+        EOFError,
+    ):  # only a cache: made again, like any entry that is not there
         shutil.rmtree(folder)
         return load_volume(case, spacing, cache)
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
@@ -205,7 +223,11 @@ def load_volume(case, spacing, cache):
 def missing_bytes(cases, spacing, cache):
     """Bytes that `load_volume` will add to the cache for cases that are not there yet, from their headers."""
     begun = Path(cache).is_dir()
-    return sum(entry_bytes(*grids(case, spacing)) for case in cases if not (begun and _entry(case, spacing, cache)[1].exists()))
+    return sum(
+        entry_bytes(*grids(case, spacing))
+        for case in cases
+        if not (begun and _entry(case, spacing, cache)[1].exists())
+    )
 
 
 def entry_bytes(native_shape, shape):
@@ -222,7 +244,13 @@ def grids(case, spacing):
 def _entry(case, spacing, cache):
     """Digests of a case's files, and the folder of its cache entry."""
     digests = {f"{role}_digest": remembered_digest(getattr(case, role), cache) for role in ("image", "label")}
-    key = {"format": CACHE_FORMAT, **digests, "spacing": list(spacing), "label_values": case.label_values, "header_spacing": case.spacing}
+    key = {
+        "format": CACHE_FORMAT,
+        **digests,
+        "spacing": list(spacing),
+        "label_values": case.label_values,
+        "header_spacing": case.spacing,
+    }
     return digests, Path(cache) / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -269,7 +297,10 @@ def _write_label(case, spacing, folder):
     np.save(folder / LABEL, liver.view(np.uint8))
     np.save(folder / REFERENCE, np.packbits(reference))
     liver_voxels = int(np.count_nonzero(reference))
-    return {"liver_voxels": liver_voxels, "label_codes": [] if liver_voxels else np.unique(read_nifti(case.label)[0]).tolist()}
+    return {
+        "liver_voxels": liver_voxels,
+        "label_codes": [] if liver_voxels else np.unique(read_nifti(case.label)[0]).tolist(),
+    }
 
 
 def _resample_planes(planes, shape, spacing, new_spacing):

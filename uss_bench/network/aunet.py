@@ -57,7 +57,11 @@ class _NormalizedByItself(torch.autograd.Function):
         ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps))
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance)
-        return torch.ops.aten.native_batch_norm(x, weight, bias, mean, variance, False, 0, eps)[0], mean, variance
+        return (
+            torch.ops.aten.native_batch_norm(x, weight, bias, mean, variance, False, 0, eps)[0],
+            mean,
+            variance,
+        )
 
     @staticmethod
     def backward(ctx, gradient, *_):
@@ -123,7 +127,9 @@ def _dropout(features, rate, generator):
         return features
     batch, channels, *size = features.shape
     count = features.numel()
-    words = torch.empty(-(-count // 8), dtype=torch.int64, device=features.device).random_(-(2**63), None, generator=generator)
+    words = torch.empty(-(-count // 8), dtype=torch.int64, device=features.device).random_(
+        -(2**63), None, generator=generator
+    )
     dropped = round(rate * 256)
     # At least float32: bfloat16 would round a factor of 4/3 up, for all elements alike. And compared as floats, which is twice as fast.
     factors = words.view(torch.uint8)[:count].to(torch.promote_types(features.dtype, torch.float32))
@@ -168,25 +174,37 @@ class AUNet(nn.Module):
     def __init__(self, widths=(32, 72, 88, 168, 336), flat_levels=2, dropout=0.25, bfloat16=False):
         super().__init__()
         if len(widths) < 1 or not 0 <= flat_levels <= len(widths):
-            raise ValueError(f"widths must name at least one level and flat_levels lie in 0..{len(widths)}; got {widths}, {flat_levels}")
+            raise ValueError(
+                f"widths must name at least one level and flat_levels lie in 0..{len(widths)}; got {widths}, {flat_levels}"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1); got {dropout}")
         self.dropout, self.bfloat16 = dropout, bfloat16
         flat = [level < flat_levels for level in range(len(widths))]
         self.pools = [FLAT if level_is_flat else FULL for level_is_flat in flat[:-1]]
         # Voxels that the units of a level take off each side, at the resolution of that level.
-        self._margins = [(0 if level_is_flat else UNITS_PER_LEVEL, UNITS_PER_LEVEL, UNITS_PER_LEVEL) for level_is_flat in flat]
+        self._margins = [
+            (0 if level_is_flat else UNITS_PER_LEVEL, UNITS_PER_LEVEL, UNITS_PER_LEVEL)
+            for level_is_flat in flat
+        ]
 
-        self.encoder = nn.ModuleList(_level(*args) for args in zip((1, *widths[:-1]), widths, flat, strict=True))
-        self.up = nn.ModuleList(
-            _normalized(Upsampling(below, width, pool)) for width, below, pool in zip(widths[:-1], widths[1:], self.pools, strict=True)
+        self.encoder = nn.ModuleList(
+            _level(*args) for args in zip((1, *widths[:-1]), widths, flat, strict=True)
         )
-        self.decoder = nn.ModuleList(_level(2 * width, width, is_flat) for width, is_flat in zip(widths[:-1], flat[:-1], strict=True))
+        self.up = nn.ModuleList(
+            _normalized(Upsampling(below, width, pool))
+            for width, below, pool in zip(widths[:-1], widths[1:], self.pools, strict=True)
+        )
+        self.decoder = nn.ModuleList(
+            _level(2 * width, width, is_flat) for width, is_flat in zip(widths[:-1], flat[:-1], strict=True)
+        )
         self.classify = ThinConv3d(widths[0], 2, 1)
         self.to(memory_format=torch.channels_last_3d)  # about halves a step on CPUs
 
         smallest = self.output_size((1, 1, 1))
-        self.halo = tuple((big - small) // 2 for big, small in zip(self.input_size(smallest), smallest, strict=True))
+        self.halo = tuple(
+            (big - small) // 2 for big, small in zip(self.input_size(smallest), smallest, strict=True)
+        )
         self.stride = tuple(math.prod(pool[axis] for pool in self.pools) for axis in range(3))
 
     def draw_weights(self, generator):
@@ -194,7 +212,9 @@ class AUNet(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
                 # The transposed convolutions do not overlap: one input voxel makes each output voxel.
-                inputs = module.in_channels if isinstance(module, nn.ConvTranspose3d) else module.weight[0].numel()
+                inputs = (
+                    module.in_channels if isinstance(module, nn.ConvTranspose3d) else module.weight[0].numel()
+                )
                 bound = (6 / inputs) ** 0.5
                 module.weight.data.uniform_(-bound, bound, generator=generator)
                 if module.bias is not None:
@@ -222,7 +242,9 @@ class AUNet(nn.Module):
         pool = self.pools[level][axis]
         upsampled = length + 2 * margin
         if upsampled % pool:
-            raise ValueError(f"output length {length} on axis {axis} is not valid; ask output_size for the next valid one")
+            raise ValueError(
+                f"output length {length} on axis {axis} is not valid; ask output_size for the next valid one"
+            )
         return self._input_length(upsampled // pool, axis, level + 1) * pool + 2 * margin
 
     def encode(self, x):
@@ -241,7 +263,9 @@ class AUNet(nn.Module):
         for level in reversed(range(len(self.pools))):
             upsampled = [length * step for length, step in zip(size, self.pools[level], strict=True)]
             features[level] = _centre_crop(features[level], upsampled)
-            size = [length - 2 * margin for length, margin in zip(upsampled, self._margins[level], strict=True)]
+            size = [
+                length - 2 * margin for length, margin in zip(upsampled, self._margins[level], strict=True)
+            ]
         return features
 
     def decode(self, features, generator=None):

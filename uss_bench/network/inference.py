@@ -67,7 +67,10 @@ def _tiles(model, volume, tile):
     """
     shape = np.shape(volume)
     device = next(model.parameters()).device
-    steps = [_step(length, limit, stride) for length, limit, stride in zip(shape, tile or shape, model.stride, strict=True)]
+    steps = [
+        _step(length, limit, stride)
+        for length, limit, stride in zip(shape, tile or shape, model.stride, strict=True)
+    ]
     for start in product(*(range(0, length, step) for length, step in zip(shape, steps, strict=True))):
         stop = [min(begin + step, length) for begin, step, length in zip(start, steps, shape, strict=True)]
         output = model.output_size([end - begin for begin, end in zip(start, stop, strict=True)])
@@ -77,7 +80,10 @@ def _tiles(model, volume, tile):
             [begin + size + halo for begin, size, halo in zip(start, output, model.halo, strict=True)],
         )
         inputs = torch.from_numpy(np.array(block, dtype=np.float32, order="C")).to(device)[None, None]
-        yield tuple(slice(begin, end) for begin, end in zip(start, stop, strict=True)), inputs.to(memory_format=torch.channels_last_3d)
+        yield (
+            tuple(slice(begin, end) for begin, end in zip(start, stop, strict=True)),
+            inputs.to(memory_format=torch.channels_last_3d),
+        )
 
 
 def _step(length, limit, stride):

@@ -52,7 +52,11 @@ def spread_origins(length, patch):
 def runs_of(indices):
     """Maximal runs `(first, last)` of consecutive integers."""
     indices = sorted(indices)
-    breaks = [0, *(position + 1 for position, (a, b) in enumerate(pairwise(indices)) if b > a + 1), len(indices)]
+    breaks = [
+        0,
+        *(position + 1 for position, (a, b) in enumerate(pairwise(indices)) if b > a + 1),
+        len(indices),
+    ]
     return [(indices[a], indices[b - 1]) for a, b in pairwise(breaks)]
 
 
@@ -82,7 +86,11 @@ class PatchSampler:
 
     def _plane_origins(self, case_id):
         _, height, width = self._volumes[case_id].shape
-        return [(y, x) for y in spread_origins(height, self.patch_size[1]) for x in spread_origins(width, self.patch_size[2])]
+        return [
+            (y, x)
+            for y in spread_origins(height, self.patch_size[1])
+            for x in spread_origins(width, self.patch_size[2])
+        ]
 
     def _liver_by_column(self, case_id):
         """`{z: (columns,) bool}`: does annotated slice z show liver inside each in-plane cell?"""
@@ -92,7 +100,11 @@ class PatchSampler:
         for z in self._annotated[case_id]:
             plane = np.asarray(label[z])
             found[int(z)] = np.array(
-                [plane[max(y, 0) : y + height, max(x, 0) : x + width].any() for y, x in self._columns[case_id]], dtype=bool
+                [
+                    plane[max(y, 0) : y + height, max(x, 0) : x + width].any()
+                    for y, x in self._columns[case_id]
+                ],
+                dtype=bool,
             )
         return found
 
@@ -106,7 +118,9 @@ class PatchSampler:
         with_liver, without = [], []
         for case_id in self._volumes:
             for z in self._cell_origins(case_id, generator):
-                inside = [index for index in range(z, z + self.patch_size[0]) if index in self._liver[case_id]]
+                inside = [
+                    index for index in range(z, z + self.patch_size[0]) if index in self._liver[case_id]
+                ]
                 shows_liver = np.any([self._liver[case_id][index] for index in inside], axis=0)
                 for (y, x), found in zip(self._columns[case_id], shows_liver, strict=True):
                     (with_liver if found else without).append(Patch(case_id, (z, y, x)))
@@ -119,7 +133,10 @@ class PatchSampler:
             cells[index] for index in generator.integers(len(cells), size=steps * rest - len(followers))
         ]  # fills the last batches
         followers = _shuffled(followers, generator)
-        return [[leaders[step % len(leaders)], *followers[step * rest : (step + 1) * rest]] for step in range(steps)]
+        return [
+            [leaders[step % len(leaders)], *followers[step * rest : (step + 1) * rest]]
+            for step in range(steps)
+        ]
 
     def _cell_origins(self, case_id, generator):
         depth = self.patch_size[0]
@@ -146,7 +163,10 @@ class PatchSampler:
         size, halo = np.array(self.patch_size), np.array(self.halo)
         image = crop_reflected(volume.image, origin - halo, origin + size + halo)
         label, weight = (np.zeros(self.patch_size, np.float32) for _ in range(2))
-        (top, left), (bottom, right) = np.maximum(origin[1:], 0), np.minimum(origin[1:] + size[1:], volume.shape[1:])
+        (top, left), (bottom, right) = (
+            np.maximum(origin[1:], 0),
+            np.minimum(origin[1:] + size[1:], volume.shape[1:]),
+        )
         rows, columns = slice(top - origin[1], bottom - origin[1]), slice(left - origin[2], right - origin[2])
         annotated = self._annotated[patch.case_id]
         for z in annotated[(annotated >= origin[0]) & (annotated < origin[0] + size[0])]:

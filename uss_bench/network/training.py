@@ -55,7 +55,11 @@ class Training:
 
     def state(self):
         """Everything that `load` needs to go on from here, as tensors and plain Python values."""
-        tensors = {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict(), "dropout": self._dropout.get_state()}
+        tensors = {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "dropout": self._dropout.get_state(),
+        }
         return {**tensors, **{name: getattr(self, name) for name in self._KEPT}}
 
     def load(self, state):
@@ -71,7 +75,9 @@ class Training:
 
     def update(self, image, label, weight, batch):
         """One step of the optimizer; FloatingPointError where the loss is not finite, with the weights as they were."""
-        image, label, weight = (tensor.to(self._device, non_blocking=True) for tensor in (image, label, weight))
+        image, label, weight = (
+            tensor.to(self._device, non_blocking=True) for tensor in (image, label, weight)
+        )
         self.model.train()
         loss = soft_dice_loss(liver_probability(self.model(image, self._dropout)), label, weight)
         value = loss.item()
@@ -95,7 +101,9 @@ class Training:
         self.curve.append([self.step, sum(self.losses) / len(self.losses), jaccard])
         self.losses, self.without_progress = [], self.without_progress + 1
         if jaccard > self.best_jaccard:
-            self.best_state = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
+            self.best_state = {
+                key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()
+            }
             self.best_step, self.best_jaccard, self.without_progress = self.step, jaccard, 0
 
 
@@ -130,12 +138,18 @@ def train(model, sampler, validate, settings, name, converge=False, after_step=N
     FloatingPointError
         The loss of a step is not finite.
     """
-    training = Training(model, settings, name, settings.converged_max_steps if converge else settings.max_steps)
+    training = Training(
+        model, settings, name, settings.converged_max_steps if converge else settings.max_steps
+    )
     if resume:
         training.load(resume)
-    batches = enumerate(_batches(sampler, name, None if converge else settings.max_epochs, training.limit), start=1)
+    batches = enumerate(
+        _batches(sampler, name, None if converge else settings.max_epochs, training.limit), start=1
+    )
     batches = itertools.islice(batches, max(training.step - 1, 0), None)
-    loaded = ((step, batch, is_last, training.staged(sampler.load(batch))) for step, (batch, is_last) in batches)
+    loaded = (
+        (step, batch, is_last, training.staged(sampler.load(batch))) for step, (batch, is_last) in batches
+    )
     for step, batch, is_last, tensors in ahead(loaded):
         if step > training.step:
             training.update(*tensors, batch)
@@ -145,7 +159,9 @@ def train(model, sampler, validate, settings, name, converge=False, after_step=N
             training.judge(validate(model))
         if converge and training.without_progress == settings.patience:
             break
-    return Trained(training.best_state, training.best_step, training.step, training.best_jaccard, training.curve)
+    return Trained(
+        training.best_state, training.best_step, training.step, training.best_jaccard, training.curve
+    )
 
 
 def _batches(sampler, name, max_epochs, max_steps):

@@ -30,4 +30,6 @@ def volume_uncertainty(entropy, mask):
         raise ValueError(f"mask: shape {mask.shape} differs from the entropy's {entropy.shape}")
     if not mask.any():
         return float(np.mean(entropy, dtype=np.float64))
-    return float(np.mean(entropy[maximum_filter(mask, DILATION, mode="constant", cval=False)], dtype=np.float64))
+    return float(
+        np.mean(entropy[maximum_filter(mask, DILATION, mode="constant", cval=False)], dtype=np.float64)
+    )

@@ -27,15 +27,25 @@ def write_across(folder, reports):
         results = read_results(report)
         models = models or results.scores.keys()
         if results.scores.keys() != models:
-            raise InputError(f"{report}: other strategies or iterations than the seeds before; run all seeds with the same options")
+            raise InputError(
+                f"{report}: other strategies or iterations than the seeds before; run all seeds with the same options"
+            )
         areas, _ = effort_areas(results)
         for key, scores in results.scores.items():
-            row = key.as_row() | {"seed": seed, AREA: areas[key.strategy] if key.kind == "converged" else None}
+            row = key.as_row() | {
+                "seed": seed,
+                AREA: areas[key.strategy] if key.kind == "converged" else None,
+            }
             for metric, properties in METRICS.items():
                 row[metric] = float(scores[metric].mean())
                 row[f"{metric}_percentile"] = float(np.quantile(scores[metric], properties.robust_quantile))
             rows.append(row)
-    columns = [*COLUMNS, "seed", *(name for metric in METRICS for name in (metric, f"{metric}_percentile")), AREA]
+    columns = [
+        *COLUMNS,
+        "seed",
+        *(name for metric in METRICS for name in (metric, f"{metric}_percentile")),
+        AREA,
+    ]
     storage.write_csv(Path(folder) / SEEDS, columns, rows)
     return _write_report(Path(folder))
 
@@ -62,7 +72,10 @@ def _write_report(folder):
         "## Effort\n\nMean DICE of the iterations' models over annotated liver slices (area under the effort curve), over seeds.\n\n"
         + markdown_table(
             ["Strategy", "mean DICE over effort"],
-            [[strategy, _spread("DICE", values[ModelKey.of_converged(strategy, last), AREA])] for strategy in strategies],
+            [
+                [strategy, _spread("DICE", values[ModelKey.of_converged(strategy, last), AREA])]
+                for strategy in strategies
+            ],
         ),
         *(
             f"## {titled(metric)}\n\n{_spread_note(seeds)}\n\n{_metric_by_iteration(values, strategies, iterations, metric)}"
@@ -96,22 +109,29 @@ def _summary(values, strategies, last, count):
 
 
 def _spread_note(seeds):
-    return (
-        f"Mean over the test cases: mean ± standard deviation [least, greatest] over n = {len(seeds)} seeds ({', '.join(map(str, seeds))})."
-    )
+    return f"Mean over the test cases: mean ± standard deviation [least, greatest] over n = {len(seeds)} seeds ({', '.join(map(str, seeds))})."
 
 
 def _spread(metric, numbers):
     sd = np.std(numbers, ddof=1) if len(numbers) > 1 else np.nan
-    mean, sd, low, high = (value_text(metric, value) for value in (np.mean(numbers), sd, min(numbers), max(numbers)))
+    mean, sd, low, high = (
+        value_text(metric, value) for value in (np.mean(numbers), sd, min(numbers), max(numbers))
+    )
     return f"{mean} ± {sd} [{low}, {high}]"
 
 
 def _converged(values, strategies, last):
-    names = {strategy: ModelKey.of_converged(strategy, last) for strategy in strategies} | {DATA_POOL.kind: DATA_POOL}
-    rows = [[name, *(_spread(metric, values[key, metric]) for metric in METRICS)] for name, key in names.items()]
+    names = {strategy: ModelKey.of_converged(strategy, last) for strategy in strategies} | {
+        DATA_POOL.kind: DATA_POOL
+    }
+    rows = [
+        [name, *(_spread(metric, values[key, metric]) for metric in METRICS)] for name, key in names.items()
+    ]
     table = markdown_table(["", *map(titled, METRICS)], rows)
-    rows = [[name, *(_spread(metric, values[key, f"{metric}_percentile"]) for metric in METRICS)] for name, key in names.items()]
+    rows = [
+        [name, *(_spread(metric, values[key, f"{metric}_percentile"]) for metric in METRICS)]
+        for name, key in names.items()
+    ]
     percentiles = markdown_table(["", *map(titled, METRICS)], rows)
     return f"{table}\n\nThe 5th percentile of DICE and the 95th of the others, likewise:\n\n{percentiles}"
 
@@ -121,7 +141,10 @@ def _metric_by_iteration(values, strategies, iterations, metric):
 
 
 def _wins(values, strategies, iterations):
-    models = [*((f"iter. {k}", "iteration", k) for k in iterations), ("converged", "converged", iterations[-1])]
+    models = [
+        *((f"iter. {k}", "iteration", k) for k in iterations),
+        ("converged", "converged", iterations[-1]),
+    ]
     count = len(values[INITIAL, "DICE"])
     rows = []
     for title, kind, iteration in models:
@@ -136,6 +159,8 @@ def _winners(values, strategies, kind, iteration, metric, count):
     best = max if METRICS[metric].higher_is_better else min
     wins = Counter()
     for place in range(count):
-        means = {strategy: values[ModelKey(kind, strategy, iteration), metric][place] for strategy in strategies}
+        means = {
+            strategy: values[ModelKey(kind, strategy, iteration), metric][place] for strategy in strategies
+        }
         wins.update(strategy for strategy, mean in means.items() if mean == best(means.values()))
     return wins

@@ -77,7 +77,11 @@ def describe_converged(results, slices):
 
 
 def describe_profile(results, slices):
-    candidates, chosen, liver = slices["profile_candidates"], slices["profile_chosen"], np.flatnonzero(slices["profile_liver"])
+    candidates, chosen, liver = (
+        slices["profile_candidates"],
+        slices["profile_chosen"],
+        np.flatnonzero(slices["profile_liver"]),
+    )
     extent = f"slices {liver[0]} to {liver[-1]}" if len(liver) else "no slice"
     inside = int(slices["profile_liver"][chosen].sum())
     settings = results.provenance["config"]
@@ -103,7 +107,9 @@ def ordinal(number):
 def describe_queries(results, slices):
     shown = listed(
         f"{case} slice {z} ({score:.3f} nats)"
-        for case, z, score in zip(slices["query_case"], slices["query_slice"], slices["query_score"], strict=True)
+        for case, z, score in zip(
+            slices["query_case"], slices["query_slice"], slices["query_score"], strict=True
+        )
     )
     count = len(slices["query_case"])
     alt = f"CT, liver probability and entropy of {count} queried slices: {shown}."
@@ -138,7 +144,9 @@ def describe_cases(results, slices):
         texts.append(f"{ROLES[str(role)]} {case_id}: DICE {dice}")
     alt = f"CT slices with reference and predicted liver contours. {'; '.join(texts)}."
     strategies = "the strategies" if len(models) > 2 else models[0]
-    roles = [f"the best {'and the worst ' if 'worst' in slices['case_role'] else ''}case by mean DICE of {strategies}"]
+    roles = [
+        f"the best {'and the worst ' if 'worst' in slices['case_role'] else ''}case by mean DICE of {strategies}"
+    ]
     if "disagreement" in slices["case_role"]:
         roles.append("among the others the case in which the strategies' DICE differ most")
     caption = (

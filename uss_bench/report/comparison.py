@@ -17,11 +17,15 @@ def published_datasets():
     """Table 1 as published."""
     rows = []
     for site, data in published.datasets().items():
-        plane, slices = (f"[{low:.1f}–{high:.1f}]" for low, high in (data.inplane_spacing_mm, data.slice_spacing_mm))
+        plane, slices = (
+            f"[{low:.1f}–{high:.1f}]" for low, high in (data.inplane_spacing_mm, data.slice_spacing_mm)
+        )
         counts = "/".join(str(count) for count in data.counts.values())
         size = f"{data.inplane_size} × {data.inplane_size} × [{data.slices[0]}–{data.slices[1]}]"
         rows.append([site, f"{data.volumes} ({counts})", f"{plane} × {plane} × {slices}", size])
-    return f"{LABEL}\n\n" + markdown_table(["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"], rows)
+    return f"{LABEL}\n\n" + markdown_table(
+        ["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"], rows
+    )
 
 
 def published_training_data(results):
@@ -45,7 +49,9 @@ def published_training_data(results):
 
 def published_training_steps(results):
     """Table 3 as published."""
-    table = by_iteration(results.strategies, ITERATIONS, published.training_steps().__getitem__, with_converged=True)
+    table = by_iteration(
+        results.strategies, ITERATIONS, published.training_steps().__getitem__, with_converged=True
+    )
     return f"{LABEL}\n\n{table}"
 
 
@@ -69,7 +75,8 @@ def published_converged(results):
         there = key if key == DATA_POOL else ModelKey.of_converged(key.strategy, ITERATIONS[-1])
         rows.append([name, *(_score(results, metric, there, key) for metric in METRICS)])
     orders = "; ".join(
-        "{} here {}, published {}".format(metric, *map(", ".join, _orders(results, metric, "converged"))) for metric in METRICS
+        "{} here {}, published {}".format(metric, *map(", ".join, _orders(results, metric, "converged")))
+        for metric in METRICS
     )
     return f"{LABEL}\n\n{markdown_table(['', *(titled(metric) for metric in METRICS)], rows)}\n\nOrder by mean, best first: {orders}."
 
@@ -82,8 +89,14 @@ def published_quantile_regression(results):
         cells = []
         for metric, fit in fits.items():
             effect = there[metric, term]
-            coefficient, low, high = (value_text(metric, value) for value in (effect.coefficient, effect.low, effect.high))
-            same = "no fit here" if fit.failure else _sign(round(fit.rows[position].coefficient, DECIMALS[metric]), effect.coefficient)
+            coefficient, low, high = (
+                value_text(metric, value) for value in (effect.coefficient, effect.low, effect.high)
+            )
+            same = (
+                "no fit here"
+                if fit.failure
+                else _sign(round(fit.rows[position].coefficient, DECIMALS[metric]), effect.coefficient)
+            )
             cells += [f"{coefficient} [{low}, {high}], {same}", effect.p]
         rows.append([title, *cells])
     header = [""] + [text for metric in METRICS for text in (titled(metric), "p")]

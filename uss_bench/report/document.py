@@ -54,10 +54,14 @@ def _summary(results):
     dice = {strategy: results.scores[models[strategy]]["DICE"].mean() for strategy in results.strategies}
     order = sorted(dice, key=lambda strategy: -dice[strategy])
     total = results.effort[DATA_POOL]["annotated_slices"]
-    counts = {split: sum(volume["split"] == split for volume in results.volumes) for split in ("pool", "val", "test")}
+    counts = {
+        split: sum(volume["split"] == split for volume in results.volumes)
+        for split in ("pool", "val", "test")
+    }
     ranking = ", ".join(f"{strategy} {dice[strategy]:.3f}" for strategy in order)
     shares = ", ".join(
-        f"{strategy} {100 * results.effort[models[strategy]]['annotated_slices'] / total:.1f}%" for strategy in results.strategies
+        f"{strategy} {100 * results.effort[models[strategy]]['annotated_slices'] / total:.1f}%"
+        for strategy in results.strategies
     )
     text = [
         f"After {last} active learning iteration{'s' * (last > 1)} on a pool of {counts['pool']} cases, the converged models reach a mean "
@@ -70,10 +74,18 @@ def _summary(results):
         tests = tables.comparisons(results, "DICE", "converged")[last]
         worse = [strategy for strategy in order[1:] if tests[strategy].stars]
         against = listed(worse) if worse else "no other strategy"
-        text.append(f"{order[0]} has the best mean DICE, significantly so (p < 0.05, uncorrected) against {against}.")
-        places = {metric: _place(results, metric, FEATURED) for metric in METRICS} if FEATURED in order else {}
+        text.append(
+            f"{order[0]} has the best mean DICE, significantly so (p < 0.05, uncorrected) against {against}."
+        )
+        places = (
+            {metric: _place(results, metric, FEATURED) for metric in METRICS} if FEATURED in order else {}
+        )
         if places:
-            text.append(f"{FEATURED} ranks " + ", ".join(f"{place} by {metric}" for metric, place in places.items()) + f" of {len(order)}.")
+            text.append(
+                f"{FEATURED} ranks "
+                + ", ".join(f"{place} by {metric}" for metric, place in places.items())
+                + f" of {len(order)}."
+            )
     text.append("This is one seed; conclusions need several.")
     return " ".join(text)
 
@@ -91,14 +103,24 @@ def _key_table(results):
         effort = results.effort[key]
         means = [value_text(metric, results.scores[key][metric].mean()) for metric in METRICS]
         rows.append([name, effort["annotated_slices"], effort["annotated_liver_slices"], *means])
-    return markdown_table(["Converged model", "slices", "liver slices", *(titled(metric) for metric in METRICS)], rows)
+    return markdown_table(
+        ["Converged model", "slices", "liver slices", *(titled(metric) for metric in METRICS)], rows
+    )
 
 
 def _tables(results, pictures):
     cases = len(results.cases)
     compared = len(results.strategies) > 1
-    best = "The best mean of a row is bold; stars are for its two-sided Wilcoxon signed-rank test against the others: " if compared else ""
-    best += r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected; the section Tests has every p." if compared else ""
+    best = (
+        "The best mean of a row is bold; stars are for its two-sided Wilcoxon signed-rank test against the others: "
+        if compared
+        else ""
+    )
+    best += (
+        r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected; the section Tests has every p."
+        if compared
+        else ""
+    )
 
     yield f"## Table 1. Data\n\n{tables.datasets(results)}\n\n{comparison.published_datasets()}"
     yield (
@@ -161,7 +183,8 @@ def _further_statistics(results):
     yield f"### By site\n\nMeans of the converged models and the data pool's over the test cases of each site.\n\n{sites}"
     missed = tables.missed_livers(results)
     yield "### Missed livers\n\n" + (
-        "Nothing was predicted in these cases: they count with DICE 0, RVE 100%, and the diagonal of the volume as MSD and HD.\n\n" + missed
+        "Nothing was predicted in these cases: they count with DICE 0, RVE 100%, and the diagonal of the volume as MSD and HD.\n\n"
+        + missed
         if missed
         else "No model missed a liver altogether."
     )
@@ -219,17 +242,29 @@ def _provenance(results):
     ]
     rows = [
         ["uss-bench", origin["uss_bench"]],
-        ["git commit", f"{git['commit']}{', with uncommitted changes' if git['changed'] else ''}" if git else "not a checkout"],
+        [
+            "git commit",
+            f"{git['commit']}{', with uncommitted changes' if git['changed'] else ''}"
+            if git
+            else "not a checkout",
+        ],
         ["Python", origin["python"]],
         *([name, number] for name, number in origin["libraries"].items()),
         ["device", origin["device"]],
         ["deterministic algorithms", "on" if origin["deterministic_algorithms"] else "off"],
         ["seed", origin["seed"]],
         ["manifest", f"{origin['manifest']}, SHA-256 {origin['manifest_sha256']}"],
-        ["cases used, of those in the manifest", f"{', '.join(counts)} (data.pool, data.val and data.test limit them)"],
+        [
+            "cases used, of those in the manifest",
+            f"{', '.join(counts)} (data.pool, data.val and data.test limit them)",
+        ],
         ["settings", f"SHA-256 {origin['config_sha256']}"],
     ]
-    settings = [[f"{section}.{key}", value] for section, values in origin["config"].items() for key, value in values.items()]
+    settings = [
+        [f"{section}.{key}", value]
+        for section, values in origin["config"].items()
+        for key, value in values.items()
+    ]
     return "\n\n".join(
         [
             f"## Provenance\n\nChecksums of all images and labels: [{paths.VOLUMES}]({paths.VOLUMES}). "

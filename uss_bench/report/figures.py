@@ -39,10 +39,19 @@ WIDTH, DPI = 8.0, 150  # inches: 1200 pixels, legible when shown 800 wide
 LOG_SPAN = 10  # largest distance over the median, beyond which box plots of distances are logarithmic
 
 # Squares ask for volumes and circles for slices; solid lines go by uncertainty, dashed ones by chance.
-COLOURS = {strategy.name: strategy.colour for strategy in STRATEGIES.values()} | {"data pool": "#000000", "initial": "#767676"}
+COLOURS = {strategy.name: strategy.colour for strategy in STRATEGIES.values()} | {
+    "data pool": "#000000",
+    "initial": "#767676",
+}
 MARKERS = {strategy.name: "o" if strategy.by_slices else "s" for strategy in STRATEGIES.values()}
-LINES = {strategy.name: "-" if strategy.by_uncertainty else "--" for strategy in STRATEGIES.values()} | {"initial": ":", "data pool": "-."}
-REFERENCE, PREDICTION = "#2BE08A", "#FF5FD2"  # contours on grey images: green and magenta differ for every colour vision
+LINES = {strategy.name: "-" if strategy.by_uncertainty else "--" for strategy in STRATEGIES.values()} | {
+    "initial": ":",
+    "data pool": "-.",
+}
+REFERENCE, PREDICTION = (
+    "#2BE08A",
+    "#FF5FD2",
+)  # contours on grey images: green and magenta differ for every colour vision
 STYLE = {
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -140,7 +149,9 @@ def _canvas(rows, columns, height, width_ratios=None, height_ratios=None):
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
-    return canvas, canvas.subplots(rows, columns, squeeze=False, width_ratios=width_ratios, height_ratios=height_ratios)
+    return canvas, canvas.subplots(
+        rows, columns, squeeze=False, width_ratios=width_ratios, height_ratios=height_ratios
+    )
 
 
 # Key figure: quality against effort
@@ -152,9 +163,15 @@ def effort_figure(results, slices=None):
     for axis, metric in zip(axes[0], ("DICE", "HD"), strict=True):
         for key in (INITIAL, DATA_POOL):
             axis.axhline(
-                results.scores[key][metric].mean(), color=COLOURS[key.kind], linestyle=LINES[key.kind], linewidth=1.2, label=key.title
+                results.scores[key][metric].mean(),
+                color=COLOURS[key.kind],
+                linestyle=LINES[key.kind],
+                linewidth=1.2,
+                label=key.title,
             )
-        axis.axhspan(*_interval(results, DATA_POOL, metric), color=COLOURS[DATA_POOL.kind], alpha=0.07, linewidth=0)
+        axis.axhspan(
+            *_interval(results, DATA_POOL, metric), color=COLOURS[DATA_POOL.kind], alpha=0.07, linewidth=0
+        )
         for strategy in results.strategies:
             keys = results.curve(strategy)
             means = np.array([results.scores[key][metric].mean() for key in keys])
@@ -166,10 +183,22 @@ def effort_figure(results, slices=None):
             )  # fmt: skip
         axis.set_title(f"{titled(metric)}, {direction(metric)}", loc="left")
         axis.set_xlabel("annotated liver slices")
-        axis.set_xlim(0, 1.05 * max(results.effort[key]["annotated_liver_slices"] for key in results.effort if key != DATA_POOL))
+        axis.set_xlim(
+            0,
+            1.05
+            * max(
+                results.effort[key]["annotated_liver_slices"] for key in results.effort if key != DATA_POOL
+            ),
+        )
     handles, labels = axes[0, 0].get_legend_handles_labels()
     order = [*range(2, len(labels)), 0, 1]
-    canvas.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside upper center", ncols=len(order), columnspacing=1.4)
+    canvas.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="outside upper center",
+        ncols=len(order),
+        columnspacing=1.4,
+    )
     return canvas
 
 
@@ -192,7 +221,14 @@ def iterations_figure(results, slices=None):
         for place, strategy in enumerate(results.strategies):
             offset = (place - (len(results.strategies) - 1) / 2) * width
             values = [results.scores[key][metric] for key in results.curve(strategy)[1:]]
-            _boxes(axis, values, [iteration + offset for iteration in results.iterations], 0.8 * width, strategy, filled=True)
+            _boxes(
+                axis,
+                values,
+                [iteration + offset for iteration in results.iterations],
+                0.8 * width,
+                strategy,
+                filled=True,
+            )
         spaced = [iteration if iteration % (1 + last // 12) == 0 else "" for iteration in results.iterations]
         axis.set_xticks(range(last + 2), ["initial", *spaced, "data pool" if last < 7 else "data\npool"])
         _finish_boxes(axis, metric, [key for key in results.scores if key.kind != "converged"], results)
@@ -209,11 +245,19 @@ def converged_figure(results, slices=None):
     for axis, metric in zip(axes.flat, METRICS, strict=True):
         for place, strategy in enumerate(results.strategies):
             for key, offset in ((results.curve(strategy)[-1], -0.19), (results.final_models[strategy], 0.19)):
-                _boxes(axis, [results.scores[key][metric]], [place + offset], 0.3, strategy, filled=key.converges)
+                _boxes(
+                    axis, [results.scores[key][metric]], [place + offset], 0.3, strategy, filled=key.converges
+                )
         _reference_box(axis, results, metric, DATA_POOL, float(len(results.strategies)))
         axis.set_xticks(range(len(results.strategies) + 1), [*results.strategies, "data pool"])
         _finish_boxes(axis, metric, [key for key in results.scores if key.iteration in (last, None)], results)
-    _legend_boxes(canvas, [(f"iteration {last}, limited training", "initial", False), (f"iteration {last}, converged", "initial", True)])
+    _legend_boxes(
+        canvas,
+        [
+            (f"iteration {last}, limited training", "initial", False),
+            (f"iteration {last}, converged", "initial", True),
+        ],
+    )
     return canvas
 
 
@@ -238,7 +282,9 @@ def _boxes(axis, values, positions, width, name, filled):
 def _reference_box(axis, results, metric, key, position):
     values = results.scores[key][metric]
     _boxes(axis, [values], [position], 0.5, key.kind, filled=True)
-    axis.axhline(np.median(values), color=COLOURS[key.kind], linestyle=LINES[key.kind], linewidth=0.9, zorder=0)
+    axis.axhline(
+        np.median(values), color=COLOURS[key.kind], linestyle=LINES[key.kind], linewidth=0.9, zorder=0
+    )
 
 
 def _finish_boxes(axis, metric, keys, results):
@@ -246,7 +292,9 @@ def _finish_boxes(axis, metric, keys, results):
     from matplotlib.ticker import LogLocator
 
     values = np.concatenate([results.scores[key][metric] for key in keys])
-    logarithmic = METRICS[metric].unit == "mm" and values.min() > 0 and values.max() > LOG_SPAN * np.median(values)
+    logarithmic = (
+        METRICS[metric].unit == "mm" and values.min() > 0 and values.max() > LOG_SPAN * np.median(values)
+    )
     if logarithmic:
         axis.set_yscale("log", subs=())
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -262,7 +310,13 @@ def _legend_boxes(canvas, entries):
     handles = []
     for label, name, filled in entries:
         colour = to_rgb(COLOURS[name])
-        handles.append(Patch(facecolor=tuple(0.5 + 0.5 * part for part in colour) if filled else "white", edgecolor=colour, label=label))
+        handles.append(
+            Patch(
+                facecolor=tuple(0.5 + 0.5 * part for part in colour) if filled else "white",
+                edgecolor=colour,
+                label=label,
+            )
+        )
     canvas.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 
 
@@ -272,13 +326,32 @@ def _legend_boxes(canvas, entries):
 def profile_figure(results, slices):
     """Uncertainty against slice index of one pool case, with the candidates, the chosen slices and the extent of the liver."""
     canvas, axes = _canvas(1, 1, height=3.4)
-    axis, profile, candidates, chosen = axes[0, 0], slices["profile"], slices["profile_candidates"], slices["profile_chosen"]
+    axis, profile, candidates, chosen = (
+        axes[0, 0],
+        slices["profile"],
+        slices["profile_candidates"],
+        slices["profile_chosen"],
+    )
     bottom, top = profile.min(), profile.max()
     space = 0.08 * (top - bottom or 1.0)
     axis.plot(profile, color="#444444", linewidth=1.3, label="slice uncertainty")
-    axis.plot(candidates, profile[candidates], "o", markersize=7, markerfacecolor="white", color=COLOURS[FEATURED], label="candidate")
+    axis.plot(
+        candidates,
+        profile[candidates],
+        "o",
+        markersize=7,
+        markerfacecolor="white",
+        color=COLOURS[FEATURED],
+        label="candidate",
+    )
     axis.plot(chosen, profile[chosen], "o", markersize=7, color=COLOURS[FEATURED], label="chosen")
-    axis.axhline(slices["query_score"][-1], color=COLOURS[FEATURED], linestyle=":", linewidth=1.0, label="lowest score chosen")
+    axis.axhline(
+        slices["query_score"][-1],
+        color=COLOURS[FEATURED],
+        linestyle=":",
+        linewidth=1.0,
+        label="lowest score chosen",
+    )
     axis.fill_between(
         np.arange(len(profile)), bottom - space, top + 1.5 * space, where=slices["profile_liver"], step="mid", color="#009E73", alpha=0.15,
         linewidth=0, label="liver in the reference",
@@ -297,9 +370,13 @@ def queries_figure(results, slices):
     """A column a queried slice: CT, liver probability and entropy, each with the contour of the reference."""
     count = len(slices["query_case"])
     tallest = max(_aspect(slices, "query", column) for column in range(count))
-    canvas, axes = _canvas(3, count + 1, 0.6 + 3 * tallest * (WIDTH - 0.9) / max(count, 3), width_ratios=[*[1] * count, 0.05])
+    canvas, axes = _canvas(
+        3, count + 1, 0.6 + 3 * tallest * (WIDTH - 0.9) / max(count, 3), width_ratios=[*[1] * count, 0.05]
+    )
     for column in range(count):
-        ct, reference, probability, entropy = (slices[f"query_{column}_{name}"] for name in ("ct", "reference", "probability", "entropy"))
+        ct, reference, probability, entropy = (
+            slices[f"query_{column}_{name}"] for name in ("ct", "reference", "probability", "entropy")
+        )
         pixel, (top, middle, bottom) = slices["query_pixel"][column], axes[:, column]
         for axis in (top, middle):
             _show(axis, ct, pixel, cmap="gray", vmin=0, vmax=255)
@@ -352,7 +429,9 @@ def cases_figure(results, slices):
             axis.set_xlabel(case_text(results, model, str(case_id)), fontsize=8.5)
             if row == 0:
                 axis.set_title(model)
-        axes[row, 0].set_ylabel(f"{ROLES[str(slices['case_role'][row])]}\n{case_id}, slice {slices['case_slice'][row]}")
+        axes[row, 0].set_ylabel(
+            f"{ROLES[str(slices['case_role'][row])]}\n{case_id}, slice {slices['case_slice'][row]}"
+        )
     handles = [
         Line2D([], [], color=REFERENCE, linewidth=1.8, label="reference"),
         Line2D([], [], color=PREDICTION, linewidth=1.1, label="prediction"),
@@ -363,7 +442,9 @@ def cases_figure(results, slices):
 
 def _show(axis, image, pixel, **options):
     """A slice `(y, x)` as radiologists look at it: y grows to the front, x to the patient's right."""
-    shown = axis.imshow(image[::-1, ::-1], aspect=float(pixel[0] / pixel[1]), interpolation="nearest", **options)
+    shown = axis.imshow(
+        image[::-1, ::-1], aspect=float(pixel[0] / pixel[1]), interpolation="nearest", **options
+    )
     axis.set(xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_visible(False)

@@ -59,7 +59,9 @@ def scores():
 @cache
 def effort():
     """Table 2: `{ModelKey: {"annotated_slices", ...}}` of the models that are not converged."""
-    return {ModelKey.from_row(row): {name: int(row[name]) for name in EFFORT} for row in _rows("training_data")}
+    return {
+        ModelKey.from_row(row): {name: int(row[name]) for name in EFFORT} for row in _rows("training_data")
+    }
 
 
 @cache
@@ -72,7 +74,9 @@ def training_steps():
 def quantile_effects():
     """Table 9: `{(metric, term): PublishedEffect}`, terms as in `statistics.TERMS`."""
     return {
-        (row["metric"], row["term"]): PublishedEffect(*(float(row[name]) for name in ("coefficient", "ci_low", "ci_high")), row["p_value"])
+        (row["metric"], row["term"]): PublishedEffect(
+            *(float(row[name]) for name in ("coefficient", "ci_low", "ci_high")), row["p_value"]
+        )
         for row in _rows("quantile_regression")
     }
 
@@ -94,7 +98,11 @@ def datasets():
 
 
 def _rows(name):
-    with files(__package__).joinpath("published_values", f"{name}.csv").open(newline="", encoding="utf-8") as file:
+    with (
+        files(__package__)
+        .joinpath("published_values", f"{name}.csv")
+        .open(newline="", encoding="utf-8") as file
+    ):
         return list(csv.DictReader(file))
 
 

@@ -31,7 +31,13 @@ def write_results(folder, records, volumes, seed, seconds):
         folder / paths.CASES,
         [*COLUMNS, "seed", "case_id", "site", *METRICS, "missed"],
         [
-            {**record.key.as_row(), "seed": seed, "site": sites[row["case_id"]], **row, "missed": int(row["missed"])}
+            {
+                **record.key.as_row(),
+                "seed": seed,
+                "site": sites[row["case_id"]],
+                **row,
+                "missed": int(row["missed"]),
+            }
             for record in records
             for row in record.evaluation
         ],
@@ -62,7 +68,11 @@ def write_results(folder, records, volumes, seed, seconds):
     storage.write_csv(
         folder / paths.TIMING,
         [*COLUMNS, "stage", "seconds"],
-        [{**record.key.as_row(), "stage": stage, "seconds": spent} for record in records for stage, spent in seconds(record.key).items()],
+        [
+            {**record.key.as_row(), "stage": stage, "seconds": spent}
+            for record in records
+            for stage, spent in seconds(record.key).items()
+        ],
     )
     storage.write_csv(
         folder / paths.VOLUMES,
@@ -142,9 +152,14 @@ def read_results(folder):
     names = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES, paths.PROVENANCE)
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
-        raise InputError(f"{folder}: no {', '.join(missing)}; run the benchmark first, or name its report with --name and --reports")
+        raise InputError(
+            f"{folder}: no {', '.join(missing)}; run the benchmark first, or name its report with --name and --reports"
+        )
     rows, annotation, queries, training, volumes = (storage.read_csv(folder / name) for name in names[:-1])
-    diagonals = {row["case_id"]: volume_diagonal(*([float(row[name]) for name in names] for names in (SIZE, SPACING))) for row in volumes}
+    diagonals = {
+        row["case_id"]: volume_diagonal(*([float(row[name]) for name in names] for names in (SIZE, SPACING)))
+        for row in volumes
+    }
 
     by_model = {}
     for row in rows:
@@ -153,11 +168,15 @@ def read_results(folder):
     places = {row["case_id"]: place for place, row in enumerate(first)}
     for key, found in by_model.items():
         if sorted(row["case_id"] for row in found) != sorted(places):
-            raise InputError(f"{folder}: {paths.CASES} has other cases for {key} than for the first model; run the benchmark again")
+            raise InputError(
+                f"{folder}: {paths.CASES} has other cases for {key} than for the first model; run the benchmark again"
+            )
         found.sort(key=lambda row: places[row["case_id"]])
     scores = {
         key: {
-            metric: np.array([diagonals[row["case_id"]] if row[metric] == "inf" else float(row[metric]) for row in found])
+            metric: np.array(
+                [diagonals[row["case_id"]] if row[metric] == "inf" else float(row[metric]) for row in found]
+            )
             for metric in METRICS
         }
         for key, found in by_model.items()

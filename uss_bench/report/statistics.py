@@ -91,7 +91,9 @@ def summarize(values, quantile):
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile must be in [0, 1], not {quantile!r}")
     std = float(values.std(ddof=1)) if values.size > 1 else float("nan")
-    return Summary(n=values.size, mean=float(values.mean()), std=std, percentile=float(np.quantile(values, quantile)))
+    return Summary(
+        n=values.size, mean=float(values.mean()), std=std, percentile=float(np.quantile(values, quantile))
+    )
 
 
 def best_by_mean(samples, higher_is_better):
@@ -138,7 +140,11 @@ def wilcoxon_against_best(samples, higher_is_better):
     lengths = {name: values.size for name, values in samples.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"samples must be paired, one value a case in each, but their lengths are {lengths}")
-    return {name: _compare(values, samples[best], best, higher_is_better) for name, values in samples.items() if name != best}
+    return {
+        name: _compare(values, samples[best], best, higher_is_better)
+        for name, values in samples.items()
+        if name != best
+    }
 
 
 def stars(p_value):
@@ -194,7 +200,10 @@ def quantile_effects(values, uncertainty, slice_sampling, quantile):
         number than 0 and 1, or `quantile` is out of range.
     """
     values = _finite_vector(values, "values")
-    indicators = [_indicator(uncertainty, values, "uncertainty"), _indicator(slice_sampling, values, "slice_sampling")]
+    indicators = [
+        _indicator(uncertainty, values, "uncertainty"),
+        _indicator(slice_sampling, values, "slice_sampling"),
+    ]
     if not 0 < quantile < 1:
         raise ValueError(f"quantile must be strictly between 0 and 1, not {quantile!r}")
     design = np.column_stack([np.ones(values.size), *indicators])
@@ -285,7 +294,10 @@ def _signed_rank_p(ranks, smaller_sum):
 def _fit_quantile(values, design, quantile):
     """Rows of the fit and "", or no rows and the reason of the failure."""
     if np.linalg.matrix_rank(design) < design.shape[1]:
-        return (), "singular design: these strategies cannot tell the effects of uncertainty and slice sampling apart"
+        return (
+            (),
+            "singular design: these strategies cannot tell the effects of uncertainty and slice sampling apart",
+        )
     bandwidth = hall_sheather(values.size, quantile)
     if not 0 < quantile - bandwidth < quantile + bandwidth < 1:
         return (), f"too few values for standard errors at the {quantile:g} quantile: {values.size}"
@@ -297,14 +309,18 @@ def _fit_quantile(values, design, quantile):
             fit = QuantReg(values, design).fit(q=quantile)
             interval = fit.conf_int(alpha=0.05)
             rows = tuple(
-                Effect(term, *map(float, numbers)) for term, *numbers in zip(TERMS, fit.params, *interval.T, fit.pvalues, strict=True)
+                Effect(term, *map(float, numbers))
+                for term, *numbers in zip(TERMS, fit.params, *interval.T, fit.pvalues, strict=True)
             )
             errors = np.asarray(fit.bse)
     except (ConvergenceWarning, IterationLimitWarning) as warning:
         return (), f"no convergence: {warning}"
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
         return (), f"{type(error).__name__}: {error}"
-    if not (np.isfinite(errors) & (errors > 0)).all() or not np.isfinite([row.coefficient for row in rows]).all():
+    if (
+        not (np.isfinite(errors) & (errors > 0)).all()
+        or not np.isfinite([row.coefficient for row in rows]).all()
+    ):
         return (), "the standard errors are not finite and positive: the values hardly vary"
     return rows, ""
 
@@ -323,5 +339,7 @@ def _finite_vector(values, name):
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"{name} must be a vector of at least one number, not of shape {values.shape}")
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} must be finite; put the volume's diagonal in the place of infinite distances first")
+        raise ValueError(
+            f"{name} must be finite; put the volume's diagonal in the place of infinite distances first"
+        )
     return values

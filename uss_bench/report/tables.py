@@ -13,13 +13,19 @@ from .results import SIZE, SPACING
 from .statistics import bootstrap_interval, holm, quantile_effects, stars, summarize, wilcoxon_against_best
 
 DECIMALS = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}
-TERMS = {"intercept": "Intercept", "uncertainty_sampling": "Uncertainty sampling", "slice_sampling": "Slice sampling"}
+TERMS = {
+    "intercept": "Intercept",
+    "uncertainty_sampling": "Uncertainty sampling",
+    "slice_sampling": "Slice sampling",
+}
 
 
 def markdown_table(header, rows):
     """A Markdown table with a left-aligned first column and right-aligned others."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
+    )
 
 
 def titled(metric):
@@ -55,7 +61,9 @@ def datasets(results):
         spacing = " × ".join(_range(volumes, name, "{:.2f}") for name in reversed(SPACING))
         size = " × ".join(_range(volumes, name, "{:.0f}") for name in reversed(SIZE))
         rows.append([site, f"{len(volumes)} ({'/'.join(map(str, counts))})", spacing, size])
-    return markdown_table(["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"], rows)
+    return markdown_table(
+        ["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"], rows
+    )
 
 
 def _range(volumes, name, pattern):
@@ -174,7 +182,11 @@ def quantile_regression(results):
 
 def corrected_tests(results, metric, kind):
     """Every comparison of a table with p, Holm's p over these comparisons, and effect size; None without comparisons."""
-    tests = [(iteration, strategy, test) for iteration, row in comparisons(results, metric, kind).items() for strategy, test in row.items()]
+    tests = [
+        (iteration, strategy, test)
+        for iteration, row in comparisons(results, metric, kind).items()
+        for strategy, test in row.items()
+    ]
     if not tests:
         return None
     adjusted = holm([test.p for _, _, test in tests])
@@ -185,7 +197,9 @@ def corrected_tests(results, metric, kind):
         ]
         for (iteration, strategy, test), corrected in zip(tests, adjusted, strict=True)
     ]  # fmt: skip
-    return markdown_table(["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size", "method"], rows)
+    return markdown_table(
+        ["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size", "method"], rows
+    )
 
 
 def intervals(results):
@@ -225,7 +239,10 @@ def effort_areas(results):
         keys = results.curve(strategy)
         effort = [results.effort[key]["annotated_liver_slices"] for key in keys]
         curves[strategy] = effort, [results.scores[key]["DICE"].mean() for key in keys]
-    start, stop = results.effort[INITIAL]["annotated_liver_slices"], min(effort[-1] for effort, _ in curves.values())
+    start, stop = (
+        results.effort[INITIAL]["annotated_liver_slices"],
+        min(effort[-1] for effort, _ in curves.values()),
+    )
     areas = {}
     for strategy, (effort, dice) in curves.items():
         grid = np.unique([start, *(slices for slices in effort if slices < stop), stop])

@@ -27,7 +27,11 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
         code, text, cause = 1, str(error), error
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
-        code, text, cause = 1, f"{what}; nothing that was finished is lost: correct this, and {CONTINUES}", error
+        code, text, cause = (
+            1,
+            f"{what}; nothing that was finished is lost: correct this, and {CONTINUES}",
+            error,
+        )
     else:
         return 0
     if speaks_for_team(cause, rank):

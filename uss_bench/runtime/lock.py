@@ -32,7 +32,12 @@ def locked(folder, waiting=lambda text: None):
         Another process holds the folder and lives, or the folder cannot be written.
     """
     path = Path(folder) / LOCK
-    mine = {"machine": _machine(), "host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
+    mine = {
+        "machine": _machine(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "began": _began(os.getpid()),
+    }
     mine["token"] = secrets.token_hex(8)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,13 @@ def describe(folder):
     if holder is None:
         return None
     alive = _alive(holder)
-    state = f"last sign of life {_age(path):.0f} s ago" if alive is None else "running" if alive else "ended without releasing it"
+    state = (
+        f"last sign of life {_age(path):.0f} s ago"
+        if alive is None
+        else "running"
+        if alive
+        else "ended without releasing it"
+    )
     return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, {state}"
 
 
@@ -104,7 +115,9 @@ def _remove_if_stale(path, waiting):
         if path.stat().st_mtime_ns != touched:
             alive = True
     if alive:
-        raise InputError(f"{path.parent} is in use by {describe(path.parent)}; let it finish, or choose another --name")
+        raise InputError(
+            f"{path.parent} is in use by {describe(path.parent)}; let it finish, or choose another --name"
+        )
     # Only who makes the guard removes this very lock: of several that find it stale, one may have put up a lock of its own meanwhile.
     guard = path.with_name(f".partial-{holder.get('token', '')}-{LOCK}")
     try:
@@ -150,7 +163,10 @@ def _age(path):
 def _machine():
     """What processes that can see each other have in common: the host, its last start, the process namespace of a container."""
     parts = [socket.gethostname()]
-    for read in (lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(), lambda: os.readlink("/proc/self/ns/pid")):
+    for read in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        lambda: os.readlink("/proc/self/ns/pid"),
+    ):
         try:
             parts.append(read())
         except OSError:
@@ -162,7 +178,9 @@ def _began(pid):
     """When a process began, in ticks since the machine did, which tells it from a later one of the same number."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return "" if fields[0] == "Z" else fields[19]  # a zombie has ended, and waits for its parent to notice
+        return (
+            "" if fields[0] == "Z" else fields[19]
+        )  # a zombie has ended, and waits for its parent to notice
     except (OSError, IndexError):
         return ""
 

@@ -43,7 +43,9 @@ class Progress:
             self.stream.flush()
         if self._note and moment - self.noted > NOTE_SECONDS:
             self.noted = moment
-            write_json(self._note, {"text": f"[{self.done}/{self.total}] {text}{self._left()}", "time": time.time()})
+            write_json(
+                self._note, {"text": f"[{self.done}/{self.total}] {text}{self._left()}", "time": time.time()}
+            )
 
     def say(self, text):
         """Lasting line, also in the log."""
@@ -76,7 +78,11 @@ class Progress:
             return ""
         seconds = (time.monotonic() - self.started) / self.computed * (self.total - self.done)
         hours, minutes = divmod(round(seconds / 60), 60)
-        return f", about {f'{hours} h ' if hours else ''}{minutes} min left" if hours or minutes else ", less than a minute left"
+        return (
+            f", about {f'{hours} h ' if hours else ''}{minutes} min left"
+            if hours or minutes
+            else ", less than a minute left"
+        )
 
     def withdraw(self):
         """Take back the note, when there is nothing left to do."""

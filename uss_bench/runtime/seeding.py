@@ -23,7 +23,9 @@ def generator(seed, strategy="", iteration=0, purpose="", case=""):
 
 def integer_seed(seed, strategy="", iteration=0, purpose="", case=""):
     """Non-negative 63-bit seed of the named draw, for interfaces that take an integer."""
-    return int(_sequence(seed, strategy, iteration, purpose, case).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(
+        _sequence(seed, strategy, iteration, purpose, case).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
 
 
 def torch_generator(device="cpu", **name):

@@ -100,7 +100,9 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{path}: damaged ({error}); remove this file, and what it told is made again") from None
+        raise InputError(
+            f"{path}: damaged ({error}); remove this file, and what it told is made again"
+        ) from None
 
 
 def write_csv(path, columns, rows):
@@ -126,7 +128,9 @@ def read_csv(path):
 
 def save_checkpoint(path, value):
     """Write tensors and plain values as `torch.load` reads them, with their SHA-256 appended: PyTorch does not look at checksums."""
-    buffer = io.BytesIO()  # torch.save itself would answer a full disk with an error of its own kind, and without the file's name
+    buffer = (
+        io.BytesIO()
+    )  # torch.save itself would answer a full disk with an error of its own kind, and without the file's name
     torch.save(value, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest())
@@ -137,7 +141,9 @@ def load_checkpoint(path, device="cpu"):
     content = Path(path).read_bytes()
     value, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     if hashlib.sha256(value).digest() != digest:
-        raise InputError(f"{path}: damaged (its checksum does not fit); remove its folder, and the model is trained again")
+        raise InputError(
+            f"{path}: damaged (its checksum does not fit); remove its folder, and the model is trained again"
+        )
     return torch.load(io.BytesIO(value), map_location=device, weights_only=True)
 
 

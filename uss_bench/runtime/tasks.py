@@ -82,14 +82,21 @@ class SharedStage(Stage):
 
     def pieces(self) -> list[Piece]:
         there = set(self._folder.glob("*.json"))
-        missing = [Piece(self.priority, path, lambda part=part: timed(part)) for path, part in self._parts.items() if path not in there]
+        missing = [
+            Piece(self.priority, path, lambda part=part: timed(part))
+            for path, part in self._parts.items()
+            if path not in there
+        ]
         if self.path.exists():  # gathered by another process at this moment, and the parts may be gone
             return []
         return missing or [Piece(BLOCKING, self.path, self._gather)]
 
     def _gather(self) -> dict:
         parts = [read_json(path) for path in self._parts]
-        return {"result": [part["result"] for part in parts], "seconds": sum(part["seconds"] for part in parts)}
+        return {
+            "result": [part["result"] for part in parts],
+            "seconds": sum(part["seconds"] for part in parts),
+        }
 
 
 class Task:

@@ -121,7 +121,10 @@ def local_team(workers, target, arguments):
         return
     store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=target, args=(rank, workers, store.port, arguments), name=str(rank)) for rank in range(1, workers)]
+    processes = [
+        context.Process(target=target, args=(rank, workers, store.port, arguments), name=str(rank))
+        for rank in range(1, workers)
+    ]
     for process in processes:
         process.start()
     try:

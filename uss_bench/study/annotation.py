@@ -8,7 +8,9 @@ class Annotations:
     """
 
     def __init__(self, slices=None):
-        self._slices = {case_id: frozenset(indices) for case_id, indices in sorted((slices or {}).items()) if indices}
+        self._slices = {
+            case_id: frozenset(indices) for case_id, indices in sorted((slices or {}).items()) if indices
+        }
 
     def add(self, case_id, indices):
         """Record with further slices of a case; annotating a slice a second time is a ValueError."""

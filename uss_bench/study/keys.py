@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-KINDS = ("initial", "iteration", "converged", "data pool")  # the column `model` of result files, in their order
+KINDS = (
+    "initial",
+    "iteration",
+    "converged",
+    "data pool",
+)  # the column `model` of result files, in their order
 
 
 class ModelKey(NamedTuple):

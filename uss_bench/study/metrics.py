@@ -167,11 +167,19 @@ def _directed_distances(start, target, spacing):
     one pass less, coordinates of two axes, a plane that fits the processor's cache. Each voxel looks into its own slice, then one up and
     one down, and so on until further slices are farther away than what it has found: where surfaces are close, that is soon.
     """
-    nearest = np.empty((2, *target.shape), dtype=np.int32)  # row and column in the plane, for slices that hold any of `target`
+    nearest = np.empty(
+        (2, *target.shape), dtype=np.int32
+    )  # row and column in the plane, for slices that hold any of `target`
     slices = np.flatnonzero(target.any(axis=(1, 2)))
     for z in slices:
         # Indices only: distances are wanted at few voxels.
-        ndimage.distance_transform_edt(~target[z], sampling=spacing[1:], return_distances=False, return_indices=True, indices=nearest[:, z])
+        ndimage.distance_transform_edt(
+            ~target[z],
+            sampling=spacing[1:],
+            return_distances=False,
+            return_indices=True,
+            indices=nearest[:, z],
+        )
 
     nearest = nearest.reshape(2, -1)
     places = np.flatnonzero(start)
@@ -213,7 +221,9 @@ def _checked_masks(prediction, reference):
     prediction = _checked_mask(prediction, "prediction")
     reference = _checked_mask(reference, "reference")
     if prediction.shape != reference.shape:
-        raise ValueError(f"prediction and reference must have the same shape, not {prediction.shape} and {reference.shape}")
+        raise ValueError(
+            f"prediction and reference must have the same shape, not {prediction.shape} and {reference.shape}"
+        )
     return prediction, reference
 
 

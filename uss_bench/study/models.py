@@ -64,7 +64,9 @@ class Models:
         folder = self.folder / key.folder
         model = self._new_model(key)
         patch = model.output_size(config.patch)
-        sampler = PatchSampler(self.volumes["pool"], annotations, patch, model.halo, config.batch_size, data.window, data.scale)
+        sampler = PatchSampler(
+            self.volumes["pool"], annotations, patch, model.halo, config.batch_size, data.window, data.scale
+        )
         current, saved, validations = None, time.monotonic(), 0
 
         def after_step(training):
@@ -78,7 +80,9 @@ class Models:
                 saved = time.monotonic()
             limit = f"/{training.limit}" if training.limit else ""
             best = f", best Jaccard {training.best_jaccard:.3f}" if training.curve else ""
-            self.progress.now(f"{key.title}: training step {training.step}{limit}, loss {training.loss:.3f}{best}")
+            self.progress.now(
+                f"{key.title}: training step {training.step}{limit}, loss {training.loss:.3f}{best}"
+            )
 
         def validate(model):
             scores = []
@@ -89,7 +93,9 @@ class Models:
 
         try:
             resume = self._checkpoint(folder / CHECKPOINT)
-            trained = train(model, sampler, validate, config, self._draw(key), key.converges, after_step, resume)
+            trained = train(
+                model, sampler, validate, config, self._draw(key), key.converges, after_step, resume
+            )
         except KeyboardInterrupt:  # raised at safe points alone, see stopping.py
             if current:
                 save_checkpoint(folder / CHECKPOINT, current.state())
@@ -109,7 +115,9 @@ class Models:
         except InputError as error:
             aside = path.with_suffix(".damaged")
             path.replace(aside)
-            self.progress.say(f"warning: {str(error).split(';')[0]}; kept as {aside.name}, the training begins again")
+            self.progress.say(
+                f"warning: {str(error).split(';')[0]}; kept as {aside.name}, the training begins again"
+            )
             return None
 
     def predict(self, model, volume):
@@ -182,7 +190,13 @@ class Models:
         """Monte Carlo dropout on a pool case under a trained model: mean liver probability and entropy in nats, both `(z, y, x)`."""
         seed = integer_seed(**self._draw(key), purpose="mc dropout", case=case_id)
         inference = self.config.inference
-        return predict_mc(self.trained(key), self._input(self.volumes["pool"][case_id]), inference.samples, seed, inference.tile)
+        return predict_mc(
+            self.trained(key),
+            self._input(self.volumes["pool"][case_id]),
+            inference.samples,
+            seed,
+            inference.tile,
+        )
 
 
 def _write_curve(path, curve):

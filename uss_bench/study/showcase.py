@@ -82,9 +82,16 @@ def chosen_cases(dice):
     "best" and "worst" go by the mean over the strategies, "disagreement" by the range over them among the cases left.
     """
     left = sorted(next(iter(dice.values())))
-    mean, spread = ({case_id: reduce([by_case[case_id] for by_case in dice.values()]) for case_id in left} for reduce in (np.mean, np.ptp))
+    mean, spread = (
+        {case_id: reduce([by_case[case_id] for by_case in dice.values()]) for case_id in left}
+        for reduce in (np.mean, np.ptp)
+    )
     found = {}
-    for role, value in (("best", mean), ("worst", {case_id: -score for case_id, score in mean.items()}), ("disagreement", spread)):
+    for role, value in (
+        ("best", mean),
+        ("worst", {case_id: -score for case_id, score in mean.items()}),
+        ("disagreement", spread),
+    ):
         if left and (role != "disagreement" or len(dice) > 1):
             found[role] = max(left, key=value.get)
             left.remove(found[role])
@@ -116,10 +123,16 @@ def _query_arrays(simulation, records):
         if case_id == shown[0][0]:
             profile = slice_profile(entropy)
             annotated = initial.annotations.of(case_id)
-            candidates = [z for z in slice_candidates(profile, simulation.config.query.min_distance) if z not in annotated]
+            candidates = [
+                z
+                for z in slice_candidates(profile, simulation.config.query.min_distance)
+                if z not in annotated
+            ]
             arrays["profile"] = profile.astype(np.float32)
             arrays["profile_candidates"] = np.array(candidates, np.int32)
-            arrays["profile_chosen"] = np.array(sorted(z for name, z, _ in first.queries if name == case_id), np.int32)
+            arrays["profile_chosen"] = np.array(
+                sorted(z for name, z, _ in first.queries if name == case_id), np.int32
+            )
             arrays["profile_liver"] = np.asarray(volume.label).any(axis=(1, 2))
             arrays["profile_case"] = np.array(case_id)
         for number, (name, z, _) in enumerate(shown):
@@ -137,7 +150,12 @@ def _case_arrays(simulation, records):
     """Arrays of Figure 5."""
     models = [record for record in records if record.key.converges]
     converged = [record for record in models if record.key.strategy]
-    roles = chosen_cases({record.key.strategy: {row["case_id"]: row["DICE"] for row in record.evaluation} for record in converged})
+    roles = chosen_cases(
+        {
+            record.key.strategy: {row["case_id"]: row["DICE"] for row in record.evaluation}
+            for record in converged
+        }
+    )
     arrays, slices, pixels = {}, [], []
     for number, case_id in enumerate(roles.values()):
         simulation.progress.now(f"figures: predictions of {case_id}")
@@ -192,4 +210,6 @@ def _thinned(box):
 
 def _grey(hu):
     low, high = WINDOW
-    return np.rint((np.clip(np.asarray(hu, np.float32), low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    return np.rint((np.clip(np.asarray(hu, np.float32), low, high) - low) * (255 / (high - low))).astype(
+        np.uint8
+    )

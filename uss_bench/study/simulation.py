@@ -92,7 +92,9 @@ class Simulation:
             slices = self.slice_budget((yield learning[BUDGET]))
         for strategy in by_slices:
             self._tasks.start(self.active_learning(strategy, initial, slices))
-        self._begin(DATA_POOL, Annotations({case_id: range(volume.shape[0]) for case_id, volume in self.pool.items()}))
+        self._begin(
+            DATA_POOL, Annotations({case_id: range(volume.shape[0]) for case_id, volume in self.pool.items()})
+        )
 
     def active_learning(self, strategy, initial, count):
         """Section IV-A: train, score, query, annotate, again; at last train until convergence on what is annotated."""
@@ -118,7 +120,9 @@ class Simulation:
         dice = np.mean([row["DICE"] for row in evaluation])
         self.progress.finished(f"{key.title}: mean test DICE {dice:.3f}", self._tasks.worked)
         spent = self._effort(training_set.annotations)
-        self._records[key] = ModelRecord(**vars(training_set), effort=spent, training=training, evaluation=evaluation)
+        self._records[key] = ModelRecord(
+            **vars(training_set), effort=spent, training=training, evaluation=evaluation
+        )
 
     def seconds(self, key: ModelKey) -> dict[str, float]:
         """Wall seconds of a model's stages, by their names."""
@@ -131,14 +135,23 @@ class Simulation:
         """Whole volumes: those that the manifest names, else drawn by the seed, the same for all strategies."""
         chosen = [case_id for case_id, volume in self.pool.items() if volume.case.initial]
         if not chosen:
-            free = [PoolCase(case_id, volume.shape[0]) for case_id, volume in self.pool.items() if volume.case.initial is None]
+            free = [
+                PoolCase(case_id, volume.shape[0])
+                for case_id, volume in self.pool.items()
+                if volume.case.initial is None
+            ]
             random = generator(self.seed, purpose="initial volumes")
-            chosen = [query.case_id for query in random_volumes(Pool(free), self.config.query.initial_volumes, random)]
+            chosen = [
+                query.case_id
+                for query in random_volumes(Pool(free), self.config.query.initial_volumes, random)
+            ]
         return Annotations({case_id: range(self.pool[case_id].shape[0]) for case_id in chosen})
 
     def slice_budget(self, sets):
         """N_S: how many slices a slice strategy gets per iteration, from the training sets of a volume strategy."""
-        return slices_per_iteration([self._effort(each.annotations)["annotated_liver_slices"] for each in sets])
+        return slices_per_iteration(
+            [self._effort(each.annotations)["annotated_liver_slices"] for each in sets]
+        )
 
     def _annotated(self, annotations, queries):
         """Annotations with what was queried."""
@@ -173,7 +186,9 @@ class Simulation:
         """Scores of the cases that a strategy may query under a model, as `Models.score` gives them."""
         # Volumes are queried whole; of a slice strategy's, those with a slice left. Under the initial model these are the same.
         annotated = {case_id: len(training_set.annotations.of(case_id)) for case_id in self.pool}
-        limits = {case_id: volume.shape[0] if strategy.by_slices else 1 for case_id, volume in self.pool.items()}
+        limits = {
+            case_id: volume.shape[0] if strategy.by_slices else 1 for case_id, volume in self.pool.items()
+        }
         wanted = [case_id for case_id in self.pool if annotated[case_id] < limits[case_id]]
         return self._shared(training_set.key, "scores", self.models.score, wanted, BLOCKING)
 
@@ -185,4 +200,6 @@ class Simulation:
         return self._shared(key, "evaluation", self.models.evaluate, self.volumes["test"], PART)
 
     def _shared(self, key, stage, work, case_ids, priority):
-        return SharedStage(self._path(key, stage), [partial(work, key, case_id) for case_id in case_ids], priority)
+        return SharedStage(
+            self._path(key, stage), [partial(work, key, case_id) for case_id in case_ids], priority
+        )

@@ -167,6 +167,8 @@ def named(names: Iterable[str]) -> list[Strategy]:
     asked = [name.upper() for name in names]
     unknown = [name for name in asked if name not in STRATEGIES and name != "ALL"]
     if unknown:
-        raise InputError(f"--strategy {' '.join(unknown)}: unknown; choose all, or any of {', '.join(STRATEGIES)}")
+        raise InputError(
+            f"--strategy {' '.join(unknown)}: unknown; choose all, or any of {', '.join(STRATEGIES)}"
+        )
     chosen = {*asked, *(PAPER if "ALL" in asked else ())}
     return [strategy for name, strategy in STRATEGIES.items() if name in chosen]
