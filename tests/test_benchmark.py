@@ -4,42 +4,14 @@ import csv
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from builders import DATA, ROOT, benchmark, deterministic_files, finish
 
 from uss_bench.runtime import stopping
 
-ROOT = Path(__file__).parents[1]
-REAL = ROOT.parent / "shared" / "data" / "real"
-
-
-def benchmark(*arguments, folder, **options):
-    command = [sys.executable, str(ROOT / "benchmark.py"), *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-    )
-
-
-def finish(process):
-    try:
-        out, err = process.communicate(timeout=300)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        raise
-    return process.returncode, out, err
-
-
-def deterministic_files(report):
-    """Bytes of everything in a report folder that equal runs must agree on."""
-    files = {
-        path.relative_to(report).as_posix(): path.read_bytes() for path in report.rglob("*") if path.is_file()
-    }
-    del files["results/timing.csv"]
-    return files
+REAL = DATA / "real"
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_benchmark import ROOT, benchmark, deterministic_files, finish
-from test_simulation import write_case
+from builders import ROOT, benchmark, deterministic_files, finish, write_case
 
 from uss_bench.report import results
 from uss_bench.runtime import lock, storage
@@ -56,7 +55,7 @@ TINY = [
 
 # Forked from a server that has imported everything, a run starts in a tenth of a second instead of several.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["benchmark", "torch._inductor.config", "test_simulation"])
+processes.set_forkserver_preload(["benchmark", "torch._inductor.config", "builders"])
 
 
 def start(folder, *arguments, prepare=None):

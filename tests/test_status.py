@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from uss_bench.runtime import lock, storage
+from uss_bench.runtime import lock, paths, storage
 from uss_bench.runtime.errors import InputError
 from uss_bench.status import describe_run
 
@@ -14,7 +14,7 @@ def run(tmp_path):
     """A run of USS and RVS, two iterations each, that has got as far as the first of USS. RSS was asked for in an earlier command."""
     folder = tmp_path / "quick-seed0"
     storage.write_json(
-        folder / storage.RUN, {"strategies": ["USS", "RVS"], "config": {"query": {"iterations": 2}}}
+        folder / paths.RUN, {"strategies": ["USS", "RVS"], "config": {"query": {"iterations": 2}}}
     )
     for stage in (
         "initial/training",
@@ -31,7 +31,7 @@ def run(tmp_path):
         "RVS/iter-1": [(30, 0.75, 0)],
     }.items():
         rows = [dict(zip(("step", "loss", "jaccard"), row, strict=True)) for row in rows]
-        storage.write_csv(folder / model / storage.CURVE, ["step", "loss", "jaccard"], rows)
+        storage.write_csv(folder / model / paths.CURVE, ["step", "loss", "jaccard"], rows)
     return folder
 
 
@@ -54,7 +54,7 @@ def test_a_run_in_words(run, monkeypatch):
 
 def test_a_run_that_has_just_begun(tmp_path):
     storage.write_json(
-        tmp_path / storage.RUN, {"strategies": ["UVS"], "config": {"query": {"iterations": 5}}}
+        tmp_path / paths.RUN, {"strategies": ["UVS"], "config": {"query": {"iterations": 5}}}
     )
     assert describe_run(tmp_path) == f"{tmp_path}: 0 of 8 models trained, 0 evaluated\nnot running"
 

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_benchmark import ROOT, benchmark, deterministic_files, finish
+from builders import ROOT, benchmark, deterministic_files, finish
 from test_crash import SHORT
 
 ARGUMENTS = ["--preset", "smoke", *SHORT]

@@ -11,12 +11,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from builders import DATA, ROOT
 
-from uss_bench.data.datasets import assign_splits, main
+from uss_bench.commands import main
+from uss_bench.data.datasets import assign_splits
 from uss_bench.data.manifest import Case, read_manifest
 from uss_bench.data.volumes import read_label, read_nifti
 
-REAL = Path(__file__).parents[2] / "shared/data/real/chaos03"
+REAL = DATA / "real" / "chaos03"
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 SCAN_AFFINE = np.diag([-0.7, -0.8, 2.5, 1.0])
 LIVER = np.pad(np.ones((2, 2, 2), np.uint8), 1)  # 4 x 4 x 4
@@ -41,7 +43,7 @@ def imported(tmp_path, source, capsys):
         if "--append" not in arguments:
             output.unlink(missing_ok=True)
         before = output.read_bytes() if output.exists() else None
-        code = main([layout, str(source), "--output", str(output), *map(str, arguments)])
+        code = main(["import", layout, str(source), "--output", str(output), *map(str, arguments)])
         printed = capsys.readouterr()
         assert code == (2 if error else 0), printed.err
         if error:
@@ -582,7 +584,8 @@ def test_same_command_gives_the_same_bytes_from_the_command_line(imported, sourc
     command = [
         sys.executable,
         "-m",
-        "uss_bench.datasets",
+        "uss_bench",
+        "import",
         "lits",
         str(source),
         "--output",
@@ -590,7 +593,7 @@ def test_same_command_gives_the_same_bytes_from_the_command_line(imported, sourc
         "--seed",
         "7",
     ]
-    subprocess.run(command, check=True, cwd=Path(__file__).parents[1], capture_output=True)
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     assert imported.output.read_bytes() == ours
 
 
@@ -598,6 +601,6 @@ def test_an_existing_manifest_is_never_replaced(imported, source, capsys):
     save_lits(source, 1, 2)
     imported("lits")
     before = imported.output.read_bytes()
-    assert main(["lits", str(source), "--output", str(imported.output), "--seed", "1"]) == 2
+    assert main(["import", "lits", str(source), "--output", str(imported.output), "--seed", "1"]) == 2
     assert "--append" in capsys.readouterr().err
     assert imported.output.read_bytes() == before

@@ -95,7 +95,7 @@ def test_files_of_spreadsheets_are_read(read, encoding, newline):
 
 
 def test_the_shipped_manifest_is_faultless():
-    cases = read_manifest(Path(__file__).parents[1] / "data_manifest.csv")
+    cases = read_manifest(Path(__file__).parents[2] / "data_manifest.csv")
     assert {case.split for case in cases} == {"pool", "val", "test"}
 
 

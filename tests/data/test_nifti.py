@@ -14,7 +14,7 @@ import pytest
 from uss_bench.data.nifti import BLOCK, corner_distance, read_header, read_nifti, read_planes
 from uss_bench.runtime.errors import InputError
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")
 
 SPACING = (2.5, 0.75, 1.25)  # z, y, x in mm

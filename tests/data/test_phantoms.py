@@ -15,7 +15,7 @@ from uss_bench.data.manifest import Case, read_manifest
 from uss_bench.data.phantoms import make_phantom, write_missing_phantoms
 from uss_bench.runtime.errors import InputError
 
-MANIFEST = Path(__file__).parents[1] / "data_manifest.csv"
+MANIFEST = Path(__file__).parents[2] / "data_manifest.csv"
 
 # What radiology books give for parenchyma, widened by patient and phase: native 40-75 HU, enhanced 50-140 HU.
 LIVER_HU = {"north": (80, 140), "east": (50, 140), "south": (38, 75), "west": (70, 140), "island": (80, 140)}

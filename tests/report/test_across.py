@@ -8,7 +8,7 @@ import pytest
 
 from uss_bench import pipeline
 from uss_bench.report.across import write_across
-from uss_bench.runtime import storage
+from uss_bench.runtime import paths, storage
 from uss_bench.runtime.errors import InputError
 
 # Mean DICE by seed: 0.80, 0.90 and 0.85 for UVS, 0.88, 0.84 and 0.85 for USS.
@@ -38,7 +38,7 @@ def write_run(folder, seed, converged, iteration=None, initial=0.6, hd=None):
             rows.append(
                 {**dict(zip(keys, key, strict=True)), "seed": seed, "case_id": case_id, "site": "s", **scores}
             )
-    storage.write_csv(folder / storage.CASES, list(rows[0]), rows)
+    storage.write_csv(folder / paths.CASES, list(rows[0]), rows)
     counts = {("", 0): 10, ("data pool", None): 100} | {(strategy, 1): 20 for strategy in converged}
     effort = [
         {
@@ -50,20 +50,20 @@ def write_run(folder, seed, converged, iteration=None, initial=0.6, hd=None):
         }
         for key, count in counts.items()
     ]
-    storage.write_csv(folder / storage.ANNOTATION, list(effort[0]), effort)
+    storage.write_csv(folder / paths.ANNOTATION, list(effort[0]), effort)
     training = [
         {**dict(zip(keys, key, strict=True)), "best_step": 1, "last_step": 2, "best_jaccard": 0.5}
         for key in means
     ]
-    storage.write_csv(folder / storage.TRAINING, list(training[0]), training)
-    storage.write_csv(folder / storage.QUERIES, ["strategy", "iteration", "case_id", "slice", "score"], [])
+    storage.write_csv(folder / paths.TRAINING, list(training[0]), training)
+    storage.write_csv(folder / paths.QUERIES, ["strategy", "iteration", "case_id", "slice", "score"], [])
     geometry = {f"{name}_{axis}": 1.0 for name in ("spacing", "size") for axis in "zyx"}
     storage.write_csv(
-        folder / storage.VOLUMES,
+        folder / paths.VOLUMES,
         ["case_id", *geometry],
         [{"case_id": case_id, **geometry} for case_id in "ab"],
     )
-    storage.write_json(folder / storage.PROVENANCE, {"seed": seed})
+    storage.write_json(folder / paths.PROVENANCE, {"seed": seed})
     return folder
 
 
@@ -208,7 +208,7 @@ def test_the_same_runs_give_the_same_bytes(tmp_path, runs):
 
 
 def test_missing_results_of_a_seed_are_named(tmp_path, runs):
-    (runs[1] / storage.CASES).unlink()
+    (runs[1] / paths.CASES).unlink()
     with pytest.raises(InputError, match=r"seed-1: no results/cases\.csv"):
         write_across(tmp_path / "across", runs)
     shutil.rmtree(runs[1])

@@ -10,7 +10,7 @@ import pytest
 
 from uss_bench.report import figures
 from uss_bench.report.results import read_results
-from uss_bench.runtime import storage
+from uss_bench.runtime import paths, storage
 from uss_bench.study.showcase import save_arrays
 
 pytest.importorskip("matplotlib")
@@ -41,27 +41,27 @@ def write_report(
             rows.append(
                 {**_named(key), "seed": 3, "case_id": case_id, "site": "a", **scores, "missed": int(lost)}
             )
-    storage.write_csv(folder / storage.CASES, list(rows[0]), rows)
+    storage.write_csv(folder / paths.CASES, list(rows[0]), rows)
     effort = [
         {"strategy": key[1] or key[0].replace("initial", ""), "iteration": key[2], "annotated_slices": 40 + 10 * place,
          "annotated_liver_slices": 20 + 7 * place, "unique_patients": 3}
         for place, key in enumerate(keys) if key[0] != "converged"
     ]  # fmt: skip
-    storage.write_csv(folder / storage.ANNOTATION, list(effort[0]), effort)
+    storage.write_csv(folder / paths.ANNOTATION, list(effort[0]), effort)
     training = [{**_named(key), "best_step": 1, "last_step": 2, "best_jaccard": 0.5} for key in keys]
-    storage.write_csv(folder / storage.TRAINING, list(training[0]), training)
-    storage.write_csv(folder / storage.QUERIES, ["strategy", "iteration", "case_id", "slice", "score"], [])
+    storage.write_csv(folder / paths.TRAINING, list(training[0]), training)
+    storage.write_csv(folder / paths.QUERIES, ["strategy", "iteration", "case_id", "slice", "score"], [])
     spacing, size = (
         {f"{name}_{axis}": value for axis in "zyx"} for name, value in (("spacing", 2.0), ("size", 100))
     )
     storage.write_csv(
-        folder / storage.VOLUMES,
+        folder / paths.VOLUMES,
         ["case_id", *spacing, *size],
         [{"case_id": case_id, **spacing, **size} for case_id in case_ids],
     )
-    storage.write_json(folder / storage.PROVENANCE, {"seed": 3, "config": CONFIG})
+    storage.write_json(folder / paths.PROVENANCE, {"seed": 3, "config": CONFIG})
     if slices:
-        save_arrays(folder / storage.SLICES, made_up_slices(strategies, case_ids))
+        save_arrays(folder / paths.SLICES, made_up_slices(strategies, case_ids))
     return read_results(folder)
 
 

@@ -17,7 +17,7 @@ from uss_bench import config
 from uss_bench.data.manifest import Case
 from uss_bench.report import results
 from uss_bench.report.results import read_results, write_results
-from uss_bench.runtime import storage
+from uss_bench.runtime import paths, storage
 from uss_bench.runtime.errors import InputError
 from uss_bench.study.annotation import Annotations
 from uss_bench.study.simulation import ModelRecord
@@ -79,7 +79,7 @@ def make_volumes():
 
 def write(folder, seconds=1.25):
     write_results(folder, make_records(seconds), make_volumes(), seed=3)
-    storage.write_json(folder / storage.PROVENANCE, {"seed": 3, "notes": []})
+    storage.write_json(folder / paths.PROVENANCE, {"seed": 3, "notes": []})
     return folder
 
 
@@ -203,7 +203,7 @@ def test_all_missing_files_are_named(tmp_path):
 
 def test_times_are_not_needed_to_read(tmp_path):
     read_results(write(tmp_path))
-    (tmp_path / storage.TIMING).unlink()
+    (tmp_path / paths.TIMING).unlink()
     read_results(tmp_path)
 
 

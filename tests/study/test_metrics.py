@@ -16,7 +16,7 @@ from uss_bench.study.metrics import (
 
 SPACING = (5.0, 1.0, 2.0)  # z, y, x in mm
 SHAPE = (8, 9, 10)
-REAL_MASK = Path(__file__).resolve().parents[2] / "shared" / "data" / "real" / "ircadb01" / "liver.nii.gz"
+REAL_MASK = Path(__file__).resolve().parents[3] / "shared" / "data" / "real" / "ircadb01" / "liver.nii.gz"
 
 
 def box(start, size, shape=SHAPE):

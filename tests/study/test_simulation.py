@@ -6,10 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from builders import write_case
 from torch import distributed
 
 from uss_bench import config
-from uss_bench.data.manifest import Case
 from uss_bench.data.volumes import load_volume
 from uss_bench.network.training import train
 from uss_bench.runtime.progress import Progress
@@ -29,26 +29,6 @@ SETTINGS = config.resolve(
         "query.min_distance=2",
     ],
 )
-
-
-def write_case(folder, number, split):
-    """A bright ellipsoid of liver in noise, another for every number."""
-    rng = np.random.default_rng(number)
-    z, y, x = np.mgrid[:20, :18, :18]
-    centre, radii = rng.uniform(7, 11, 3), rng.uniform(4, 6, 3)
-    liver = sum(((axis - c) / r) ** 2 for axis, c, r in zip((z, y, x), centre, radii, strict=True)) < 1
-    hu = np.where(liver, 100, -50) + rng.normal(0, 20, liver.shape)
-    case = Case(
-        f"case-{number}",
-        "site",
-        split,
-        folder / f"{number}.nii.gz",
-        folder / f"{number}_liver.nii.gz",
-        f"patient-{number // 2}",
-    )
-    for path, array in ((case.image, hu.astype(np.int16)), (case.label, liver.astype(np.uint8))):
-        nib.save(nib.Nifti1Image(array.transpose(2, 1, 0), np.diag([4.0, 4.0, 4.0, 1.0])), path)
-    return case
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +60,7 @@ def simulate(cases, tmp_path):
 
 
 def by_key(records):
-    return {(record.model, record.strategy, record.iteration): record for record in records}
+    return {record.key: record for record in records}
 
 
 def outcome(record):
@@ -89,7 +69,7 @@ def outcome(record):
 
 def test_all_strategies_add_what_they_promise(simulate):
     records = simulate("all", ("UVS", "RVS", "USS", "RSS"))
-    assert [record.model for record in records] == ["initial"] + ["iteration"] * 8 + ["converged"] * 4 + [
+    assert [record.key.kind for record in records] == ["initial"] + ["iteration"] * 8 + ["converged"] * 4 + [
         "data pool"
     ]
     found = by_key(records)
@@ -228,7 +208,7 @@ def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):
         volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
     bare = Simulation(settings, volumes, tmp_path / "bare", 0, torch.device("cpu"), Progress(0))
     torch.manual_seed(123)  # nothing may come from the global stream
-    again = bare.models.train(("iteration", "RSS", 1), record.annotations)
+    again = bare.models.train(record.key, record.annotations)
     assert {name: again[name] for name in ("best_step", "last_step", "best_jaccard")} == {
         name: record.training[name] for name in ("best_step", "last_step", "best_jaccard")
     }
