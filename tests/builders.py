@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from uss_bench.data.manifest import Case
+from uss_bench.study.keys import ModelKey
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"  # real CTs, which are no part of the project
@@ -56,3 +57,8 @@ def deterministic_files(report):
     }
     del files["results/timing.csv"]
     return files
+
+
+def keyed(values):
+    """`{(kind, strategy, iteration): value}` under model keys."""
+    return {ModelKey(*key): value for key, value in values.items()}

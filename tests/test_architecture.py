@@ -1,45 +1,50 @@
-"""The package's floors: a module imports from floors below its own, and nothing that is not declared."""
+"""The house: six wings, imports that run one way, and nothing imported that is not declared."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "uss_bench"
-FLOORS = [
-    "manifest nifti config seeding storage stopping aunet metrics statistics annotation published painting prefetch",
-    "volumes phantoms patches uncertainty strategies dicom layouts progress lock team",
-    "training inference evaluation results plan datasets status",
-    "models tables intake",
-    "simulation showcase",
-    "comparison captions across",
-    "figures",
-    "report",
-    "pipeline",
-]
-FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules.split()}
-MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
 REQUIRED = {"torch", "numpy", "scipy", "nibabel", "statsmodels"}
+# What each wing may import beside itself. The top, modules that lie in no wing, may import anything.
+MAY_IMPORT = {
+    "runtime": set(),
+    "data": {"runtime"},
+    "network": {"runtime"},
+    "study": {"runtime", "data", "network"},
+    "report": {"runtime", "data", "network", "study"},
+}
+TREES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+    for path in PACKAGE.rglob("*.py")
+}
+ROOMS = [name for name in TREES if not name.endswith("__init__")]
 
 
-def imports_within(tree):
-    """Modules of the package that a module imports, wherever in it."""
+def imports_of(room, tree):
+    """Rooms of the package, as `wing/room` or `room`, that a room imports, wherever in it."""
+    folder = room.split("/")[:-1]
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            path = [*(["uss_bench"] if node.level else []), *(node.module.split(".") if node.module else [])]
-            if path[0] == "uss_bench":
-                found.update(
-                    [path[1]]
-                    if len(path) > 1
-                    else [alias.name for alias in node.names if alias.name in MODULES]
-                )
+            base = [*folder[: len(folder) + 1 - node.level]] if node.level else ["", *node.module.split(".")]
+            base += node.module.split(".") if node.level and node.module else []
+            base = base[2:] if base[:2] == ["", "uss_bench"] else base
+            if base[:1] == [""]:
+                continue  # a foreign package
+            names = ["/".join([*base, alias.name]) for alias in node.names]
+            found.update(name if name in TREES else "/".join(base) for name in names)
         elif isinstance(node, ast.Import):
-            found.update(
-                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("uss_bench.")
-            )
-    return found
+            names = [alias.name.split(".") for alias in node.names]
+            found.update("/".join(parts[1:]) for parts in names if parts[0] == "uss_bench" and parts[1:])
+    return found - {""}
+
+
+def wing_of(room):
+    return room.split("/")[0] if "/" in room else "top"
 
 
 def foreign_imports(tree):
@@ -53,29 +58,69 @@ def foreign_imports(tree):
     return found - set(sys.stdlib_module_names) - {"uss_bench"}
 
 
-def test_every_module_is_on_a_floor():
-    assert set(MODULES) - {"__init__"} == set(FLOOR)
-    assert not [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE]  # flat rooms
+def test_there_are_five_wings_and_a_top_each_with_a_line_that_says_what_it_is():
+    assert {wing_of(room) for room in ROOMS} == {"top", *MAY_IMPORT}
+    for wing in MAY_IMPORT:
+        assert len(ast.get_docstring(TREES[f"{wing}/__init__"]).splitlines()) == 1
+        assert len(TREES[f"{wing}/__init__"].body) == 1  # the docstring alone
 
 
-@pytest.mark.parametrize("module", FLOOR)
-def test_a_module_imports_only_from_lower_floors(module):
-    upwards = {
-        name for name in imports_within(MODULES[module]) if FLOOR.get(name, len(FLOORS)) >= FLOOR[module]
-    }
-    assert not upwards
+@pytest.mark.parametrize("room", ROOMS)
+def test_nobody_imports_upward(room):
+    wing = wing_of(room)
+    if wing != "top":
+        assert {wing_of(other) for other in imports_of(room, TREES[room])} <= MAY_IMPORT[wing] | {wing}
+
+
+def test_there_is_no_circle():
+    open_rooms = {room: imports_of(room, TREES[room]) & set(ROOMS) for room in ROOMS}
+    while open_rooms:
+        ground = {room for room, others in open_rooms.items() if not others & open_rooms.keys()}
+        assert ground, f"these import each other: {sorted(open_rooms)}"
+        open_rooms = {room: others for room, others in open_rooms.items() if room not in ground}
 
 
 def test_the_parser_of_imports_sees_every_form():
-    source = "from . import InputError, config\nfrom .volumes import x\nimport uss_bench.plan\nfrom uss_bench.report import y\nimport os"
-    source += "\ndef f():\n    from . import tables\nfrom uss_bench import results"
-    assert imports_within(ast.parse(source)) == {"config", "volumes", "plan", "report", "tables", "results"}
+    source = (
+        "from .. import config\nfrom ..runtime import storage\nfrom ..runtime.errors import InputError\n"
+        "from .tables import x\nfrom . import figures\nimport uss_bench.plan\nfrom uss_bench.data.nifti import y\n"
+        "import os\nfrom pathlib import Path\ndef f():\n    from ..study import metrics"
+    )
+    assert imports_of("report/document", ast.parse(source)) == {
+        "config", "runtime/storage", "runtime/errors", "report/tables", "report/figures", "plan", "data/nifti", "study/metrics"
+    }  # fmt: skip
 
 
-def test_the_package_itself_imports_nothing():
-    assert not imports_within(MODULES["__init__"])
+@pytest.mark.parametrize("room", TREES)
+def test_a_room_needs_only_the_required_packages(room):
+    assert foreign_imports(TREES[room]) <= REQUIRED
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_needs_only_the_required_packages(module):
-    assert foreign_imports(MODULES[module]) <= REQUIRED
+def test_every_room_has_a_test_file_where_it_lies():
+    """Except rooms that are tested through others."""
+    tests = Path(__file__).parent
+    through_others = {
+        "commands": "test_benchmark", "pipeline": "test_benchmark and test_crash", "__main__": "test_commands",
+        "runtime/errors": "every refusal", "runtime/paths": "names alone", "runtime/exits": "test_benchmark, test_torchrun",
+        "runtime/prefetch": "network/test_training", "data/layouts": "data/test_datasets", "data/dicom": "data/test_datasets",
+        "data/painting": "data/test_phantoms", "study/models": "study/test_simulation", "report/captions": "report/test_figures",
+    }  # fmt: skip
+    without = {
+        room for room in ROOMS if not (tests / Path(room).parent / f"test_{Path(room).name}.py").exists()
+    }
+    assert without == set(through_others)
+
+
+def test_the_package_alone_loads_nothing_heavy():
+    code = "import sys, uss_bench; print(sorted({'torch', 'numpy', 'scipy', 'nibabel', 'statsmodels'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there():
+    import uss_bench
+
+    assert [name for name in uss_bench.__all__ if getattr(uss_bench, name, None) is None] == []
+    assert set(uss_bench.__all__) <= set(dir(uss_bench))
+    with pytest.raises(AttributeError, match="nothing_of_ours"):
+        uss_bench.nothing_of_ours  # noqa: B018

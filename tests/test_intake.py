@@ -14,6 +14,7 @@ from uss_bench.data.manifest import OPTIONAL, REQUIRED
 from uss_bench.data.phantoms import SITES
 from uss_bench.intake import check_cases, load_volumes
 from uss_bench.runtime.errors import InputError
+from uss_bench.study.strategies import named
 
 PROBLEM = Path(__file__).resolve().parents[2] / "shared" / "data" / "problem"
 SPACING = (2.0, 2.0, 2.0)
@@ -43,7 +44,7 @@ def sound(nifti_case):
 def check(tmp_path):
     """Checks cases in the manifest that is made of them."""
 
-    def run(cases, *overrides, strategies=("USS",)):
+    def run(cases, *overrides, strategies=named(["USS"])):
         with open(tmp_path / "manifest.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, [*REQUIRED, *OPTIONAL, "phantom"])
             writer.writeheader()
@@ -124,7 +125,7 @@ def test_all_that_is_wrong_comes_in_one_message_and_nothing_is_written(check, so
 
 def test_a_manifest_without_its_columns_is_not_said_to_lack_cases(tmp_path):
     (tmp_path / "manifest.csv").write_text("case_id,site\n")
-    (line,) = problems_of(check_cases, tmp_path / "manifest.csv", config.resolve("smoke"), ("UVS",))
+    (line,) = problems_of(check_cases, tmp_path / "manifest.csv", config.resolve("smoke"), named(["UVS"]))
     assert line.startswith("missing column(s) split, image, label")
 
 

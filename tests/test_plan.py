@@ -15,8 +15,9 @@ from uss_bench.data.volumes import load_volume
 from uss_bench.network.aunet import AUNet
 from uss_bench.plan import check_disk, describe_plan, model_count, plan_problems
 from uss_bench.runtime.errors import InputError
+from uss_bench.study.strategies import named
 
-STRATEGIES = ("UVS", "RVS", "USS", "RSS")
+STRATEGIES = named(["all"])
 CPU = torch.device("cpu")
 
 
@@ -61,16 +62,18 @@ def test_volumes_run_out():
     (line,) = plan_problems(settings(), make_cases(pool=2), STRATEGIES)
     assert line.startswith("3 pool cases are needed (initial and 2 iterations) and 2 are there; ")
     assert "query.volumes_per_iteration" in line
-    (line,) = plan_problems(settings("query.volumes_per_iteration=2"), make_cases(pool=4), ("RVS",))
+    (line,) = plan_problems(settings("query.volumes_per_iteration=2"), make_cases(pool=4), named(["RVS"]))
     assert line.startswith("5 pool cases are needed")
 
 
 @pytest.mark.parametrize("strategy", ["USS", "RSS"])
 def test_slices_need_no_further_volumes(strategy):
     enough = settings("query.slices_per_iteration=5")
-    assert plan_problems(enough, make_cases(pool=1), (strategy,)) == []
+    assert plan_problems(enough, make_cases(pool=1), named([strategy])) == []
     assert plan_problems(
-        settings("query.slices_per_iteration=5", "query.initial_volumes=2"), make_cases(pool=1), (strategy,)
+        settings("query.slices_per_iteration=5", "query.initial_volumes=2"),
+        make_cases(pool=1),
+        named([strategy]),
     )
 
 
@@ -97,21 +100,21 @@ def test_cases_marked_with_0_are_not_drawn_as_initial():
 
 @pytest.mark.parametrize("strategies", [("USS",), ("RSS",), ("USS", "RSS"), ("RVS", "RSS")])
 def test_slice_strategies_need_a_number_of_slices(strategies):
-    (line,) = plan_problems(settings(), make_cases(), strategies)
-    assert "--strategy all" in line and "query.slices_per_iteration=N" in line
-    assert plan_problems(settings("query.slices_per_iteration=5"), make_cases(), strategies) == []
-    assert plan_problems(settings(), make_cases(), ("UVS", *strategies)) == []
+    (line,) = plan_problems(settings(), make_cases(), named(strategies))
+    assert "add UVS to --strategy" in line and "query.slices_per_iteration=N" in line
+    assert plan_problems(settings("query.slices_per_iteration=5"), make_cases(), named(strategies)) == []
+    assert plan_problems(settings(), make_cases(), named(["UVS", *strategies])) == []
 
 
 def test_all_problems_are_listed():
     case = replace(make_cases()[0], initial=False)
-    lines = plan_problems(settings("query.initial_volumes=2"), [case], ("USS",))
-    starts = ["no val case", "no test case", "2 pool cases", "2 initial volumes", "USS and RSS"]
+    lines = plan_problems(settings("query.initial_volumes=2"), [case], named(["USS"]))
+    starts = ["no val case", "no test case", "2 pool cases", "2 initial volumes", "USS take the number"]
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 
 
 def test_no_cases_at_all():
-    lines = plan_problems(settings(), [], ("UVS",))
+    lines = plan_problems(settings(), [], named(["UVS"]))
     assert lines[:3] == [
         f"no {split} case; mark at least one row with split {split}" for split in ("pool", "val", "test")
     ]
@@ -120,7 +123,7 @@ def test_no_cases_at_all():
 def test_models_of_the_papers_plan():
     """The initial and the data pool model, and for each of four strategies five iterations and a converged one."""
     assert model_count(config.resolve("paper"), STRATEGIES) == 26
-    assert model_count(config.resolve("paper"), ("USS",)) == 8
+    assert model_count(config.resolve("paper"), named(["USS"])) == 8
     assert model_count(settings(), STRATEGIES) == 14
 
 
@@ -185,7 +188,9 @@ def test_counts_of_a_small_plan(small_cases, tmp_path):
 )
 def test_volumes_scored_and_slices_queried_by_strategy(small_cases, tmp_path, strategies, scored, slices):
     lines = lines_of(
-        describe_plan(settings(*GRID, "query.slices_per_iteration=7"), small_cases, strategies, CPU, tmp_path)
+        describe_plan(
+            settings(*GRID, "query.slices_per_iteration=7"), small_cases, named(strategies), CPU, tmp_path
+        )
     )
     assert lines["MC dropout"] == f"up to {scored} volumes of 3 passes, {3 * scored} in all"
     assert lines["slices"] == slices

@@ -53,9 +53,7 @@ def test_a_run_in_words(run, monkeypatch):
 
 
 def test_a_run_that_has_just_begun(tmp_path):
-    storage.write_json(
-        tmp_path / paths.RUN, {"strategies": ["UVS"], "config": {"query": {"iterations": 5}}}
-    )
+    storage.write_json(tmp_path / paths.RUN, {"strategies": ["UVS"], "config": {"query": {"iterations": 5}}})
     assert describe_run(tmp_path) == f"{tmp_path}: 0 of 8 models trained, 0 evaluated\nnot running"
 
 

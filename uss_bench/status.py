@@ -8,7 +8,7 @@ from .runtime.errors import InputError
 from .runtime.paths import CURVE, RUN, STATUS
 from .runtime.storage import read_csv, read_json
 from .study.keys import DATA_POOL, INITIAL, ModelKey
-from .study.strategies import STRATEGIES
+from .study.strategies import STRATEGIES, in_order
 
 
 def describe_run(folder):
@@ -26,8 +26,8 @@ def describe_run(folder):
             "name another with --name or --preset, --seed and --runs"
         )
     origin = read_json(folder / RUN)
-    earlier = [path.parent.name for path in folder.glob("*/iter-1")]  # by other commands
-    strategies = dict.fromkeys([*origin["strategies"], *(name for name in STRATEGIES if name in earlier)])
+    earlier = [name for name in STRATEGIES if (folder / name).exists()]  # perhaps by another command
+    strategies = in_order([*origin["strategies"], *earlier])
     keys, last = [INITIAL, DATA_POOL], origin["config"]["query"]["iterations"]
     for strategy in strategies:
         keys += [ModelKey.of_iteration(strategy, iteration) for iteration in range(1, last + 1)]

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from uss_bench import pipeline
+from uss_bench.commands import run_main
 from uss_bench.report.across import write_across
 from uss_bench.runtime import paths, storage
 from uss_bench.runtime.errors import InputError
@@ -229,11 +230,9 @@ def test_report_only_of_several_seeds(tmp_path, runs, monkeypatch, capsys):
     for seed, folder in runs.items():
         folder.rename(tmp_path / f"made-seed{seed}")
     rebuilt = []
-    monkeypatch.setattr(pipeline.report, "write_report", rebuilt.append)
-    pipeline.run_seeds(
-        seeds=[2, 0], preset="quick", reports=tmp_path, name="made", manifest=None, strategies=("UVS", "USS"), overrides=(), device="cpu",
-        runs=tmp_path, report_only=True,
-    )  # fmt: skip
+    monkeypatch.setattr(pipeline.document, "write_report", rebuilt.append)
+    arguments = ["--report-only", "--seed", "2", "0", "--name", "made", "--reports", str(tmp_path)]
+    assert run_main(arguments, "test") == 0
     assert rebuilt == [tmp_path / "made-seed2", tmp_path / "made-seed0"]
     assert "over n = 2 seeds (2, 0)" in (tmp_path / "made" / "report.md").read_text(encoding="utf-8")
     assert str(tmp_path / "made" / "report.md") in capsys.readouterr().err

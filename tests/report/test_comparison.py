@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import keyed
 
 from uss_bench.report import comparison
 from uss_bench.report.results import read_results
@@ -141,7 +142,7 @@ def test_rounding_noise_has_no_sign(results, monkeypatch, coefficient):
 def packaged(name):
     with (
         files("uss_bench")
-        .joinpath("published_values", f"{name}.csv")
+        .joinpath("report", "published_values", f"{name}.csv")
         .open(newline="", encoding="utf-8") as file
     ):
         return list(csv.DictReader(file))
@@ -253,14 +254,17 @@ def test_a_strategy_that_did_not_run_is_left_out(results):
 @pytest.mark.parametrize("iterations", [1, 6])
 def test_fewer_or_more_iterations_than_the_papers(results, iterations):
     scores = {key: values for key, values in results.scores.items() if key[0] in ("initial", "data pool")}
-    effort = {key: values for key, values in results.effort.items() if key in (("", 0), ("data pool", None))}
+    effort = {key: results.effort[key] for key in scores}
     for strategy in results.strategies:
         scores |= {
             ("iteration", strategy, k): results.scores["initial", "", 0] for k in range(1, iterations + 1)
         }
         scores["converged", strategy, iterations] = results.scores["data pool", "", None]
-        effort |= {(strategy, k): results.effort["USS", 1] for k in range(1, iterations + 1)}
-    found = replace(results, scores=scores, effort=effort)
+        effort |= {
+            ("iteration", strategy, k): results.effort["iteration", "USS", 1]
+            for k in range(1, iterations + 1)
+        }
+    found = replace(results, scores=keyed(scores), effort=keyed(effort))
     cells = cells_of(comparison.published_metric(found, "DICE"))
     assert sum(", here " in cell for (row, _), cell in cells.items() if row.startswith("iter.")) == 4 * min(
         iterations, 5

@@ -1,25 +1,21 @@
 """Result files written from records made by hand, and read back."""
 
-import json
 import math
 import random
 import shutil
-import socket
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from uss_bench import config
 from uss_bench.data.manifest import Case
-from uss_bench.report import results
 from uss_bench.report.results import read_results, write_results
 from uss_bench.runtime import paths, storage
 from uss_bench.runtime.errors import InputError
 from uss_bench.study.annotation import Annotations
+from uss_bench.study.keys import ModelKey
 from uss_bench.study.simulation import ModelRecord
 
 MADE_UP = Path(__file__).parent / "data" / "report" / "results"
@@ -28,7 +24,7 @@ FILES = ("cases", "annotation", "queries", "training", "volumes", "timing")
 SETTINGS = config.resolve("smoke", ["query.iterations=3"])
 
 
-def record(model, strategy, iteration, dice, queries=(), effort=(40, 16, 2), seconds=1.25):
+def record(kind, strategy, iteration, dice, queries=(), effort=(40, 16, 2)):
     """A model with the DICE of two cases; a DICE of 0 is a missed liver."""
     evaluation = [
         {"case_id": case_id, "DICE": value, "RVE": 5.0, "MSD": 1 / 3, "HD": 12.5, "missed": False}
@@ -37,21 +33,26 @@ def record(model, strategy, iteration, dice, queries=(), effort=(40, 16, 2), sec
         for case_id, value in zip(("t1", "t2"), dice, strict=True)
     ]
     return ModelRecord(
-        model, strategy, iteration, Annotations(), [list(query) for query in queries], ["a note"],
-        dict(zip(("annotated_slices", "annotated_liver_slices", "unique_patients"), effort, strict=True)),
-        {"best_step": 80, "last_step": 160, "best_jaccard": 0.7123456789}, evaluation,
-        {"query": 0.0, "training": seconds, "evaluation": 0.5},
-    )  # fmt: skip
+        ModelKey(kind, strategy, iteration),
+        Annotations(),
+        queries,
+        ["a note"],
+        effort=dict(
+            zip(("annotated_slices", "annotated_liver_slices", "unique_patients"), effort, strict=True)
+        ),
+        training={"best_step": 80, "last_step": 160, "best_jaccard": 0.7123456789},
+        evaluation=evaluation,
+    )
 
 
-def make_records(seconds=1.25):
+def make_records():
     return [
-        record("initial", "", 0, (0.8, 0.7), seconds=seconds),
-        record("iteration", "UVS", 1, (0.9, 0.85), [("p2", None, 0.2148731)], (60, 25, 3), seconds),
-        record("iteration", "RSS", 1, (0.0, 0.9), [("p1", 0, None), ("p2", 17, None)], (42, 17, 3), seconds),
-        record("converged", "UVS", 1, (0.91, 0.86), effort=(60, 25, 3), seconds=seconds),
-        record("converged", "RSS", 1, (0.925, 0.875), effort=(42, 17, 3), seconds=seconds),
-        record("data pool", "", None, (0.95, 0.94), effort=(120, 50, 6), seconds=seconds),
+        record("initial", "", 0, (0.8, 0.7)),
+        record("iteration", "UVS", 1, (0.9, 0.85), [("p2", None, 0.2148731)], (60, 25, 3)),
+        record("iteration", "RSS", 1, (0.0, 0.9), [("p1", 0, None), ("p2", 17, None)], (42, 17, 3)),
+        record("converged", "UVS", 1, (0.91, 0.86), effort=(60, 25, 3)),
+        record("converged", "RSS", 1, (0.925, 0.875), effort=(42, 17, 3)),
+        record("data pool", "", None, (0.95, 0.94), effort=(120, 50, 6)),
     ]
 
 
@@ -78,7 +79,10 @@ def make_volumes():
 
 
 def write(folder, seconds=1.25):
-    write_results(folder, make_records(seconds), make_volumes(), seed=3)
+    def spent(key):
+        return {"query": 0.0, "training": seconds, "evaluation": 0.5}
+
+    write_results(folder, make_records(), make_volumes(), 3, spent)
     storage.write_json(folder / paths.PROVENANCE, {"seed": 3, "notes": []})
     return folder
 
@@ -126,24 +130,17 @@ def test_files_by_hand(tmp_path):
 def test_reading_gives_back_what_was_written(tmp_path):
     found = read_results(write(tmp_path))
     records = make_records()
-    assert list(found.scores) == [(record.model, record.strategy, record.iteration) for record in records]
+    assert list(found.scores) == [record.key for record in records]
     assert (found.cases, found.sites) == (["t1", "t2"], ["site-1", "site-2"])
     assert (found.strategies, list(found.iterations)) == (["UVS", "RSS"], [1])
     for record in records:
-        key = record.model, record.strategy, record.iteration
+        key = record.key
         for metric in ("DICE", "RVE", "MSD", "HD"):
             expected = [130.0 if math.isinf(row[metric]) else row[metric] for row in record.evaluation]
             np.testing.assert_allclose(found.scores[key][metric], expected, rtol=1e-5)
         assert found.missed[key] == sum(row["missed"] for row in record.evaluation)
         assert found.training[key] == pytest.approx(record.training, rel=1e-5)
-        if record.model != "converged":
-            assert (
-                found.effort[
-                    "data pool" if record.model == "data pool" else record.strategy, record.iteration
-                ]
-                == record.effort
-            )
-    assert len(found.effort) == 4
+        assert found.effort[key] == record.effort
     assert found.queries[0] == {
         "strategy": "UVS",
         "iteration": "1",
@@ -221,107 +218,3 @@ def test_pairs_are_made_by_case_and_not_by_row(tmp_path):
     for key, scores in before.scores.items():
         for metric, values in scores.items():
             assert after.scores[key][metric][places].tolist() == values.tolist(), (key, metric)
-
-
-@pytest.fixture
-def origin(tmp_path):
-    """Provenance of a manifest of which one pool case is left out."""
-    manifest = tmp_path / "somewhere" / "my.csv"
-    manifest.parent.mkdir()
-    manifest.write_bytes(b"abc")
-    cases = [
-        Case(str(n), "s", split, Path("a"), Path("b"), str(n))
-        for n, split in enumerate(["pool", "pool", "val", "test"])
-    ]
-    return results.provenance(SETTINGS, manifest, cases, 5, ("USS", "RSS"), torch.device("cpu"))
-
-
-def test_provenance_by_hand(origin):
-    assert origin["manifest"] == "my.csv"
-    assert (
-        origin["manifest_sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    )  # FIPS 180-2, "abc"
-    assert origin["manifest_cases"] == {"pool": 2, "val": 1, "test": 1}
-    assert (origin["seed"], origin["strategies"], origin["device"]) == (5, ["USS", "RSS"], "CPU")
-    assert origin["config"]["query"]["iterations"] == 3
-    assert origin["config_sha256"] == SETTINGS.digest()
-    assert origin["libraries"]["numpy"] == np.__version__
-    assert set(origin["libraries"]) == {"torch", "numpy", "scipy", "nibabel", "statsmodels"}
-    assert json.loads(json.dumps(origin)) == origin
-
-
-@pytest.mark.parametrize("on", [True, False])
-def test_provenance_tells_whether_algorithms_are_deterministic(tmp_path, on):
-    before = torch.are_deterministic_algorithms_enabled()
-    (tmp_path / "m.csv").write_text("")
-    try:
-        torch.use_deterministic_algorithms(on)
-        found = results.provenance(SETTINGS, tmp_path / "m.csv", [], 0, ("USS",), torch.device("cpu"))
-        assert found["deterministic_algorithms"] is on
-    finally:
-        torch.use_deterministic_algorithms(before)
-
-
-def test_provenance_holds_no_path_and_no_host(origin, tmp_path):
-    text = json.dumps(origin)
-    assert str(tmp_path) not in text and str(Path.home()) not in text
-    assert "somewhere" not in text and socket.gethostname() not in text
-
-
-def git(folder, *arguments):
-    identity = ["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(
-        ["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-
-@pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """A repository of its own, `results` as if imported from it, and its commit."""
-    if not shutil.which("git"):
-        pytest.skip("git is not installed")
-    for name in ("GIT_DIR", "GIT_WORK_TREE"):
-        monkeypatch.delenv(name, raising=False)
-    package = tmp_path / "code" / "uss_bench"
-    package.mkdir(parents=True)
-    for path in (package / "results.py", tmp_path / "code" / "benchmark.py", tmp_path / "code" / "README.md"):
-        path.write_text("1\n")
-    git(tmp_path / "code", "init", "--quiet")
-    git(tmp_path / "code", "add", ".")
-    git(tmp_path / "code", "commit", "--quiet", "-m", "first")
-    monkeypatch.setattr(results, "__file__", str(package / "results.py"))
-    return tmp_path / "code", git(tmp_path / "code", "rev-parse", "HEAD")
-
-
-def test_the_commit_of_a_checkout(checkout):
-    folder, commit = checkout
-    assert results._git_state() == {"commit": commit, "changed": False}
-    (folder / "README.md").write_text("2\n")
-    assert results._git_state() == {
-        "commit": commit,
-        "changed": False,
-    }  # the text of the readme changes no result
-    (folder / "uss_bench" / "results.py").write_text("2\n")
-    assert results._git_state() == {"commit": commit, "changed": True}
-
-
-def test_outside_a_checkout_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "site-packages" / "uss_bench" / "results.py"))
-    (tmp_path / "site-packages").mkdir()
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert results._git_state() is None
-
-
-def test_without_git_there_is_no_commit(checkout, monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert results._git_state() is None
-
-
-def test_the_commit_of_another_project_is_not_ours(checkout, monkeypatch):
-    """Installed into an environment inside somebody's repository, the program belongs to none of its commits."""
-    folder, _ = checkout
-    installed = folder / ".venv" / "site-packages" / "uss_bench"
-    installed.mkdir(parents=True)
-    monkeypatch.setattr(results, "__file__", str(installed / "results.py"))
-    assert results._git_state() is None

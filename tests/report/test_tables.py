@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+from builders import keyed
 
 from uss_bench.report import tables
 from uss_bench.report.results import read_results
@@ -234,7 +235,7 @@ def test_three_stars():
         ("iteration", "RSS", 1): {"DICE": base - np.linspace(0.01, 0.02, 12)},
     }
     scores |= {("initial", "", 0): {"DICE": base}, ("data pool", "", None): {"DICE": base}}
-    cells = cells_of(tables.metric_by_iteration(replace(read_results(REPORT), scores=scores), "DICE"))
+    cells = cells_of(tables.metric_by_iteration(replace(read_results(REPORT), scores=keyed(scores)), "DICE"))
     assert cells["iter. 1", "RSS"].endswith(r")\*\*\*")
     assert cells["iter. 1", "USS"].startswith("**0.850 ± ")
 
@@ -252,7 +253,7 @@ def test_a_missed_liver_counts_with_the_diagonal(results):
         cell = cells_of(tables.metric_by_iteration(results, metric))["iter. 1", "RVS"]
         assert shows(CELL.fullmatch(cell)[2], (sum(rest) + 250) / 8, DECIMALS[metric])
     assert cells_of(tables.missed_livers(results)) == {
-        ("iteration RVS 1", "Model"): "iteration RVS 1", ("iteration RVS 1", "missed livers"): "1", ("iteration RVS 1", "test cases"): "8"
+        ("RVS iteration 1", "Model"): "RVS iteration 1", ("RVS iteration 1", "missed livers"): "1", ("RVS iteration 1", "test cases"): "8"
     }  # fmt: skip
     assert tables.missed_livers(replace(results, missed=dict.fromkeys(results.missed, 0))) is None
 
@@ -322,15 +323,15 @@ def curves(results, dice, effort):
     """Results with the mean DICE and the annotated liver slices of `{strategy: [iteration 1, ...]}`, initially 0.6 with 10 slices."""
     scores, counts = (
         {("initial", "", 0): {"DICE": np.array([0.5, 0.7])}},
-        {("", 0): {"annotated_liver_slices": 10}},
+        {("initial", "", 0): {"annotated_liver_slices": 10}},
     )
     for strategy in dice:
         for iteration, (mean, slices) in enumerate(
             zip(dice[strategy], effort[strategy], strict=True), start=1
         ):
             scores["iteration", strategy, iteration] = {"DICE": np.array([mean - 0.05, mean + 0.05])}
-            counts[strategy, iteration] = {"annotated_liver_slices": slices}
-    return replace(results, scores=scores, effort=counts)
+            counts["iteration", strategy, iteration] = {"annotated_liver_slices": slices}
+    return replace(results, scores=keyed(scores), effort=keyed(counts))
 
 
 def test_effort_area_of_two_points(results):
@@ -365,7 +366,7 @@ def test_by_site_by_hand(results):
         ("converged", "USS", 1): {"HD": hd},
         ("data pool", "", None): {"HD": hd / 2},
     }
-    found = replace(results, scores=scores, sites=["b", "a", "b", "b"])
+    found = replace(results, scores=keyed(scores), sites=["b", "a", "b", "b"])
     header, rows = parsed(tables.by_site(found, "HD"))
     assert header == ["HD [mm]", "a (n = 1)", "b (n = 3)"]
     assert rows == [["USS", "20.0", "34.0"], ["data pool", "10.0", "17.0"]]

@@ -14,7 +14,7 @@ from uss_bench.runtime.progress import Progress
 from uss_bench.runtime.storage import read_json
 from uss_bench.study import showcase
 from uss_bench.study.simulation import Simulation
-from uss_bench.study.strategies import slice_candidates
+from uss_bench.study.strategies import named, slice_candidates
 
 SMALL = [
     "data.spacing=4.0,4.0,4.0", "training.max_steps=2", "training.converged_max_steps=2", "training.validate_every=1",
@@ -48,7 +48,7 @@ def run(tmp_path_factory):
             case = make_case(folder, f"{split}-{number}", split, 10 * seed + number)
             volumes[split][case.case_id] = load_volume(case, settings.data.spacing, folder / "cache")
     simulation = Simulation(settings, volumes, folder / "run", 0, torch.device("cpu"), Progress(total=6))
-    return simulation, simulation.run(("USS", "RSS"))
+    return simulation, simulation.run(named(["USS", "RSS"]))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_profile_is_the_one_that_was_scored(run, arrays):
     scores = read_json(simulation.run_folder / "initial" / "scores.json")["result"]
     (scored,) = (np.array(score["profile"]) for score in scores if score["case_id"] == case_id)
     np.testing.assert_array_equal(arrays["profile"], scored.astype(np.float32))
-    first = next(record for record in records if (record.model, record.strategy) == ("iteration", "USS"))
+    first = next(record for record in records if record.key == ("iteration", "USS", 1))
     assert case_id == first.queries[0][0]
     assert arrays["profile_chosen"].tolist() == sorted(z for name, z, _ in first.queries if name == case_id)
     assert (
@@ -124,7 +124,7 @@ def test_profile_is_the_one_that_was_scored(run, arrays):
 
 def test_queried_slices_have_the_entropy_of_their_score(run, arrays):
     simulation, records = run
-    first = next(record for record in records if (record.model, record.strategy) == ("iteration", "USS"))
+    first = next(record for record in records if record.key == ("iteration", "USS", 1))
     assert arrays["query_count"] == len(first.queries)
     for number, rank in enumerate(arrays["query_rank"]):
         case_id, z, score = first.queries[rank - 1]
@@ -151,9 +151,10 @@ def test_queried_slices_have_the_entropy_of_their_score(run, arrays):
 
 def test_cases_show_what_was_evaluated(run, arrays):
     simulation, records = run
-    converged = [record for record in records if record.model == "converged"]
+    converged = [record for record in records if record.key.kind == "converged"]
     dice = {
-        record.strategy: {row["case_id"]: row["DICE"] for row in record.evaluation} for record in converged
+        record.key.strategy: {row["case_id"]: row["DICE"] for row in record.evaluation}
+        for record in converged
     }
     assert dict(zip(arrays["case_role"], arrays["case_id"], strict=True)) == showcase.chosen_cases(dice)
     assert arrays["case_models"].tolist() == ["USS", "RSS", "data pool"]
@@ -175,7 +176,7 @@ def test_cases_show_what_was_evaluated(run, arrays):
 def test_second_time_is_read_and_other_strategies_are_not_mixed_up(run, arrays, tmp_path, monkeypatch):
     simulation, records = run
     showcase.write_showcase(simulation, records, tmp_path / "whole.npz")
-    only = [record for record in records if record.strategy != "USS"]
+    only = [record for record in records if record.key.strategy != "USS"]
     showcase.write_showcase(simulation, only, tmp_path / "rss.npz")
     with np.load(tmp_path / "rss.npz") as archive:
         assert archive["case_models"].tolist() == ["RSS", "data pool"] and "profile" not in archive

@@ -16,7 +16,7 @@ from uss_bench.runtime.progress import Progress
 from uss_bench.runtime.team import Team
 from uss_bench.study.models import Models
 from uss_bench.study.simulation import Simulation
-from uss_bench.study.strategies import STRATEGIES
+from uss_bench.study.strategies import STRATEGIES, named
 
 SETTINGS = config.resolve(
     "smoke",
@@ -52,9 +52,8 @@ def simulate(cases, tmp_path):
             volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
         if change:
             change(volumes["pool"])
-        return Simulation(settings, volumes, tmp_path / name, 0, torch.device("cpu"), Progress(0), team).run(
-            strategies
-        )
+        simulation = Simulation(settings, volumes, tmp_path / name, 0, torch.device("cpu"), Progress(0), team)
+        return simulation.run(named(strategies))
 
     return run
 

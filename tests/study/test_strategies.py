@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 
-from uss_bench.study.annotation import Annotations
+from uss_bench.runtime.errors import InputError
 from uss_bench.study.strategies import (
+    PAPER,
     STRATEGIES,
+    Pool,
+    PoolCase,
     most_uncertain_slices,
     most_uncertain_volumes,
+    named,
     random_slices,
     random_volumes,
     slice_candidates,
 )
-
-NOTHING = Annotations()
 
 
 def rng(seed=0):
@@ -84,116 +86,149 @@ def test_candidates_of_equal_height_are_the_same_in_every_call():
     assert min(np.diff(chosen)) >= 5
 
 
-# --- USS ------------------------------------------------------------------------------------------------------------------
+# --- pools ------------------------------------------------------------------------------------------------
+
+
+def pool_of(profiles, annotated=None, min_distance=5):
+    """A pool of volumes with slice profiles; `annotated` are slices by case."""
+    annotated = annotated or {}
+    return Pool(
+        [
+            PoolCase(case_id, len(values), frozenset(annotated.get(case_id, ())), {"profile": values})
+            for case_id, values in profiles.items()
+        ],
+        min_distance,
+    )
+
+
+def sliced(counts, annotated=None):
+    """A pool of volumes without scores, from `{case_id: number of slices}`."""
+    annotated = annotated or {}
+    return Pool(
+        [PoolCase(case_id, n, frozenset(annotated.get(case_id, ()))) for case_id, n in counts.items()]
+    )
+
+
+def test_a_pool_knows_what_is_open():
+    pool = sliced({"a": 3, "b": 2}, {"a": [1]})
+    assert [case.open_slices for case in pool.cases] == [[0, 2], [0, 1]]
+    assert [case.case_id for case in pool.untouched] == ["b"]
+
+
+# --- USS --------------------------------------------------------------------------------------------------
 
 
 def test_uss_takes_exactly_the_most_uncertain_candidates_of_the_whole_pool():
-    profiles = {
-        "a": profile(20, z4=0.2, z10=0.9, z16=0.5),
-        "b": profile(15, z7=0.7),
-        "c": profile(15, z0=5, z14=5),
-    }
-    assert most_uncertain_slices(profiles, NOTHING, 3) == [("a", 10, 0.9), ("b", 7, 0.7), ("a", 16, 0.5)]
-    assert most_uncertain_slices(profiles, NOTHING, 1) == [("a", 10, 0.9)]
+    pool = pool_of(
+        {
+            "a": profile(20, z4=0.2, z10=0.9, z16=0.5),
+            "b": profile(15, z7=0.7),
+            "c": profile(15, z0=5, z14=5),
+        }
+    )
+    assert most_uncertain_slices(pool, 3, None) == [("a", 10, 0.9), ("b", 7, 0.7), ("a", 16, 0.5)]
+    assert most_uncertain_slices(pool, 1, None) == [("a", 10, 0.9)]
 
 
 def test_uss_leaves_out_annotated_slices():
-    profiles = {"a": profile(20, z4=0.2, z10=0.9, z16=0.5)}
-    assert most_uncertain_slices(profiles, Annotations({"a": [10, 11]}), 2) == [("a", 16, 0.5), ("a", 4, 0.2)]
+    pool = pool_of({"a": profile(20, z4=0.2, z10=0.9, z16=0.5)}, {"a": [10, 11]})
+    assert most_uncertain_slices(pool, 2, None) == [("a", 16, 0.5), ("a", 4, 0.2)]
+
+
+def test_a_volume_annotated_throughout_needs_no_scores():
+    cases = [PoolCase("a", 3, frozenset(range(3))), PoolCase("b", 3, scores={"profile": profile(3, z1=1)})]
+    assert most_uncertain_slices(Pool(cases), 2, None) == [("b", 1, 1.0)]
 
 
 def test_an_annotated_maximum_still_shields_its_neighbours():
-    """Candidates are those of the profile; what is annotated is then left out, and its surroundings do not move up."""
-    profiles = {"a": profile(20, z8=0.9, z11=0.5)}
-    assert most_uncertain_slices(profiles, Annotations({"a": [8]}), 1) == []
+    """Candidates are those of the profile; annotated ones are then left out, and their surroundings do not move up."""
+    assert most_uncertain_slices(pool_of({"a": profile(20, z8=0.9, z11=0.5)}, {"a": [8]}), 1, None) == []
 
 
 def test_uss_takes_all_where_there_are_too_few():
-    profiles = {"a": profile(9, z4=0.2), "b": np.zeros(9)}
-    assert most_uncertain_slices(profiles, NOTHING, 5) == [("a", 4, 0.2)]
-    assert most_uncertain_slices({}, NOTHING, 5) == []
+    assert most_uncertain_slices(pool_of({"a": profile(9, z4=0.2), "b": np.zeros(9)}), 5, None) == [
+        ("a", 4, 0.2)
+    ]
+    assert most_uncertain_slices(Pool([]), 5, None) == []
 
 
 def test_uss_breaks_ties_by_case_and_slice_whatever_the_order_of_the_pool():
     profiles = {"b": profile(20, z4=0.5, z10=0.5), "a": profile(20, z12=0.5, z5=0.5)}
     expected = [("a", 5, 0.5), ("a", 12, 0.5), ("b", 4, 0.5)]
-    assert most_uncertain_slices(profiles, NOTHING, 3) == expected
-    assert most_uncertain_slices(dict(reversed(profiles.items())), NOTHING, 3) == expected
+    assert most_uncertain_slices(pool_of(profiles), 3, None) == expected
+    assert most_uncertain_slices(pool_of(dict(reversed(profiles.items()))), 3, None) == expected
 
 
 def test_uss_passes_the_least_distance_on():
-    profiles = {"a": profile(20, z4=0.9, z6=0.5)}
-    assert most_uncertain_slices(profiles, NOTHING, 2, min_distance=2) == [("a", 4, 0.9), ("a", 6, 0.5)]
+    pool = pool_of({"a": profile(20, z4=0.9, z6=0.5)}, min_distance=2)
+    assert most_uncertain_slices(pool, 2, None) == [("a", 4, 0.9), ("a", 6, 0.5)]
 
 
-# --- RSS ------------------------------------------------------------------------------------------------------------------
+# --- RSS --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("count", [1, 4, 10])
-def test_rss_stops_at_the_last_liver_slice_it_was_asked_for(seed, count):
-    asked = []
-
-    def shows_liver(case_id, z):
-        asked.append((case_id, z))
-        return 10 <= z < 20
-
-    annotated = Annotations({"a": [10, 11], "b": range(30)})
-    drawn = random_slices({"c": 40, "a": 30, "b": 30}, annotated, count, shows_liver, rng(seed))
-    assert asked == drawn  # the oracle is asked of drawn slices only, once
-    assert len(set(drawn)) == len(drawn)
-    assert sum(10 <= z < 20 for _, z in drawn) == count
-    assert 10 <= drawn[-1][1] < 20
-    assert {case_id for case_id, _ in drawn} <= {"a", "c"}
-    assert not {("a", 10), ("a", 11)} & set(drawn)
+def test_rss_puts_every_open_slice_in_an_order_once():
+    drawn = random_slices(sliced({"a": 5, "b": 3}, {"a": [2]}), 1, rng())
+    assert sorted(drawn) == [
+        (case_id, z, None) for case_id, z in [*(("a", z) for z in (0, 1, 3, 4)), ("b", 0), ("b", 1), ("b", 2)]
+    ]
 
 
 def test_rss_draws_evenly_from_all_unannotated_slices():
     counts = dict.fromkeys([("a", 0), ("a", 2), ("b", 0), ("b", 1)], 0)
     for seed in range(2000):
-        [drawn] = random_slices({"a": 3, "b": 2}, Annotations({"a": [1]}), 1, lambda *_: True, rng(seed))
-        counts[drawn] += 1
+        first = random_slices(sliced({"a": 3, "b": 2}, {"a": [1]}), 1, rng(seed))[0]
+        counts[first.case_id, first.z] += 1
     assert min(counts.values()) > 420  # 500 expected, 19 the standard deviation
     assert max(counts.values()) < 580
 
 
-def test_rss_takes_all_where_liver_runs_out():
-    drawn = random_slices({"a": 5, "b": 3}, Annotations({"a": [2]}), 4, lambda case_id, z: z == 0, rng())
-    assert sorted(drawn) == [("a", 0), ("a", 1), ("a", 3), ("a", 4), ("b", 0), ("b", 1), ("b", 2)]
-
-
 def test_rss_depends_on_the_generator_and_not_on_the_order_of_the_pool():
-    def draw(slice_counts, seed):
-        return random_slices(slice_counts, NOTHING, 5, lambda case_id, z: z % 2 == 0, rng(seed))
+    def draw(counts, seed):
+        return random_slices(sliced(counts), 5, rng(seed))
 
     assert draw({"a": 9, "b": 9}, 1) == draw({"b": 9, "a": 9}, 1)
     assert draw({"a": 9, "b": 9}, 1) != draw({"a": 9, "b": 9}, 2)
 
 
-# --- UVS and RVS ----------------------------------------------------------------------------------------------------------
+# --- UVS and RVS ------------------------------------------------------------------------------------------
 
 
 def test_uvs_takes_the_most_uncertain_volumes_first_and_breaks_ties_by_case():
     scores = {"d": 0.1, "c": 0.3, "b": 0.3, "a": 0.2}
-    assert most_uncertain_volumes(scores, 3) == ["b", "c", "a"]
-    assert most_uncertain_volumes(dict(reversed(scores.items())), 3) == ["b", "c", "a"]
-    assert most_uncertain_volumes(scores, 9) == ["b", "c", "a", "d"]
+
+    def ask(count, case_ids):
+        pool = Pool([PoolCase(case_id, 9, scores={"volume": scores[case_id]}) for case_id in case_ids])
+        return [(query.case_id, query.z, query.score) for query in most_uncertain_volumes(pool, count, None)]
+
+    assert ask(3, "dcba") == ask(3, "abcd") == [("b", None, 0.3), ("c", None, 0.3), ("a", None, 0.2)]
+    assert [case_id for case_id, _, _ in ask(9, "dcba")] == ["b", "c", "a", "d"]
+
+
+def test_volume_strategies_leave_touched_volumes_alone():
+    cases = [PoolCase("a", 9, frozenset([3]), {"volume": 1.0}), PoolCase("b", 9, scores={"volume": 0.1})]
+    for choose in (most_uncertain_volumes, random_volumes):
+        assert [query.case_id for query in choose(Pool(cases), 1, rng())] == ["b"]
+
+
+def draw_volumes(case_ids, count, seed=0):
+    return [query.case_id for query in random_volumes(sliced(dict.fromkeys(case_ids, 4)), count, rng(seed))]
 
 
 def test_rvs_draws_without_replacement():
     cases = [f"case-{number}" for number in range(6)]
-    assert sorted(random_volumes(cases, 6, rng())) == cases
-    assert all(type(case_id) is str for case_id in random_volumes(cases, 2, rng()))
+    assert sorted(draw_volumes(cases, 6)) == cases
+    assert all(type(case_id) is str for case_id in draw_volumes(cases, 2))
     with pytest.raises(ValueError, match="larger"):
-        random_volumes(cases, 7, rng())
+        draw_volumes(cases, 7)
 
 
 def test_rvs_draws_evenly_and_whatever_the_order_of_the_pool():
     cases = ["a", "b", "c", "d"]
     counts = dict.fromkeys(cases, 0)
     for seed in range(2000):
-        drawn = random_volumes(cases, 2, rng(seed))
-        assert drawn == random_volumes(cases[::-1], 2, rng(seed))
+        drawn = draw_volumes(cases, 2, seed)
+        assert drawn == draw_volumes(cases[::-1], 2, seed)
         assert len(set(drawn)) == 2
         for case_id in drawn:
             counts[case_id] += 1
@@ -201,5 +236,23 @@ def test_rvs_draws_evenly_and_whatever_the_order_of_the_pool():
     assert max(counts.values()) < 1090
 
 
-def test_the_four_strategies_in_the_order_of_the_paper():
-    assert STRATEGIES == ("UVS", "RVS", "USS", "RSS")
+# --- the table --------------------------------------------------------------------------------------------
+
+
+def test_the_papers_four_in_the_order_of_the_paper():
+    assert PAPER == ("UVS", "RVS", "USS", "RSS")
+    assert tuple(STRATEGIES)[:4] == PAPER
+    assert all(name == strategy.name for name, strategy in STRATEGIES.items())
+
+
+def test_names_in_any_case_of_letters_each_once_in_the_order_of_the_table():
+    assert [strategy.name for strategy in named(["rss", "UVS", "Rss"])] == ["UVS", "RSS"]
+    assert [strategy.name for strategy in named(["all"])] == list(PAPER)
+    assert [strategy.name for strategy in named(["uss", "ALL"])] == list(PAPER)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    with pytest.raises(
+        InputError, match=r"--strategy BALD X: unknown; choose all, or any of UVS, RVS, USS, RSS"
+    ):
+        named(["uss", "bald", "x"])

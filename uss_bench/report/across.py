@@ -14,6 +14,7 @@ from ..runtime.errors import InputError
 from ..runtime.paths import REPORT, SEEDS
 from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS
+from ..study.strategies import in_order
 from .results import read_results
 from .tables import by_iteration, effort_areas, markdown_table, titled, value_text
 
@@ -53,7 +54,7 @@ def write_across(folder, reports):
 def _write_report(folder):
     rows = storage.read_csv(folder / SEEDS)
     seeds = list(dict.fromkeys(int(row["seed"]) for row in rows))
-    strategies = list(dict.fromkeys(row["strategy"] for row in rows if row["strategy"]))
+    strategies = in_order(row["strategy"] for row in rows if row["strategy"])
     iterations = sorted({int(row["iteration"]) for row in rows if row["model"] == "iteration"})
     values = {}
     for row in rows:

@@ -9,6 +9,7 @@ from ..runtime import paths, storage
 from ..runtime.errors import InputError
 from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, volume_diagonal
+from ..study.strategies import in_order
 
 EFFORT = ("annotated_slices", "annotated_liver_slices", "unique_patients")
 SPACING, SIZE = ([f"{name}_{axis}" for axis in "zyx"] for name in ("spacing", "size"))
@@ -118,7 +119,7 @@ class Results:
 
     @property
     def strategies(self) -> list[str]:
-        return list(dict.fromkeys(key.strategy for key in self.scores if key.strategy))
+        return in_order(key.strategy for key in self.scores if key.strategy)
 
     @property
     def last(self) -> int:

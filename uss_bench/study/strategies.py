@@ -156,6 +156,15 @@ FEATURED = "USS"  # whose queries the figures show
 BUDGET = "UVS"  # whose effort sets how many slices the slice strategies get
 
 
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of strategies, each once: those of the table in its order, others after them as they come."""
+    names = list(dict.fromkeys(names))
+    return [
+        *(name for name in STRATEGIES if name in names),
+        *(name for name in names if name not in STRATEGIES),
+    ]
+
+
 def named(names: Iterable[str]) -> list[Strategy]:
     """Strategies by their names in any case of letters, each once, in the order of the table; `all` is the paper's four.
 
