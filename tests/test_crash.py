@@ -21,8 +21,9 @@ import pytest
 import torch
 from builders import ROOT, benchmark, deterministic_files, finish, write_case
 
-from uss_bench.report import results
-from uss_bench.runtime import lock, storage
+from uss_bench import provenance
+from uss_bench.report import document
+from uss_bench.runtime import paths, storage
 from uss_bench.study import models
 
 NAME = "run"
@@ -524,9 +525,9 @@ def small_disk(data, tmp_path):
 @pytest.mark.parametrize(
     ("since", "expected", "place"),
     [
-        ("lock._take", 2, f"runs/{NAME}"),
-        ("volumes._build_entry", 1, "runs/cache/"),
-        ("models.train", 1, f"runs/{NAME}/initial/"),
+        ("runtime.lock._take", 2, f"runs/{NAME}"),
+        ("data.volumes._build_entry", 1, "runs/cache/"),
+        ("study.models.train", 1, f"runs/{NAME}/initial/"),
     ],
 )
 def test_a_full_disk_is_told_and_nothing_lost(undisturbed, small_disk, since, expected, place):
@@ -555,12 +556,12 @@ def test_a_read_only_folder_is_bad_input(folder):
 
 
 def other_code():
-    results._code_digest = lambda: "0" * 64
+    provenance.code_digest = lambda: "0" * 64
 
 
 def other_library():
-    versions = results.version
-    results.version = lambda name: "0.0" if name == "scipy" else versions(name)
+    versions = provenance.version
+    provenance.version = lambda name: "0.0" if name == "scipy" else versions(name)
 
 
 @pytest.mark.parametrize(
@@ -581,6 +582,19 @@ def test_another_run_is_refused(undisturbed, finished, arguments, prepare, diffe
     )
     assert_refused(*run(finished, *arguments, prepare=prepare), 2, "another run", difference)
     assert_completes(finished, undisturbed)
+
+
+def other_words():
+    document.PAPER = "of a paper, its title corrected"
+
+
+def test_other_words_of_the_report_let_a_run_continue_and_rebuild_it(undisturbed, finished):
+    """The digest of the code covers what shapes numbers alone, see tests/test_provenance.py."""
+    code, err = run(finished, prepare=other_words)
+    assert code == 0 and "(found)" in err, err
+    ours, theirs = (deterministic_files(root / "reports" / NAME) for root in (finished, undisturbed))
+    assert [file for file in ours if ours[file] != theirs[file]] == ["report.md"]
+    assert b"its title corrected" in ours["report.md"]
 
 
 def test_the_report_of_another_run_is_kept(undisturbed, finished):
@@ -611,7 +625,7 @@ def test_a_second_process_does_not_disturb_the_first(undisturbed, folder):
     os.kill(first.pid, signal.SIGSTOP)  # else it might be done before
     try:
         assert_refused(*run(folder), 2, f"in use by process {first.pid}", "--name")
-        assert json.loads((folder / "runs" / NAME / lock.NAME).read_text())["pid"] == first.pid
+        assert json.loads((folder / "runs" / NAME / paths.LOCK).read_text())["pid"] == first.pid
     finally:
         os.kill(first.pid, signal.SIGCONT)
     assert outcome(first, told)[0] == 0
