@@ -14,7 +14,6 @@ from uss_bench.report import statistics
 from uss_bench.report.statistics import (
     best_by_mean,
     bootstrap_interval,
-    holm,
     quantile_effects,
     stars,
     summarize,
@@ -223,17 +222,6 @@ def test_stars():
         "",
         "",
     ]
-
-
-def test_holm_by_hand():
-    # sorted .005 .01 .03 .04 times 4 3 2 1 = .02 .03 .06 .04, and no value below an earlier one
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm(np.array([0.6, 0.9])) == pytest.approx([1.0, 1.0])
-    assert holm([0.2]) == pytest.approx([0.2])
-    assert holm([]).shape == (0,)
-    for p_values in ([np.nan], [1.1], [-0.1], [[0.1]]):
-        with pytest.raises(ValueError, match="p_values"):
-            holm(p_values)
 
 
 def cases(n, seed=0, strategies=((1, 0), (0, 0), (1, 1), (0, 1))):

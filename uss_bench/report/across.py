@@ -13,7 +13,7 @@ from ..runtime import storage
 from ..runtime.errors import InputError
 from ..runtime.paths import REPORT, SEEDS
 from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
-from ..study.metrics import METRICS
+from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import in_order
 from .results import read_results
 from .tables import by_iteration, effort_areas, markdown_table, titled, value_text
@@ -37,14 +37,16 @@ def write_across(folder, reports):
                 "seed": seed,
                 AREA: areas[key.strategy] if key.kind == "converged" else None,
             }
-            for metric, properties in METRICS.items():
+            for metric in PAPER_METRICS:
                 row[metric] = float(scores[metric].mean())
-                row[f"{metric}_percentile"] = float(np.quantile(scores[metric], properties.robust_quantile))
+                row[f"{metric}_percentile"] = float(
+                    np.quantile(scores[metric], METRICS[metric].robust_quantile)
+                )
             rows.append(row)
     columns = [
         *COLUMNS,
         "seed",
-        *(name for metric in METRICS for name in (metric, f"{metric}_percentile")),
+        *(name for metric in PAPER_METRICS for name in (metric, f"{metric}_percentile")),
         AREA,
     ]
     storage.write_csv(Path(folder) / SEEDS, columns, rows)
@@ -80,7 +82,7 @@ def _write_report(folder):
         ),
         *(
             f"## {titled(metric)}\n\n{_spread_note(seeds)}\n\n{_metric_by_iteration(values, strategies, iterations, metric)}"
-            for metric in METRICS
+            for metric in PAPER_METRICS
         ),
         f"Every number: [{SEEDS}]({SEEDS}). The seeds have reports of their own, with tests and provenance.",
     ]
@@ -126,14 +128,15 @@ def _converged(values, strategies, last):
         DATA_POOL.kind: DATA_POOL
     }
     rows = [
-        [name, *(_spread(metric, values[key, metric]) for metric in METRICS)] for name, key in names.items()
-    ]
-    table = markdown_table(["", *map(titled, METRICS)], rows)
-    rows = [
-        [name, *(_spread(metric, values[key, f"{metric}_percentile"]) for metric in METRICS)]
+        [name, *(_spread(metric, values[key, metric]) for metric in PAPER_METRICS)]
         for name, key in names.items()
     ]
-    percentiles = markdown_table(["", *map(titled, METRICS)], rows)
+    table = markdown_table(["", *map(titled, PAPER_METRICS)], rows)
+    rows = [
+        [name, *(_spread(metric, values[key, f"{metric}_percentile"]) for metric in PAPER_METRICS)]
+        for name, key in names.items()
+    ]
+    percentiles = markdown_table(["", *map(titled, PAPER_METRICS)], rows)
     return f"{table}\n\nThe 5th percentile of DICE and the 95th of the others, likewise:\n\n{percentiles}"
 
 
@@ -149,7 +152,7 @@ def _wins(values, strategies, iterations):
     count = len(values[INITIAL, "DICE"])
     rows = []
     for title, kind, iteration in models:
-        for metric in METRICS:
+        for metric in PAPER_METRICS:
             wins = _winners(values, strategies, kind, iteration, metric, count)
             rows.append([title, metric, *(wins[strategy] for strategy in strategies)])
     return markdown_table(["Models", "Metric", *strategies], rows)

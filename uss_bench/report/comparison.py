@@ -5,9 +5,9 @@ whether it is right.
 """
 
 from ..study.keys import DATA_POOL, ModelKey
-from ..study.metrics import METRICS
+from ..study.metrics import METRICS, PAPER_METRICS
 from . import published
-from .tables import DECIMALS, TERMS, by_iteration, effects, markdown_table, titled, value_text
+from .tables import TERMS, by_iteration, effects, markdown_table, titled, value_text
 
 LABEL = "**Published** (five clinical sites, 234 other test cases)"
 ITERATIONS = range(1, 6)  # of the paper
@@ -73,17 +73,17 @@ def published_converged(results):
     rows = []
     for name, key in results.final_models.items():
         there = key if key == DATA_POOL else ModelKey.of_converged(key.strategy, ITERATIONS[-1])
-        rows.append([name, *(_score(results, metric, there, key) for metric in METRICS)])
+        rows.append([name, *(_score(results, metric, there, key) for metric in PAPER_METRICS)])
     orders = "; ".join(
         "{} here {}, published {}".format(metric, *map(", ".join, _orders(results, metric, "converged")))
-        for metric in METRICS
+        for metric in PAPER_METRICS
     )
-    return f"{LABEL}\n\n{markdown_table(['', *(titled(metric) for metric in METRICS)], rows)}\n\nOrder by mean, best first: {orders}."
+    return f"{LABEL}\n\n{markdown_table(['', *(titled(metric) for metric in PAPER_METRICS)], rows)}\n\nOrder by mean, best first: {orders}."
 
 
 def published_quantile_regression(results):
     """Table 9 as published; each effect says whether the one here has the same sign."""
-    fits, there = {metric: effects(results, metric) for metric in METRICS}, published.quantile_effects()
+    fits, there = {metric: effects(results, metric) for metric in PAPER_METRICS}, published.quantile_effects()
     rows = []
     for position, (term, title) in enumerate(TERMS.items()):
         cells = []
@@ -95,11 +95,13 @@ def published_quantile_regression(results):
             same = (
                 "no fit here"
                 if fit.failure
-                else _sign(round(fit.rows[position].coefficient, DECIMALS[metric]), effect.coefficient)
+                else _sign(
+                    round(fit.rows[position].coefficient, METRICS[metric].decimals), effect.coefficient
+                )
             )
             cells += [f"{coefficient} [{low}, {high}], {same}", effect.p]
         rows.append([title, *cells])
-    header = [""] + [text for metric in METRICS for text in (titled(metric), "p")]
+    header = [""] + [text for metric in PAPER_METRICS for text in (titled(metric), "p")]
     return f"{LABEL}\n\n{markdown_table(header, rows)}"
 
 
@@ -112,7 +114,7 @@ def _score(results, metric, key, key_here=None):
 
 
 def _direction(metric, here, there):
-    here, there = round(float(here), DECIMALS[metric]), round(there, DECIMALS[metric])
+    here, there = round(float(here), METRICS[metric].decimals), round(there, METRICS[metric].decimals)
     if here == there:
         return "equal"
     return "better" if (here > there) == METRICS[metric].higher_is_better else "worse"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..runtime import paths, storage
 from ..study.keys import DATA_POOL, INITIAL
-from ..study.metrics import METRICS
+from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import FEATURED
 from . import comparison, figures, tables
 from .captions import listed
@@ -78,7 +78,9 @@ def _summary(results):
             f"{order[0]} has the best mean DICE, significantly so (p < 0.05, uncorrected) against {against}."
         )
         places = (
-            {metric: _place(results, metric, FEATURED) for metric in METRICS} if FEATURED in order else {}
+            {metric: _place(results, metric, FEATURED) for metric in PAPER_METRICS}
+            if FEATURED in order
+            else {}
         )
         if places:
             text.append(
@@ -101,10 +103,10 @@ def _key_table(results):
     rows = []
     for name, key in results.final_models.items():
         effort = results.effort[key]
-        means = [value_text(metric, results.scores[key][metric].mean()) for metric in METRICS]
+        means = [value_text(metric, results.scores[key][metric].mean()) for metric in PAPER_METRICS]
         rows.append([name, effort["annotated_slices"], effort["annotated_liver_slices"], *means])
     return markdown_table(
-        ["Converged model", "slices", "liver slices", *(titled(metric) for metric in METRICS)], rows
+        ["Converged model", "slices", "liver slices", *(titled(metric) for metric in PAPER_METRICS)], rows
     )
 
 
@@ -134,7 +136,7 @@ def _tables(results, pictures):
         f"\n\n{tables.training_steps(results)}\n\n{comparison.published_training_steps(results)}"
     )
     yield pictures.get(3)
-    for number, metric in enumerate(METRICS, start=4):
+    for number, metric in enumerate(PAPER_METRICS, start=4):
         yield (
             f"## Table {number}. {titled(metric)}\n\nMean ± standard deviation ({METRICS[metric].robust_quantile * 100:.0f}th percentile) "
             f"over n = {cases} test cases, models of the iterations. {best}\n\n{tables.metric_by_iteration(results, metric)}\n\n"
@@ -144,7 +146,7 @@ def _tables(results, pictures):
         "## Table 8. Converged models\n\nMean ± standard deviation (5th percentile of DICE, 95th of the others) "
         f"over n = {cases} test cases. {best.replace('a row', 'a column')} "
         f"The data pool's model takes no part.\n\n{tables.converged(results)}\n\n"
-        f"{''.join(_test_line(results, metric, 'converged') for metric in METRICS)}{comparison.published_converged(results)}"
+        f"{''.join(_test_line(results, metric, 'converged') for metric in PAPER_METRICS)}{comparison.published_converged(results)}"
     )
     yield pictures.get(6)
     yield pictures.get(5)
@@ -170,7 +172,21 @@ def _test_line(results, metric, kind):
     return f"{metric}: {len(tests)} tests of n = {tests[0].n} pairs, {span} of them without a difference; p: {methods}.\n\n"
 
 
+def _further_metrics(results):
+    """A section of its own for the metrics that the paper lacks, where the results have them."""
+    for metric in METRICS:
+        if metric not in PAPER_METRICS and metric in results.scores[INITIAL]:
+            yield (
+                f"### {titled(metric)}\n\nModels of the iterations:\n\n{tables.metric_by_iteration(results, metric)}\n\n"
+                f"Converged models:\n\n{tables.converged(results, [metric])}"
+            )
+
+
 def _further_statistics(results):
+    further = [*_further_metrics(results)]
+    if further:
+        yield "## Further metrics"
+        yield from further
     yield "## Further statistics"
     yield f"### Confidence intervals\n\nPercentile bootstrap over the test cases, seeded.\n\n{tables.intervals(results)}"
     areas, (start, stop) = tables.effort_areas(results)
@@ -179,7 +195,7 @@ def _further_statistics(results):
         "### Area under the effort curve\n\nMean DICE of the iterations' models against annotated liver slices, averaged over the range "
         f"of {start} to {stop} liver slices, which every strategy covers.\n\n{markdown_table(['Strategy', 'mean DICE over effort'], rows)}"
     )
-    sites = "\n\n".join(tables.by_site(results, metric) for metric in METRICS)
+    sites = "\n\n".join(tables.by_site(results, metric) for metric in PAPER_METRICS)
     yield f"### By site\n\nMeans of the converged models and the data pool's over the test cases of each site.\n\n{sites}"
     missed = tables.missed_livers(results)
     yield "### Missed livers\n\n" + (
@@ -199,7 +215,7 @@ def _tests(results):
         "correlation, positive where the strategy does better than the one of best mean."
     )
     for kind, title in (("iteration", "iterations"), ("converged", "converged models")):
-        for metric in METRICS:
+        for metric in PAPER_METRICS:
             yield f"### {metric}, {title}\n\n{tables.corrected_tests(results, metric, kind)}"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..runtime import paths, storage
 from ..study.keys import DATA_POOL, INITIAL
-from ..study.metrics import METRICS
+from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import FEATURED, STRATEGIES
 from .captions import (
     FEW_CASES,
@@ -215,7 +215,7 @@ def iterations_figure(results, slices=None):
     canvas, axes = _canvas(2, 2, height=6.4)
     last = results.last
     width = 0.84 / len(results.strategies)
-    for axis, metric in zip(axes.flat, METRICS, strict=True):
+    for axis, metric in zip(axes.flat, PAPER_METRICS, strict=True):
         _reference_box(axis, results, metric, INITIAL, 0.0)
         _reference_box(axis, results, metric, DATA_POOL, last + 1.0)
         for place, strategy in enumerate(results.strategies):
@@ -242,7 +242,7 @@ def converged_figure(results, slices=None):
     """Box plots of the last iteration's models beside the converged ones, with the data pool model."""
     canvas, axes = _canvas(2, 2, height=6.0)
     last = results.last
-    for axis, metric in zip(axes.flat, METRICS, strict=True):
+    for axis, metric in zip(axes.flat, PAPER_METRICS, strict=True):
         for place, strategy in enumerate(results.strategies):
             for key, offset in ((results.curve(strategy)[-1], -0.19), (results.final_models[strategy], 0.19)):
                 _boxes(

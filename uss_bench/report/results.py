@@ -179,6 +179,7 @@ def read_results(folder):
                 [diagonals[row["case_id"]] if row[metric] == "inf" else float(row[metric]) for row in found]
             )
             for metric in METRICS
+            if metric in found[0]  # results of an earlier version may lack some
         }
         for key, found in by_model.items()
     }

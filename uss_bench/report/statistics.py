@@ -32,15 +32,16 @@ class Summary:
 class Comparison:
     """One sample against the best one, paired case by case.
 
-    Attributes:
-      best: name of the sample compared with.
-      statistic: the smaller of the two sums of signed ranks.
-      p: two-sided p value, not corrected for the number of comparisons.
-      n: number of pairs, zeros included.
-      zeros: number of pairs without a difference.
-      method: where p comes from: "exact", "exact, ties or zeros", "asymptotic" or "all differences are zero".
-      effect: matched-pairs rank-biserial correlation in [-1, 1]; positive where the sample beats the best one.
-      stars: "***", "**", "*" or "" for p below 0.001, 0.01, 0.05 or not.
+    Attributes
+    ----------
+    best : name of the sample compared with.
+    statistic : the smaller of the two sums of signed ranks.
+    p : two-sided p value, not corrected for the number of comparisons.
+    n : number of pairs, zeros included.
+    zeros : number of pairs without a difference.
+    method : where p comes from: "exact", "exact, ties or zeros", "asymptotic" or "all differences are zero".
+    effect : matched-pairs rank-biserial correlation in [-1, 1]; positive where the sample beats the best one.
+    stars : "***", "**", "*" or "" for p below 0.001, 0.01, 0.05 or not.
     """
 
     best: str
@@ -77,15 +78,19 @@ class QuantileEffects:
 def summarize(values, quantile):
     """Mean, sample standard deviation and a percentile, as in Tables 4-8.
 
-    Args:
-      values: `(n,)` finite numbers, one a case, n >= 1.
-      quantile: in [0, 1]: 0.05 for DICE, 0.95 for the others; between two cases NumPy interpolates linearly.
+    Parameters
+    ----------
+    values : `(n,)` finite numbers, one a case, n >= 1.
+    quantile : in [0, 1]: 0.05 for DICE, 0.95 for the others; between two cases NumPy interpolates linearly.
 
-    Returns:
-      Summary; `std` divides by n - 1 and is NaN for a single case.
+    Returns
+    -------
+    Summary; `std` divides by n - 1 and is NaN for a single case.
 
-    Raises:
-      ValueError: `values` is empty, not one-dimensional or not finite, or `quantile` is out of range.
+    Raises
+    ------
+    ValueError
+        `values` is empty, not one-dimensional or not finite, or `quantile` is out of range.
     """
     values = _finite_vector(values, "values")
     if not 0 <= quantile <= 1:
@@ -99,12 +104,15 @@ def summarize(values, quantile):
 def best_by_mean(samples, higher_is_better):
     """Name of the sample with the best mean; of equal ones the first.
 
-    Args:
-      samples: dict of name to `(n,)` finite numbers, not empty.
-      higher_is_better: bool, the metric's direction.
+    Parameters
+    ----------
+    samples : dict of name to `(n,)` finite numbers, not empty.
+    higher_is_better : bool, the metric's direction.
 
-    Raises:
-      ValueError: there are no samples, or one is empty, not one-dimensional or not finite.
+    Raises
+    ------
+    ValueError
+        There are no samples, or one is empty, not one-dimensional or not finite.
     """
     if not samples:
         raise ValueError("samples must hold at least one sample")
@@ -124,16 +132,20 @@ def wilcoxon_against_best(samples, higher_is_better):
 
     Few pairs cannot be significant: the smallest exact p is 2 ** (1 - n), so at least six pairs are needed for p < 0.05.
 
-    Args:
-      samples: dict of name to `(n,)` finite numbers, paired by position: entry i of every sample belongs to the same case.
-      higher_is_better: bool, the metric's direction.
+    Parameters
+    ----------
+    samples : dict of name to `(n,)` finite numbers, paired by position: entry i of every sample belongs to the same case.
+    higher_is_better : bool, the metric's direction.
 
-    Returns:
-      dict of name to Comparison, in the order of `samples` and without the best itself; empty for a single sample. Where all
-      differences are zero, p is 1 and `method` says so.
+    Returns
+    -------
+    dict of name to Comparison, in the order of `samples` and without the best itself; empty for a single sample. Where all
+    differences are zero, p is 1 and `method` says so.
 
-    Raises:
-      ValueError: there are no samples, their lengths differ, or one is empty, not one-dimensional or not finite.
+    Raises
+    ------
+    ValueError
+        There are no samples, their lengths differ, or one is empty, not one-dimensional or not finite.
     """
     best = best_by_mean(samples, higher_is_better)
     samples = {name: _finite_vector(values, f"samples[{name!r}]") for name, values in samples.items()}
@@ -152,29 +164,6 @@ def stars(p_value):
     return "*" * sum(p_value < limit for limit in (0.05, 0.01, 0.001))
 
 
-def holm(p_values):
-    """Holm-Bonferroni step-down adjustment of p values.
-
-    Args:
-      p_values: `(k,)` numbers in [0, 1]: the family of tests; may be empty.
-
-    Returns:
-      `(k,)` float array in the same order: the smallest family-wise level at which each test would be significant, at most 1.
-
-    Raises:
-      ValueError: `p_values` is not one-dimensional or has an entry outside [0, 1] (NaN included).
-    """
-    p_values = np.asarray(p_values, dtype=np.float64)
-    if p_values.ndim != 1 or not ((p_values >= 0) & (p_values <= 1)).all():
-        raise ValueError(f"p_values must be a vector of numbers in [0, 1], not {p_values!r}")
-    if p_values.size == 0:
-        return p_values
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p_values[order] * np.arange(p_values.size, 0, -1)))
-    return adjusted
-
-
 def quantile_effects(values, uncertainty, slice_sampling, quantile):
     """Quantile regression `metric ~ 1 + uncertainty + slice`, as in Table 9.
 
@@ -186,17 +175,21 @@ def quantile_effects(values, uncertainty, slice_sampling, quantile):
     With two indicators and as many cases for every strategy, several sets of coefficients often share the least loss; statsmodels
     returns one of them, always the same.
 
-    Args:
-      values: `(n,)` finite numbers: a metric of every case under every model.
-      uncertainty: `(n,)` of 0/1 or bool: the model was trained on uncertainty-based (1: UVS, USS) or random (0) samples.
-      slice_sampling: `(n,)` of 0/1 or bool: slices (1: USS, RSS) or volumes (0).
-      quantile: strictly between 0 and 1: 0.05 for DICE, 0.95 for the others.
+    Parameters
+    ----------
+    values : `(n,)` finite numbers: a metric of every case under every model.
+    uncertainty : `(n,)` of 0/1 or bool: the model was trained on uncertainty-based (1: UVS, USS) or random (0) samples.
+    slice_sampling : `(n,)` of 0/1 or bool: slices (1: USS, RSS) or volumes (0).
+    quantile : strictly between 0 and 1: 0.05 for DICE, 0.95 for the others.
 
-    Returns:
-      QuantileEffects.
+    Returns
+    -------
+    QuantileEffects.
 
-    Raises:
-      ValueError: `values` is empty, not one-dimensional or not finite, an indicator differs from it in shape or holds another
+    Raises
+    ------
+    ValueError
+        `values` is empty, not one-dimensional or not finite, an indicator differs from it in shape or holds another
         number than 0 and 1, or `quantile` is out of range.
     """
     values = _finite_vector(values, "values")
@@ -214,19 +207,24 @@ def quantile_effects(values, uncertainty, slice_sampling, quantile):
 def bootstrap_interval(values, statistic, seed, resamples=2000, level=0.95):
     """Percentile bootstrap interval of a statistic over cases.
 
-    Args:
-      values: `(n,)` finite numbers, n >= 1.
-      statistic: callable that reduces an array along its keyword `axis`: `np.mean`, `functools.partial(np.quantile, q=0.95)`.
-      seed: non-negative integer; equal seeds give equal intervals.
-      resamples: number of resamples, at least 1.
-      level: coverage, strictly between 0 and 1.
+    Parameters
+    ----------
+    values : `(n,)` finite numbers, n >= 1.
+    statistic : callable that reduces an array along its keyword `axis`: `np.mean`, `functools.partial(np.quantile, q=0.95)`.
+    seed : non-negative integer; equal seeds give equal intervals.
+    resamples : number of resamples, at least 1.
+    level : coverage, strictly between 0 and 1.
 
-    Returns:
-      `(low, high)`, floats; both the same for a single case.
+    Returns
+    -------
+    `(low, high)`, floats; both the same for a single case.
 
-    Raises:
-      TypeError: `seed` is not an integer.
-      ValueError: `values` is empty, not one-dimensional or not finite, or `resamples` or `level` is out of range.
+    Raises
+    ------
+    TypeError
+        `seed` is not an integer.
+    ValueError
+        `values` is empty, not one-dimensional or not finite, or `resamples` or `level` is out of range.
     """
     values = _finite_vector(values, "values")
     if resamples < 1:
@@ -277,9 +275,10 @@ def _compare(sample, best_sample, best, higher_is_better):
 def _signed_rank_p(ranks, smaller_sum):
     """Two-sided p of a signed-rank sum where each of the given ranks is won or lost with equal chance.
 
-    Args:
-      ranks: `(m,)` multiples of one half, the ranks of the differences that are not zero.
-      smaller_sum: the smaller of the sums of the ranks won and the ranks lost.
+    Parameters
+    ----------
+    ranks : `(m,)` multiples of one half, the ranks of the differences that are not zero.
+    smaller_sum : the smaller of the sums of the ranks won and the ranks lost.
     """
     doubled = np.rint(2 * ranks).astype(int)
     chance = np.zeros(doubled.sum() + 1)  # of each doubled rank sum, built up rank by rank

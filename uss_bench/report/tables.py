@@ -5,14 +5,14 @@ from functools import partial
 
 import numpy as np
 from scipy.integrate import trapezoid
+from statsmodels.stats.multitest import multipletests
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
-from ..study.metrics import METRICS
+from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import STRATEGIES
 from .results import SIZE, SPACING
-from .statistics import bootstrap_interval, holm, quantile_effects, stars, summarize, wilcoxon_against_best
+from .statistics import bootstrap_interval, quantile_effects, stars, summarize, wilcoxon_against_best
 
-DECIMALS = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}
 TERMS = {
     "intercept": "Intercept",
     "uncertainty_sampling": "Uncertainty sampling",
@@ -39,7 +39,7 @@ def p_text(p_value):
 
 
 def value_text(metric, value):
-    return f"{value:.{DECIMALS[metric]}f}"
+    return f"{value:.{METRICS[metric].decimals}f}"
 
 
 def score_cell(metric, values, best=False, marks=""):
@@ -138,14 +138,14 @@ def compared_cell(results, metric, key, tests=None):
     return score_cell(metric, results.scores[key][metric], best, test.stars if test else "")
 
 
-def converged(results):
-    """Table 8: all metrics of the converged models; the data pool's model takes no part in the comparison."""
-    tests = {metric: comparisons(results, metric, "converged") for metric in METRICS}
+def converged(results, metrics=PAPER_METRICS):
+    """Table 8: metrics of the converged models; the data pool's model takes no part in the comparison."""
+    tests = {metric: comparisons(results, metric, "converged") for metric in metrics}
     rows = [
-        [name, *(compared_cell(results, metric, key, tests[metric].get(key.iteration)) for metric in METRICS)]
+        [name, *(compared_cell(results, metric, key, tests[metric].get(key.iteration)) for metric in metrics)]
         for name, key in results.final_models.items()
     ]
-    return markdown_table(["", *(titled(metric) for metric in METRICS)], rows)
+    return markdown_table(["", *(titled(metric) for metric in metrics)], rows)
 
 
 def effects(results, metric):
@@ -164,7 +164,7 @@ def effects(results, metric):
 
 def quantile_regression(results):
     """Table 9 and the metrics whose fit failed, `{metric: reason}`."""
-    fits = {metric: effects(results, metric) for metric in METRICS}
+    fits = {metric: effects(results, metric) for metric in PAPER_METRICS}
     rows = []
     for position, title in enumerate(TERMS.values()):
         cells = []
@@ -176,7 +176,7 @@ def quantile_regression(results):
             low, high = (value_text(metric, value) for value in (row.ci_low, row.ci_high))
             cells += [f"{value_text(metric, row.coefficient)} [{low}, {high}]", p_text(row.p_value)]
         rows.append([title, *cells])
-    header = [""] + [text for metric in METRICS for text in (titled(metric), "p")]
+    header = [""] + [text for metric in PAPER_METRICS for text in (titled(metric), "p")]
     return markdown_table(header, rows), {metric: fit.failure for metric, fit in fits.items() if fit.failure}
 
 
@@ -189,7 +189,7 @@ def corrected_tests(results, metric, kind):
     ]
     if not tests:
         return None
-    adjusted = holm([test.p for _, _, test in tests])
+    _, adjusted, _, _ = multipletests([test.p for _, _, test in tests], method="holm")
     rows = [
         [
             f"iter. {iteration}", strategy, test.best, test.n, test.zeros, p_text(test.p),
@@ -206,10 +206,10 @@ def intervals(results):
     """Bootstrap 95% confidence intervals of mean and percentile of the models that are compared at the end."""
     rows = []
     for name, key in results.final_models.items():
-        for metric, properties in METRICS.items():
+        for metric in PAPER_METRICS:
             values = results.scores[key][metric]
             cells = []
-            for statistic in (np.mean, partial(np.quantile, q=properties.robust_quantile)):
+            for statistic in (np.mean, partial(np.quantile, q=METRICS[metric].robust_quantile)):
                 ends = bootstrap_interval(values, statistic, seed=results.provenance["seed"])
                 low, high = (value_text(metric, end) for end in ends)
                 cells.append(f"{value_text(metric, statistic(values))} [{low}, {high}]")

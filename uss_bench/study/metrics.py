@@ -1,9 +1,12 @@
-"""The four segmentation metrics of the paper (section II.F, equations 3-6), as pure functions of arrays.
+"""Segmentation metrics (section II-F, equations 3-6), as pure functions of arrays.
 
-Masks are bool arrays of shape `(z, y, x)`, spacings are `(z, y, x)` in mm. Distances run between the centres of *surface voxels*:
-mask voxels with at least one of their six face neighbours outside the mask, where everything beyond the image border is outside.
+Masks are bool arrays `(z, y, x)`, spacings `(z, y, x)` in mm. Distances run between the centres of *surface voxels*:
+mask voxels of which at least one face neighbour lies outside the mask; everything beyond the image border is outside.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,104 +16,168 @@ from scipy import ndimage
 
 
 @dataclass(frozen=True)
-class Metric:
-    """How a metric is read.
+class Agreement:
+    """What metrics are computed from, where neither mask is empty.
 
-    Attributes:
-      unit: printed behind the number; empty for a ratio.
-      higher_is_better: direction of improvement.
-      robust_quantile: the quantile that describes the poor cases: the 5th percentile where high is good, else the 95th.
+    Attributes
+    ----------
+    predicted, expected, common : number of voxels of the prediction, of the reference, of both
+    forth, back : `(n,)` distances in mm from each surface voxel of the prediction to the surface of the reference, and
+        the other way
     """
 
+    predicted: int
+    expected: int
+    common: int
+    forth: np.ndarray
+    back: np.ndarray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: how it is computed, and how it is read.
+
+    Attributes
+    ----------
+    measure : function of an `Agreement`
+    unit : printed behind the number; empty for a ratio
+    higher_is_better : direction of improvement
+    decimals : digits printed behind the point
+    missed, spurious, neither : its value where only the reference, only the prediction, or neither holds any voxel
+    in_paper : whether it is one of the paper's four
+    """
+
+    measure: Callable[[Agreement], float]
     unit: str
     higher_is_better: bool
-    robust_quantile: float
+    decimals: int
+    missed: float
+    spurious: float
+    neither: float
+    in_paper: bool = False
+
+    @property
+    def robust_quantile(self) -> float:
+        """The quantile that describes the poor cases: the 5th percentile where high is good, else the 95th."""
+        return 0.05 if self.higher_is_better else 0.95
 
 
-# In the order of the paper's tables 4-9.
+def dice(found: Agreement) -> float:
+    """2 |X n Y| / (|X| + |Y|), in [0, 1] (equation 3)."""
+    return 2 * found.common / (found.predicted + found.expected)
+
+
+def relative_volume_error(found: Agreement) -> float:
+    """|V_X - V_Y| / V_Y, in percent of the reference's volume (equation 4)."""
+    return 100 * abs(found.predicted - found.expected) / found.expected
+
+
+def mean_surface_distance(found: Agreement) -> float:
+    """Mean of the two directed mean surface distances, in mm (equation 5).
+
+    Equation 5 has a single N; the two surfaces differ in size, so each directed sum is divided by its own number of
+    voxels. (This is the mean of MedPy's `asd` both ways with `connectivity=1`; its `assd` pools the distances.)
+    """
+    return (found.forth.mean() + found.back.mean()) / 2
+
+
+def hausdorff_distance(found: Agreement) -> float:
+    """Larger of the two directed maximal surface distances, in mm, no percentile (equation 6)."""
+    return max(found.forth.max(), found.back.max())
+
+
+# The paper's four in the order of its Tables 4-9; others after them get a table of their own in the report.
 METRICS = MappingProxyType(
     {
-        "DICE": Metric(unit="", higher_is_better=True, robust_quantile=0.05),
-        "RVE": Metric(unit="%", higher_is_better=False, robust_quantile=0.95),
-        "MSD": Metric(unit="mm", higher_is_better=False, robust_quantile=0.95),
-        "HD": Metric(unit="mm", higher_is_better=False, robust_quantile=0.95),
+        "DICE": Metric(dice, "", True, 3, missed=0.0, spurious=0.0, neither=1.0, in_paper=True),
+        "RVE": Metric(
+            relative_volume_error, "%", False, 2, missed=100.0, spurious=np.inf, neither=0.0, in_paper=True
+        ),
+        "MSD": Metric(
+            mean_surface_distance, "mm", False, 2, missed=np.inf, spurious=np.inf, neither=0.0, in_paper=True
+        ),
+        "HD": Metric(
+            hausdorff_distance, "mm", False, 1, missed=np.inf, spurious=np.inf, neither=0.0, in_paper=True
+        ),
     }
 )
+PAPER_METRICS = tuple(name for name, metric in METRICS.items() if metric.in_paper)
 
 
-def segmentation_metrics(prediction, reference, spacing):
-    """Compares a predicted mask with the reference.
+def segmentation_metrics(
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
+) -> dict[str, float]:
+    """Compare a predicted mask with the reference.
 
-      DICE  2 |X n Y| / (|X| + |Y|), in [0, 1]                                                     equation 3
-      RVE   |V_X - V_Y| / V_Y * 100, in percent of the reference's volume                          equation 4
-      MSD   mean of the two directed mean surface distances, in mm                                 equation 5
-      HD    larger of the two directed maximal surface distances, in mm (no percentile)            equation 6
+    Empty masks never give NaN, and a missed organ is never a good result: see `Metric.missed` and its neighbours. RVE
+    is infinite where the reference is empty, since equation 4 divides by its volume.
 
-    Equation 5 has a single N; the two surfaces differ in size, so each directed sum is divided by its own number of voxels.
-    (This is the mean of MedPy's `asd` both ways with `connectivity=1`; MedPy's own `assd` pools the distances since version 0.5.)
+    Parameters
+    ----------
+    prediction : bool array `(z, y, x)`, X in the paper
+    reference : bool array of the same shape, Y in the paper
+    spacing : three positive numbers `(z, y, x)`, the voxel's edges in mm
 
-    Empty masks never give NaN, and a missed organ is never a good result:
+    Returns
+    -------
+    `{name: value}` for each of `METRICS`, in that order
 
-      prediction  reference     DICE   RVE   MSD   HD
-      empty       empty            1     0     0    0
-      empty       not empty        0   100   inf  inf
-      not empty   empty            0   inf   inf  inf      (equation 4 divides by the reference's volume)
+    Raises
+    ------
+    TypeError
+        A mask is not a bool array.
+    ValueError
+        The masks are not three-dimensional or differ in shape, or `spacing` is not three positive finite numbers.
 
-    Args:
-      prediction: bool array `(z, y, x)`, X in the paper.
-      reference: bool array of the same shape, Y in the paper.
-      spacing: three positive numbers `(z, y, x)`, the voxel's edges in mm.
+    Examples
+    --------
+    Two voxels, of which one is found; the other lies 2 mm beside it:
 
-    Returns:
-      dict of Python floats with the keys of `METRICS`, in that order.
-
-    Raises:
-      TypeError: a mask is not a bool array.
-      ValueError: the masks are not three-dimensional or differ in shape, or `spacing` is not three positive finite numbers.
+    >>> reference = np.array([[[True, True]]])
+    >>> segmentation_metrics(np.array([[[True, False]]]), reference, (1, 1, 2))
+    {'DICE': 0.6666666666666666, 'RVE': 50.0, 'MSD': 0.5, 'HD': 2.0}
     """
     prediction, reference = _checked_masks(prediction, reference)
     spacing = _three_positive(spacing, "spacing")
+    if not reference.any():
+        return {name: each.spurious if prediction.any() else each.neither for name, each in METRICS.items()}
+    if not prediction.any():
+        return {name: each.missed for name, each in METRICS.items()}
+    found = _agreement(prediction, reference, spacing)
+    return {name: float(each.measure(found)) for name, each in METRICS.items()}
 
-    predicted = np.count_nonzero(prediction)
-    expected = np.count_nonzero(reference)
-    if predicted == 0 and expected == 0:
-        return {"DICE": 1.0, "RVE": 0.0, "MSD": 0.0, "HD": 0.0}
-    if predicted == 0:
-        return {"DICE": 0.0, "RVE": 100.0, "MSD": np.inf, "HD": np.inf}
-    if expected == 0:
-        return {"DICE": 0.0, "RVE": np.inf, "MSD": np.inf, "HD": np.inf}
 
+def _agreement(prediction, reference, spacing):
     # Nothing lies outside this box, so cutting there changes neither the surfaces nor a distance.
     box = _bounding_box(prediction | reference)
-    prediction = np.ascontiguousarray(prediction[box])
-    reference = np.ascontiguousarray(reference[box])
-    prediction_surface = surface_voxels(prediction)
-    reference_surface = surface_voxels(reference)
+    prediction, reference = (np.ascontiguousarray(mask[box]) for mask in (prediction, reference))
+    surfaces = surface_voxels(prediction), surface_voxels(reference)
     with ThreadPoolExecutor(1) as second_thread:  # SciPy's transform releases the GIL
-        pending = second_thread.submit(_directed_distances, reference_surface, prediction_surface, spacing)
-        forth = _directed_distances(prediction_surface, reference_surface, spacing)
+        pending = second_thread.submit(_directed_distances, *reversed(surfaces), spacing)
+        forth = _directed_distances(*surfaces, spacing)
         back = pending.result()
-    return {
-        "DICE": float(2 * np.count_nonzero(prediction & reference) / (predicted + expected)),
-        "RVE": float(100 * abs(predicted - expected) / expected),
-        "MSD": float((forth.mean() + back.mean()) / 2.0),
-        "HD": float(max(forth.max(), back.max())),
-    }
+    predicted, expected, common = map(np.count_nonzero, (prediction, reference, prediction & reference))
+    return Agreement(predicted, expected, common, forth, back)
 
 
 def jaccard(prediction, reference):
     """Intersection over union |X n Y| / |X u Y| of two masks, in [0, 1]; the score of the validation cases.
 
-    Args:
-      prediction: bool array `(z, y, x)`.
-      reference: bool array of the same shape.
+    Parameters
+    ----------
+    prediction : bool array `(z, y, x)`.
+    reference : bool array of the same shape.
 
-    Returns:
-      float; 1 where both masks are empty, 0 where only one is.
+    Returns
+    -------
+    float; 1 where both masks are empty, 0 where only one is.
 
-    Raises:
-      TypeError: a mask is not a bool array.
-      ValueError: the masks are not three-dimensional or differ in shape.
+    Raises
+    ------
+    TypeError
+        A mask is not a bool array.
+    ValueError
+        The masks are not three-dimensional or differ in shape.
     """
     prediction, reference = _checked_masks(prediction, reference)
     union = np.count_nonzero(prediction | reference)
@@ -122,15 +189,20 @@ def jaccard(prediction, reference):
 def surface_voxels(mask):
     """Marks the mask's voxels that have a 6-neighbour outside the mask; the image border counts as outside.
 
-    Args:
-      mask: bool array `(z, y, x)`.
+    Parameters
+    ----------
+    mask : bool array `(z, y, x)`.
 
-    Returns:
-      bool array of the same shape, a subset of `mask`; empty where the mask is empty.
+    Returns
+    -------
+    bool array of the same shape, a subset of `mask`; empty where the mask is empty.
 
-    Raises:
-      TypeError: `mask` is not a bool array.
-      ValueError: `mask` is not three-dimensional.
+    Raises
+    ------
+    TypeError
+        `mask` is not a bool array.
+    ValueError
+        `mask` is not three-dimensional.
     """
     mask = _checked_mask(mask, "mask")
     interior = mask.copy()
@@ -147,15 +219,19 @@ def surface_voxels(mask):
 def volume_diagonal(shape, spacing):
     """Physical diagonal of a volume in mm: no distance within it is longer, so it stands in for an infinite one.
 
-    Args:
-      shape: three positive numbers of voxels `(z, y, x)`.
-      spacing: three positive numbers `(z, y, x)`, the voxel's edges in mm.
+    Parameters
+    ----------
+    shape : three positive numbers of voxels `(z, y, x)`.
+    spacing : three positive numbers `(z, y, x)`, the voxel's edges in mm.
 
-    Returns:
-      float, the Euclidean norm of `shape * spacing`.
+    Returns
+    -------
+    float, the Euclidean norm of `shape * spacing`.
 
-    Raises:
-      ValueError: `shape` or `spacing` is not three positive finite numbers.
+    Raises
+    ------
+    ValueError
+        `shape` or `spacing` is not three positive finite numbers.
     """
     return float(np.linalg.norm(_three_positive(shape, "shape") * _three_positive(spacing, "spacing")))
 
