@@ -17,7 +17,7 @@ from .network.patches import spread_origins
 from .runtime.errors import InputError
 from .study.strategies import BUDGET
 
-CHECKPOINT = (
+CHECKPOINT_WEIGHTS = (
     4  # bytes of a training's checkpoint to those of a model: weights, the best ones, and Adam's two moments
 )
 LARGE = 2_000_000  # voxels
@@ -133,7 +133,7 @@ def describe_plan(settings, cases, strategies, device, folder, workers=1):
         f"MC dropout  up to {mc_volumes} volumes of {samples} passes, {mc_volumes * samples} in all",
         f"evaluation  {models * len(by_split['test'])} cases",
         f"disk        cache {size_text(sum(entry_bytes(*pair) for pair in shapes.values()))}, models {size_text(models * weights)}, "
-        f"checkpoints {size_text(workers * CHECKPOINT * weights)} ({size_text(free_bytes(folder))} free)",
+        f"checkpoints {size_text(workers * CHECKPOINT_WEIGHTS * weights)} ({size_text(free_bytes(folder))} free)",
         f"time        about {_duration(seconds / workers)} on {device.type}, from a few timed steps",
     ]
     return "\n".join(lines)

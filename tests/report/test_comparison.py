@@ -207,7 +207,7 @@ def test_cells_as_the_paper_prints_them(results):
 
 
 def test_table_1_as_the_paper_prints_it(results):
-    rows = [line for line in comparison.published_datasets().splitlines() if line.startswith("|")][2:]
+    rows = [line for line in comparison.published_sites().splitlines() if line.startswith("|")][2:]
     assert rows == [
         "| Yokohama | 218 (119/2/97) | [0.5–0.8] × [0.5–0.8] × [0.8–1.6] | 512 × 512 × [170–376] |",
         "| Rumc | 100 (46/2/52) | [0.6–1.0] × [0.6–1.0] × [0.7–1.5] | 512 × 512 × [378–1057] |",
@@ -227,7 +227,7 @@ def test_shares_of_the_pool_by_hand(results):
 
 def test_every_table_says_whose_data_it_is(results):
     texts = [
-        comparison.published_datasets(),
+        comparison.published_sites(),
         comparison.published_quantile_regression(results),
         comparison.published_converged(results),
     ]

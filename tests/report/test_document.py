@@ -208,7 +208,7 @@ def test_order_for_a_reader(illustrated):
 def test_tables_stand_under_their_headings(text):
     results = read_results(GOLDEN)
     expected = {
-        "Table 1. Data": tables.datasets(results), "Table 2. Training data": tables.training_data(results),
+        "Table 1. Data": tables.sites(results), "Table 2. Training data": tables.training_data(results),
         "Table 3. Training steps": tables.training_steps(results), "Table 4. DICE": tables.metric_by_iteration(results, "DICE"),
         "Table 5. RVE [%]": tables.metric_by_iteration(results, "RVE"), "Table 6. MSD [mm]": tables.metric_by_iteration(results, "MSD"),
         "Table 7. HD [mm]": tables.metric_by_iteration(results, "HD"), "Table 8. Converged models": tables.converged(results),

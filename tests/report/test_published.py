@@ -86,8 +86,8 @@ def test_quantile_effects():
 
 
 def test_datasets():
-    datasets = published.datasets()
-    assert datasets["Dresden"] == published.PublishedDataset(
+    datasets = published.sites()
+    assert datasets["Dresden"] == published.PublishedSite(
         80, {"pool": 36, "val": 2, "test": 42}, (0.6, 0.9), (0.5, 5.0), 512, (71, 1160)
     )
     assert all(dataset.volumes == sum(dataset.counts.values()) for dataset in datasets.values())

@@ -151,7 +151,7 @@ def test_a_bar_in_a_cell_does_not_end_it():
 
 
 def test_table_1_by_hand(results):
-    header, rows = parsed(tables.datasets(results))
+    header, rows = parsed(tables.sites(results))
     assert header == ["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"]
     assert rows == [  # the larger site first
         ["North", "9 (3/1/5)", "2.00 × 2.00 × 5.00", "75 × 80 × 24"],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from uss_bench.study.annotation import Annotations, effort, slices_per_iteration
+from uss_bench.study.annotation import Annotations, effort, slice_budget
 
 # Table 2 of the paper: annotated liver slices of the initial data and after each iteration.
 UVS = [501, 1045, 1537, 2224, 2761, 3382]
@@ -74,5 +74,5 @@ def test_effort_counts_slices_liver_slices_and_patients():
         ([7, 7, 7], 1),  # at least one
     ],
 )
-def test_slices_per_iteration_are_a_third_of_the_liver_slices_added(liver_slices, expected):
-    assert slices_per_iteration(liver_slices) == expected
+def test_slice_budget_are_a_third_of_the_liver_slices_added(liver_slices, expected):
+    assert slice_budget(liver_slices) == expected

@@ -7,16 +7,16 @@ whether it is right.
 from ..study.keys import DATA_POOL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
 from . import published
-from .tables import TERMS, by_iteration, effects, markdown_table, titled, value_text
+from .tables import TERM_TITLES, by_iteration, effects, markdown_table, titled, value_text
 
 LABEL = "**Published** (five clinical sites, 234 other test cases)"
 ITERATIONS = range(1, 6)  # of the paper
 
 
-def published_datasets():
+def published_sites():
     """Table 1 as published."""
     rows = []
-    for site, data in published.datasets().items():
+    for site, data in published.sites().items():
         plane, slices = (
             f"[{low:.1f}–{high:.1f}]" for low, high in (data.inplane_spacing_mm, data.slice_spacing_mm)
         )
@@ -85,7 +85,7 @@ def published_quantile_regression(results):
     """Table 9 as published; each effect says whether the one here has the same sign."""
     fits, there = {metric: effects(results, metric) for metric in PAPER_METRICS}, published.quantile_effects()
     rows = []
-    for position, (term, title) in enumerate(TERMS.items()):
+    for position, (term, title) in enumerate(TERM_TITLES.items()):
         cells = []
         for metric, fit in fits.items():
             effect = there[metric, term]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..data.manifest import SPLITS
 from ..runtime import paths, storage
 from ..study.keys import DATA_POOL, INITIAL
 from ..study.metrics import METRICS, PAPER_METRICS
@@ -54,10 +55,7 @@ def _summary(results):
     dice = {strategy: results.scores[models[strategy]]["DICE"].mean() for strategy in results.strategies}
     order = sorted(dice, key=lambda strategy: -dice[strategy])
     total = results.effort[DATA_POOL]["annotated_slices"]
-    counts = {
-        split: sum(volume["split"] == split for volume in results.volumes)
-        for split in ("pool", "val", "test")
-    }
+    counts = {split: sum(volume["split"] == split for volume in results.volumes) for split in SPLITS}
     ranking = ", ".join(f"{strategy} {dice[strategy]:.3f}" for strategy in order)
     shares = ", ".join(
         f"{strategy} {100 * results.effort[models[strategy]]['annotated_slices'] / total:.1f}%"
@@ -124,7 +122,7 @@ def _tables(results, pictures):
         else ""
     )
 
-    yield f"## Table 1. Data\n\n{tables.datasets(results)}\n\n{comparison.published_datasets()}"
+    yield f"## Table 1. Data\n\n{tables.sites(results)}\n\n{comparison.published_sites()}"
     yield (
         "## Table 2. Training data\n\nAnnotated slices / annotated liver slices / patients, on the working grid.\n\n"
         f"{tables.training_data(results)}\n\n{comparison.published_training_data(results)}"
@@ -254,7 +252,7 @@ def _provenance(results):
     git = origin["git"]
     counts = [
         f"{split} {sum(volume['split'] == split for volume in results.volumes)} of {origin['manifest_cases'][split]}"
-        for split in ("pool", "val", "test")
+        for split in SPLITS
     ]
     rows = [
         ["uss-bench", origin["uss_bench"]],

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from ..data.manifest import SPLITS
+from ..study.annotation import COUNTS
 from ..study.keys import ModelKey
-
-EFFORT = ("annotated_slices", "annotated_liver_slices", "unique_patients")
-SPLITS = ("pool", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class PublishedEffect:
 
 
 @dataclass(frozen=True)
-class PublishedDataset:
+class PublishedSite:
     """A row of Table 1. Ranges are `(low, high)`; in-plane sizes are voxels an edge, `counts` are volumes by split."""
 
     volumes: int
@@ -60,7 +59,7 @@ def scores():
 def effort():
     """Table 2: `{ModelKey: {"annotated_slices", ...}}` of the models that are not converged."""
     return {
-        ModelKey.from_row(row): {name: int(row[name]) for name in EFFORT} for row in _rows("training_data")
+        ModelKey.from_row(row): {name: int(row[name]) for name in COUNTS} for row in _rows("training_data")
     }
 
 
@@ -82,10 +81,10 @@ def quantile_effects():
 
 
 @cache
-def datasets():
-    """Table 1: `{site: PublishedDataset}`."""
+def sites():
+    """Table 1: `{site: PublishedSite}`."""
     return {
-        row["site"]: PublishedDataset(
+        row["site"]: PublishedSite(
             volumes=int(row["volumes"]),
             counts={split: int(row[split]) for split in SPLITS},
             inplane_spacing_mm=_range(row["inplane_spacing_mm"], float),

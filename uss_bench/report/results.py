@@ -7,11 +7,11 @@ import numpy as np
 
 from ..runtime import paths, storage
 from ..runtime.errors import InputError
+from ..study.annotation import COUNTS
 from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, volume_diagonal
 from ..study.strategies import in_order
 
-EFFORT = ("annotated_slices", "annotated_liver_slices", "unique_patients")
 SPACING, SIZE = ([f"{name}_{axis}" for axis in "zyx"] for name in ("spacing", "size"))
 
 
@@ -45,7 +45,7 @@ def write_results(folder, records, volumes, seed, seconds):
     )
     storage.write_csv(
         folder / paths.ANNOTATION,
-        ["strategy", "iteration", *EFFORT],
+        ["strategy", "iteration", *COUNTS],
         [
             {**record.key.as_row(), "strategy": record.key.annotator, **record.effort}
             for record in records
@@ -183,7 +183,7 @@ def read_results(folder):
         }
         for key, found in by_model.items()
     }
-    efforts = {ModelKey.from_row(row): {name: int(row[name]) for name in EFFORT} for row in annotation}
+    efforts = {ModelKey.from_row(row): {name: int(row[name]) for name in COUNTS} for row in annotation}
     return Results(
         scores=scores,
         missed={key: sum(int(row["missed"]) for row in found) for key, found in by_model.items()},

@@ -7,13 +7,14 @@ import numpy as np
 from scipy.integrate import trapezoid
 from statsmodels.stats.multitest import multipletests
 
+from ..data.manifest import SPLITS
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import STRATEGIES
 from .results import SIZE, SPACING
 from .statistics import bootstrap_interval, quantile_effects, stars, summarize, wilcoxon_against_best
 
-TERMS = {
+TERM_TITLES = {
     "intercept": "Intercept",
     "uncertainty_sampling": "Uncertainty sampling",
     "slice_sampling": "Slice sampling",
@@ -50,14 +51,14 @@ def score_cell(metric, values, best=False, marks=""):
     return (f"**{text}**" if best else text) + marks.replace("*", r"\*")
 
 
-def datasets(results):
+def sites(results):
     """Table 1: volumes of each site by split, voxel sizes and resolutions."""
     by_site = defaultdict(list)
     for volume in results.volumes:
         by_site[volume["site"]].append(volume)
     rows = []
     for site, volumes in sorted(by_site.items(), key=lambda item: (-len(item[1]), item[0])):
-        counts = [sum(volume["split"] == split for volume in volumes) for split in ("pool", "val", "test")]
+        counts = [sum(volume["split"] == split for volume in volumes) for split in SPLITS]
         spacing = " × ".join(_range(volumes, name, "{:.2f}") for name in reversed(SPACING))
         size = " × ".join(_range(volumes, name, "{:.0f}") for name in reversed(SIZE))
         rows.append([site, f"{len(volumes)} ({'/'.join(map(str, counts))})", spacing, size])
@@ -166,7 +167,7 @@ def quantile_regression(results):
     """Table 9 and the metrics whose fit failed, `{metric: reason}`."""
     fits = {metric: effects(results, metric) for metric in PAPER_METRICS}
     rows = []
-    for position, title in enumerate(TERMS.values()):
+    for position, title in enumerate(TERM_TITLES.values()):
         cells = []
         for metric, fit in fits.items():
             if fit.failure:

@@ -1,18 +1,26 @@
-"""What a run tells: a status line on standard error, a log file, and a note of each process's doing for other terminals."""
+"""What a run says of itself: a status line on standard error, a log file, notes for other terminals."""
 
+from __future__ import annotations
+
+import logging
 import time
-from datetime import datetime, timezone
+from logging.handlers import MemoryHandler
 from pathlib import Path
+from time import gmtime
+from typing import TextIO
 
 from . import stopping
 from .paths import STATUS
 from .storage import naming, write_json
 
 NOTE_SECONDS = 5  # between two notes for other terminals
+MANY = 10_000  # lines that are kept until there is a log file
 
 
 class Progress:
-    """Counts finished steps out of `total`. On a terminal the line renews itself; elsewhere only lasting lines are printed.
+    """Counts finished steps out of `total`.
+
+    On a terminal the status line renews itself; elsewhere only lasting lines are printed.
 
     Parameters
     ----------
@@ -20,21 +28,28 @@ class Progress:
     stream : what to print to (None: nothing)
     """
 
-    def __init__(self, total, stream=None):
+    def __init__(self, total: int, stream: TextIO | None = None):
         self.total, self.done, self.computed = total, 0, 0
         self.stream, self.renews = stream, bool(stream and stream.isatty())
-        self._log, self._note, self._unlogged = None, None, []
+        self._log = logging.Logger(
+            "uss_bench"
+        )  # of its own: one process may work on several runs, one by one
+        self._early = MemoryHandler(MANY, flushLevel=logging.CRITICAL + 1)
+        self._log.addHandler(self._early)
+        self._note = None
         self.started = self.shown = self.noted = time.monotonic()
 
-    def keep_in(self, folder, rank=0):
-        """From now on keep a log and notes in a run's folder; lines told before go there too. `rank` tells processes apart."""
-        self._log = Path(folder) / f"log{f'-{rank}' if rank else ''}.txt"
+    def keep_in(self, folder: Path, rank: int = 0) -> None:
+        """From now on keep a log and notes in a run's folder, earlier lines included. `rank` keeps processes apart."""
+        file = LogFile(Path(folder) / f"log{f'-{rank}' if rank else ''}.txt")
         self._note = Path(folder) / STATUS / f"{rank}.json"
-        for line in self._unlogged:
-            self._write(line)
+        self._early.setTarget(file)
+        self._early.flush()
+        self._log.removeHandler(self._early)
+        self._log.addHandler(file)
 
-    def now(self, text):
-        """Passing state, shown at most five times a second and only on a terminal. A safe point: see `stopping.check`."""
+    def now(self, text: str) -> None:
+        """Passing state, shown at most five times per second and only on a terminal. A safe point: see `stopping.check`."""
         stopping.check()
         moment = time.monotonic()
         if self.renews and moment - self.shown > 0.2:
@@ -47,7 +62,7 @@ class Progress:
                 self._note, {"text": f"[{self.done}/{self.total}] {text}{self._left()}", "time": time.time()}
             )
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         """Lasting line, also in the log."""
         if self.stream:
             clear = "\r\x1b[K" if self.renews else ""
@@ -55,20 +70,12 @@ class Progress:
             self.stream.flush()
         self.write_log(text)
 
-    def write_log(self, text):
-        line = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} {text}\n"
-        if self._log:
-            self._write(line)
-        else:
-            self._unlogged.append(line)
+    def write_log(self, text: str) -> None:
+        """Line for the log alone."""
+        self._log.info("%s", text)
 
-    def _write(self, line):
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with naming(self._log), open(self._log, "a", encoding="utf-8") as file:
-            file.write(line)
-
-    def finished(self, text, computed):
-        """A step is done; `computed` tells it from one found on disk, which says nothing about the time left."""
+    def finished(self, text: str, computed: bool) -> None:
+        """A step is done. A step found on disk is not `computed`, and says nothing about the time left."""
         self.done += 1
         self.computed += computed
         self.say(f"[{self.done}/{self.total}] {text}{'' if computed else ' (found)'}{self._left()}")
@@ -78,13 +85,29 @@ class Progress:
             return ""
         seconds = (time.monotonic() - self.started) / self.computed * (self.total - self.done)
         hours, minutes = divmod(round(seconds / 60), 60)
-        return (
-            f", about {f'{hours} h ' if hours else ''}{minutes} min left"
-            if hours or minutes
-            else ", less than a minute left"
-        )
+        if not (hours or minutes):
+            return ", less than a minute left"
+        return f", about {f'{hours} h ' if hours else ''}{minutes} min left"
 
-    def withdraw(self):
-        """Take back the note, when there is nothing left to do."""
+    def withdraw(self) -> None:
+        """Take the note back when there is nothing left to do."""
         if self._note:
             self._note.unlink(missing_ok=True)
+
+
+class LogFile(logging.FileHandler):
+    """A log with UTC times. A line that cannot be written is an error, as with any other file."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, encoding="utf-8", delay=True)
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self.formatter.converter = gmtime
+
+    def emit(self, record):
+        path = Path(self.baseFilename)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with naming(path):
+            super().emit(record)
+
+    def handleError(self, record):  # noqa: N802, the name is that of logging
+        raise

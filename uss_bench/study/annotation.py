@@ -31,17 +31,18 @@ class Annotations:
         return {case_id: sorted(int(index) for index in indices) for case_id, indices in self._slices.items()}
 
 
+COUNTS = ("annotated_slices", "annotated_liver_slices", "unique_patients")
+
+
 def effort(annotations, shows_liver, patient_of):
     """Counts of Table 2. `shows_liver(case_id, z)` is asked for annotated slices only; `patient_of` maps case ids to patients."""
     slices = [(case_id, z) for case_id in annotations for z in sorted(annotations.of(case_id))]
-    return {
-        "annotated_slices": len(slices),
-        "annotated_liver_slices": sum(shows_liver(case_id, z) for case_id, z in slices),
-        "unique_patients": len({patient_of[case_id] for case_id in annotations}),
-    }
+    liver_slices = sum(shows_liver(case_id, z) for case_id, z in slices)
+    patients = {patient_of[case_id] for case_id in annotations}
+    return dict(zip(COUNTS, (len(slices), liver_slices, len(patients)), strict=True))
 
 
-def slices_per_iteration(liver_slices):
+def slice_budget(liver_slices):
     """N_S of section IV-A: a third of the mean count of liver slices that UVS adds in an iteration, rounded.
 
     `liver_slices` are the annotated liver slices before the first and after each UVS iteration. A third, because contours are drawn

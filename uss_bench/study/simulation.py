@@ -18,7 +18,7 @@ from ..runtime.seeding import generator
 from ..runtime.storage import read_json
 from ..runtime.tasks import BLOCKING, LONG, PART, SHORT, SharedStage, Stage, Tasks
 from ..runtime.team import Team
-from .annotation import Annotations, effort, slices_per_iteration
+from .annotation import Annotations, effort, slice_budget
 from .keys import DATA_POOL, INITIAL, KINDS, ModelKey
 from .models import Models
 from .strategies import BUDGET, STRATEGIES, Pool, PoolCase, Strategy, random_volumes
@@ -149,9 +149,7 @@ class Simulation:
 
     def slice_budget(self, sets):
         """N_S: how many slices a slice strategy gets per iteration, from the training sets of a volume strategy."""
-        return slices_per_iteration(
-            [self._effort(each.annotations)["annotated_liver_slices"] for each in sets]
-        )
+        return slice_budget([self._effort(each.annotations)["annotated_liver_slices"] for each in sets])
 
     def _annotated(self, annotations, queries):
         """Annotations with what was queried."""
