@@ -1,6 +1,6 @@
-"""Inputs at random, near what is right and far from it: each is understood, or is an `InputError`; nothing else, and nothing hangs.
+"""Random inputs, nearly right or far from it: each is understood or is an `InputError`, and nothing hangs.
 
-Files are judged by a reading of their bytes of our own: what is sound must be read, and to the same voxels at the same place.
+Files are judged by a reader of our own: what is sound must be read, and to the same voxels at the same place.
 """
 
 import gzip
@@ -16,6 +16,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from builders import DATA
 
 from uss_bench.data.manifest import OPTIONAL, REQUIRED, SPLITS, read_manifest
 from uss_bench.data.nifti import read_nifti
@@ -25,10 +26,10 @@ hypothesis = pytest.importorskip("hypothesis")
 st = pytest.importorskip("hypothesis.strategies")
 resource = pytest.importorskip("resource")
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
+REAL = DATA / "real"
 FEW_OR_MANY = [pytest.param(500, id="few"), pytest.param(6000, id="many", marks=pytest.mark.slow)]
 ADDRESS_SPACE = 2 << 30  # bytes that a process may ask for beyond what it has at its start
-SECONDS = 1.0  # of CPU time an input
+SECONDS = 1.0  # of CPU time per input
 
 
 def fuzz(check, examples, **strategies):
@@ -50,27 +51,20 @@ def change_bytes(draw, content, head):
         content[place] = byte
 
 
-# --- manifests ------------------------------------------------------------------------------------------------------------
+# --- manifests ----------------------------------------------------------------------------------------------
 
 COLUMNS = [*REQUIRED, *OPTIONAL]
 ODD_COLUMNS = ["phantom", "Case_ID", "label values", " site ", "", "spacing_"]
 ODD_CELLS = {
-    "case_id": ["c0", "c1", " c1 ", "\0", "x" * 200_000],  # the last is longer than Python's csv allows
+    # The last is longer than Python's csv allows.
+    "case_id": ["c0", "c1", " c1 ", "\0", "x" * 200_000],
     "site": ["", '"', "'", "\u2028"],
     "split": ["pool", "test", " val ", "Pool", "train"],
     "image": ["", "..", "/", "liver.nii.gz"],
     "label": ["", "..", "/", "ct.nii.gz"],
     "patient_id": ["", "p0", "p1", "c1"],
-    "label_values": [
-        "",
-        "0",
-        "1;;2",
-        "-1",
-        "1_0",
-        "1.5",
-        "1e3",
-        "9" * 5000,
-    ],  # the last has more digits than Python converts
+    # The last has more digits than Python converts.
+    "label_values": ["", "0", "1;;2", "-1", "1_0", "1.5", "1e3", "9" * 5000],
     "spacing": ["", "1x1", "-1x1x1", "nanx1x1", "1x1xinf", "1e999x1x1", "1e-999x1x1"],
     "initial": ["", "0", "1", "yes"],
 }
@@ -140,47 +134,14 @@ def test_any_manifest_is_a_list_of_sound_cases_or_an_input_error(tmp_path, examp
     assert min(outcomes["read"], outcomes["refused"]) > examples / 20
 
 
-# --- NIfTI ----------------------------------------------------------------------------------------------------------------
+# --- NIfTI --------------------------------------------------------------------------------------------------
 
-DTYPES = {
-    2: "u1",
-    4: "i2",
-    8: "i4",
-    16: "f4",
-    64: "f8",
-    256: "i1",
-    512: "u2",
-    768: "u4",
-    1024: "i8",
-    1280: "u8",
-}
+DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8"}
+DTYPES |= {256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
 # Place, kind and odd values of the fields that decide on the reading.
 NUMBERS = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0, -1.0, 0.5, 352.0, 353.0, 1e-45, 1e-30, 1e30, 3e38]
-WHOLE = [
-    -32768,
-    -1,
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    7,
-    8,
-    16,
-    64,
-    128,
-    255,
-    256,
-    512,
-    768,
-    1024,
-    1280,
-    1536,
-    1792,
-    2048,
-    32767,
-]
+WHOLE = [-32768, -1, 0, 1, 2, 3, 4, 5, 7, 8, 16, 64, 128, 255]
+WHOLE += [256, 512, 768, 1024, 1280, 1536, 1792, 2048, 32767]
 FIELDS = [
     *[(place, "h", WHOLE) for place in (*range(40, 50, 2), 70, 72, 252, 254)],
     *[(place, "f", NUMBERS) for place in (*range(76, 92, 4), *range(108, 120, 4), *range(256, 328, 12))],
@@ -204,9 +165,9 @@ def sound_files():
         for dtype in DTYPES.values()
         for turn, order, codes in zip(turns, "<><", ((1, 0), (0, 1), (1, 1)), strict=True)
     ]
-    if DATA.is_dir():
+    if REAL.is_dir():
         for name in ("totalseg_example", "lits117_crop"):
-            real = nib.load(DATA / name / "ct.nii.gz")
+            real = nib.load(REAL / name / "ct.nii.gz")
             images.append((np.asanyarray(real.dataobj[20:100:8, 20:100:8, 50:53]), real.affine, "<", (1, 0)))
     for array, affine, order, (sform_code, qform_code) in images:
         image = nib.Nifti1Image(array, affine, nib.Nifti1Header(endianness=order), dtype=array.dtype)
@@ -217,7 +178,7 @@ def sound_files():
 
 @st.composite
 def files(draw, sound):
-    """Content of a file and whether it is named as compressed: a sound one, with up to two kinds of damage."""
+    """Content of a sound file with up to two kinds of damage, and whether it is named as compressed."""
     content = bytearray(draw(st.sampled_from(sound)))
     damages = draw(st.lists(st.sampled_from(DAMAGES), max_size=2))
     order = "<" if content.startswith(struct.pack("<i", 348)) else ">"
@@ -241,7 +202,10 @@ def files(draw, sound):
 
 
 def read_by_hand(content):
-    """`(voxels, slope, intercept, affine)` of an uncompressed NIfTI-1 file, in the file's order; None unless it is sound beyond doubt."""
+    """`(voxels, slope, intercept, affine)` of an uncompressed NIfTI-1 file, in the order of the file.
+
+    None unless it is sound beyond doubt.
+    """
     order = next((order for order in "<>" if content[:4] == struct.pack(order + "i", 348)), None)
     if order is None or len(content) < 352 or content[344:348] != b"n+1\0":
         return None
@@ -272,7 +236,7 @@ def read_by_hand(content):
 
 
 def affine_by_hand(codes, zooms, qfac, rows, quaternion):
-    """Affine `(3, 4)` by the formulas of the standard, None where it is not sound; the sform goes before the qform."""
+    """Affine `(3, 4)` by the formulas of the standard, sform before qform; None where it is not sound."""
     if not all(code in range(5) for code in codes) or not any(codes):
         return None
     affine = np.array(rows, np.float64)
@@ -329,7 +293,7 @@ def check_reading(content, values, affine):
 
 
 def fuzz_files(folder, examples):
-    """Counts of what came of the files. Runs in a process of its own, whose memory is limited for good."""
+    """Counts of what became of the files. Runs in a process of its own, whose memory is limited for good."""
     outcomes = Counter()
 
     def check(file):

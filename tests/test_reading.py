@@ -1,21 +1,21 @@
-"""The reader against SimpleITK on every orientation, type, byte order and scaling of NIfTI; real volumes resampled and brought back.
+"""The NIfTI reader against SimpleITK in every orientation and type; real volumes resampled and brought back.
 
-NIfTI files are put together byte by byte here, so that no library stands on both sides of a comparison.
+NIfTI files are put together byte by byte here, so that no library is on both sides of a comparison.
 """
 
 import struct
 from itertools import permutations, product
-from pathlib import Path
 
 import numpy as np
 import pytest
+from builders import DATA
 
 from uss_bench.data.manifest import Case
 from uss_bench.data.nifti import read_nifti
 from uss_bench.data.volumes import grid_shape, load_volume, resample
 from uss_bench.study.metrics import segmentation_metrics
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
+IRCADB = DATA / "real" / "ircadb01"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")
 
 SHAPE = (4, 3, 5)  # of the file's own axes
@@ -23,36 +23,27 @@ SPACING = (0.75, 1.25, 2.5)  # mm, of the file's own axes
 ORIGIN = (-40.0, 17.5, 230.0)  # mm, RAS
 PAPER_SPACING = (1.5, 1.0, 1.0)
 CODES = ["".join(letters) for axes in permutations(("RL", "AP", "SI")) for letters in product(*axes)]
-DATATYPES = {
-    "u1": 2,
-    "i2": 4,
-    "i4": 8,
-    "f4": 16,
-    "f8": 64,
-    "i1": 256,
-    "u2": 512,
-    "u4": 768,
-    "i8": 1024,
-    "u8": 1280,
-}
+DATATYPES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64}
+DATATYPES |= {"i1": 256, "u2": 512, "u4": 768, "i8": 1024, "u8": 1280}
 
 
 def axes_of(codes, degrees=0.0):
-    """Directions (columns) of the file's axes in the RAS world: along the axes that `codes` name, then turned about two of them."""
+    """Directions (columns) of the file's axes in the RAS world.
+
+    They run along the axes that `codes` name, and are then turned about two of them.
+    """
     directions = np.zeros((3, 3))
     for column, code in enumerate(codes):
         row = next(index for index, pair in enumerate(("RL", "AP", "SI")) if code in pair)
         directions[row, column] = 1 if code in "RAS" else -1
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    about_z, about_x = (
-        np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]),
-        np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]),
-    )
+    about_z = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     return about_z @ about_x @ directions
 
 
 def quaternion(directions):
-    """`(b, c, d), qfac` of NIfTI for three orthonormal columns: the rotation's axis is its eigenvector of 1."""
+    """`(b, c, d), qfac` of NIfTI for orthonormal columns: the axis of a rotation is its eigenvector of 1."""
     qfac = np.sign(np.linalg.det(directions))
     rotation = directions * (1, 1, qfac)
     values, vectors = np.linalg.eig(rotation)
@@ -86,7 +77,7 @@ def write_by_hand(path, array, directions, form="sform", byte_order="<", slope=1
 
 
 def read_with_simpleitk(path):
-    """Values `(z, y, x)` and affine of a file turned to RAS, as `read_nifti` gives them; ITK's own world is LPS."""
+    """Values `(z, y, x)` and affine of a file turned to RAS, as by `read_nifti`; ITK's own world is LPS."""
     sitk = pytest.importorskip("SimpleITK")
     image = sitk.DICOMOrient(sitk.ReadImage(str(path)), "RAS")
     affine = np.eye(4)
@@ -105,7 +96,7 @@ def noise(dtype="i2"):
     return array
 
 
-# --- reading --------------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("degrees", [0, 20])
@@ -152,22 +143,22 @@ def test_a_slope_of_zero_means_no_scaling(tmp_path, dtype, intercept):
     np.testing.assert_array_equal(read_nifti(tmp_path / "ct.nii")[0], noise(dtype).transpose(2, 1, 0))
 
 
-# --- resampling -----------------------------------------------------------------------------------------------------------
+# --- resampling ---------------------------------------------------------------------------------------------
 
 
 @needs_data
 def test_a_real_volume_on_the_papers_grid_equals_that_of_simpleitk():
     sitk = pytest.importorskip("SimpleITK")
-    values, spacing, affine = read_nifti(DATA / "ircadb01" / "ct.nii.gz")
+    values, spacing, affine = read_nifti(IRCADB / "ct.nii.gz")
     shape = grid_shape(values.shape, spacing, PAPER_SPACING)
-    # The same centre: the two corners are half the difference of the extents apart, along axes that run right, anterior and superior.
+    # The same centre: the two corners are half the difference of the extents apart, along RAS axes.
     shift = [
         ((n - 1) * old - (m - 1) * new) / 2
         for n, old, m, new in zip(values.shape, spacing, shape, PAPER_SPACING, strict=True)
     ]
     origin = (affine[:3, 3] + shift[::-1]) * (-1, -1, 1)
     to_ras = np.diag([-1.0, -1.0, 1.0]).ravel().tolist()
-    image = sitk.ReadImage(str(DATA / "ircadb01" / "ct.nii.gz"), sitk.sitkFloat32)
+    image = sitk.ReadImage(str(IRCADB / "ct.nii.gz"), sitk.sitkFloat32)
     peer = sitk.GetArrayFromImage(
         sitk.Resample(
             image,
@@ -187,12 +178,8 @@ def test_a_real_volume_on_the_papers_grid_equals_that_of_simpleitk():
 
 @needs_data
 def test_a_real_liver_survives_the_papers_grid_and_the_way_back(tmp_path):
-    folder = DATA / "ircadb01"
-    volume = load_volume(
-        Case("c1", "site", "test", folder / "ct.nii.gz", folder / "liver.nii.gz", "c1"),
-        PAPER_SPACING,
-        tmp_path,
-    )
+    case = Case("c1", "site", "test", IRCADB / "ct.nii.gz", IRCADB / "liver.nii.gz", "c1")
+    volume = load_volume(case, PAPER_SPACING, tmp_path)
     prediction = volume.to_native(volume.label.astype(np.float32)) >= 0.5
     metrics = segmentation_metrics(prediction, volume.reference(), volume.native_spacing)
     print(f"ircadb01 through {PAPER_SPACING} mm and back: {metrics}")

@@ -1,4 +1,7 @@
-"""Memory: a whole-body CT within 6 GiB, and a pool of any size within the memory of a small one. Measured in processes of their own."""
+"""Memory: a whole-body CT within 6 GiB, and a pool of any size within the memory of a small one.
+
+Each is measured in a process of its own.
+"""
 
 import gzip
 import multiprocessing
@@ -23,7 +26,7 @@ from uss_bench.study.annotation import Annotations
 from uss_bench.study.evaluation import evaluate_case
 
 PAPER = Config()
-POOL_SHAPE, POOL_SPACING = (64, 256, 256), PAPER.data.spacing  # 8 MiB of HU a case
+POOL_SHAPE, POOL_SPACING = (64, 256, 256), PAPER.data.spacing  # 8 MiB of HU per case
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 pytestmark = [
     pytest.mark.slow,
@@ -44,7 +47,10 @@ def memory(counter):
 
 
 def write_case(folder, number, shape, spacing):
-    """Case with a smooth CT, a little brighter than that of the number before, and an ellipsoid liver. Shape and spacing `(z, y, x)`."""
+    """Case with a smooth CT, a little brighter for each number, and an ellipsoid liver.
+
+    Shape and spacing are `(z, y, x)`.
+    """
     z, y, x = np.ogrid[tuple(slice(-1, 1, complex(0, length)) for length in shape)]
     case_id = f"case {number}"
     header = nib.Nifti1Header()
@@ -75,12 +81,13 @@ def small_network():
 def whole_body_stages(case, cache):
     """Largest resident memory in MiB of each stage that a case goes through.
 
-    The liver is predicted everywhere, as a model may do early in its training: the costliest of all predictions to evaluate.
+    The liver is predicted everywhere, as a model may do early in its training; no prediction costs more to
+    evaluate.
     """
     peaks = {}
 
     def measured(stage, work, *arguments):
-        CLEAR.write_text("5")  # the peak starts anew
+        CLEAR.write_text("5")  # resets the peak
         result = work(*arguments)
         peaks[stage] = memory("VmHWM")
         return result
@@ -106,8 +113,9 @@ def test_a_whole_body_ct_takes_less_than_6_gib(tmp_path):
 def pool_peak(cases, cache):
     """Largest anonymous memory in MiB of loading, training on and scoring all `cases`, as the workflow does.
 
-    Cached arrays are mapped. The pages of a file that were touched count as resident, and in the peak that the kernel keeps, though
-    it can take them back at any time; only anonymous memory (RssAnon) is what a process needs. A thread reads it every few ms.
+    Cached arrays are mapped. Pages of a file that were touched count as resident, and in the peak that the
+    kernel keeps, though it can take them back at any time. What a process needs is its anonymous memory
+    (RssAnon), which a thread reads every few ms.
     """
     peak, done = 0, threading.Event()
 

@@ -36,7 +36,10 @@ def source(tmp_path):
 
 @pytest.fixture
 def imported(tmp_path, source, capsys):
-    """Runs the command line on `source`. Returns the cases by id and what was printed, or the error where one is expected."""
+    """Runs the command line on `source`.
+
+    Returns the cases by id and what was printed or, where an error is expected, its message.
+    """
     output = tmp_path / "lists" / "manifest.csv"
 
     def run(layout, *arguments, source=source, error=False):
@@ -78,7 +81,10 @@ def save_decathlon(source, labels, names, channel="", **description):
 
 
 def save_dicom(sitk, path, pixels, position, number, intercept="-1000"):
-    """One slice (y, x) at `position`, 0.5 mm between columns and 0.75 mm between rows. SliceThickness is wrong, as in CHAOS."""
+    """One slice (y, x) at `position`, 0.5 mm between columns and 0.75 mm between rows.
+
+    SliceThickness is wrong, as in CHAOS.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(np.asarray(pixels)[None])
     image.SetSpacing((0.5, 0.75, 3.2))
@@ -110,7 +116,7 @@ def ramp(k):
 
 
 def blob(k):
-    """Mask of slice k: a bar whose length tells the slice."""
+    """Mask of slice k: a bar whose length is that of no other slice."""
     mask = np.zeros((5, 6), np.uint8)
     mask[1, 2 : 3 + k] = 1
     return mask
@@ -143,7 +149,10 @@ def save_chaos(sitk, folder, upwards):
 
 
 def check_ramp(case):
-    """The volume as its positions say: LPS columns and rows run against RAS, 0.5 x 0.75 mm pixels, slices 2 mm apart."""
+    """The volume is as its positions say.
+
+    LPS columns and rows run against RAS, pixels are 0.5 x 0.75 mm, slices 2 mm apart.
+    """
     values, spacing, affine = read_nifti(case.image)
     assert spacing == (2.0, 0.75, 0.5)
     for k in range(4):
@@ -237,12 +246,9 @@ def test_the_real_chaos_set_comes_out_as_published(imported, tmp_path, sitk):
 
 def test_ircadb_goes_by_position_and_applies_the_intercept(imported, source, tmp_path, sitk):
     save_ircadb(sitk, source / "3Dircadb1.7")
-    stored = np.frombuffer(
-        (source / "3Dircadb1.7/PATIENT_DICOM" / f"image_{SHUFFLED[1]}").read_bytes()[-60:], "<i2"
-    )
-    np.testing.assert_array_equal(
-        stored, ramp(1).ravel() + 1000
-    )  # else this test could not tell HU from stored values
+    path = source / "3Dircadb1.7/PATIENT_DICOM" / f"image_{SHUFFLED[1]}"
+    stored = np.frombuffer(path.read_bytes()[-60:], "<i2")
+    np.testing.assert_array_equal(stored, ramp(1).ravel() + 1000)  # stored values are not HU
     cases, _ = imported("ircadb", "--convert-to", tmp_path / "nifti")
     assert list(cases) == ["ircadb-07"]
     assert cases["ircadb-07"].site == "IRCAD"
@@ -288,7 +294,7 @@ def test_faults_of_a_series_are_all_named_and_no_manifest_is_written(imported, s
     assert len(message.splitlines()) == 4
     for part in (
         "case ircadb-01",
-        "no even stack",
+        "do not form an even stack",
         "case ircadb-02",
         "notes.txt",
         "case ircadb-03",
@@ -410,9 +416,8 @@ def test_nnunet_converts_metaimage_and_nrrd(imported, tmp_path, sitk, ending):
     np.testing.assert_array_equal(values, np.arange(24).reshape(2, 3, 4)[:, ::-1, ::-1] - 1000)
     assert spacing == (2.0, 0.75, 0.5)
     np.testing.assert_allclose(affine @ [3, 2, 0, 1], [20, 30, 100, 1])
-    assert np.argwhere(read_label(case)[0]).tolist() == [
-        [0, 2, 1]
-    ]  # value 2: column 2 of 4 in the first row of 3
+    # Value 2: column 2 of 4 in the first row of 3.
+    assert np.argwhere(read_label(case)[0]).tolist() == [[0, 2, 1]]
 
 
 def test_missing_files_are_listed_together_and_can_be_excluded(imported, source):
@@ -447,7 +452,7 @@ def test_damaged_files_are_listed_together(imported, source):
 
 
 @pytest.mark.parametrize("layout", ["lits", "chaos", "totalsegmentator", "ircadb"])
-def test_empty_source_is_told_the_layout(imported, source, layout):
+def test_an_empty_source_gets_the_layout_in_its_message(imported, source, layout):
     source.mkdir()
     message = imported(layout, error=True)
     assert f"no case in the {layout} layout" in message
@@ -581,18 +586,8 @@ def test_same_command_gives_the_same_bytes_from_the_command_line(imported, sourc
     imported("lits", "--seed", 7)
     ours = imported.output.read_bytes()
     imported.output.unlink()
-    command = [
-        sys.executable,
-        "-m",
-        "uss_bench",
-        "import",
-        "lits",
-        str(source),
-        "--output",
-        str(imported.output),
-        "--seed",
-        "7",
-    ]
+    arguments = ["import", "lits", str(source), "--output", str(imported.output), "--seed", "7"]
+    command = [sys.executable, "-m", "uss_bench", *arguments]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     assert imported.output.read_bytes() == ours
 

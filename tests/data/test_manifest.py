@@ -28,7 +28,7 @@ def problems_of(read, *lines):
     return str(error.value)
 
 
-# --- what a row says ------------------------------------------------------------------------------------------------------
+# --- what a row says ----------------------------------------------------------------------------------------
 
 
 def test_required_columns_alone_give_the_defaults(read, tmp_path):
@@ -103,7 +103,7 @@ def test_several_cases_of_a_patient_may_share_a_split(read):
     assert len(read(HEADER + ",patient_id", "a,s,pool,i,l,p", "b,s,pool,i,l,p")) == 2
 
 
-# --- what is wrong with it ------------------------------------------------------------------------------------------------
+# --- what is wrong with it ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_all_faults_of_a_row_are_named(read):
 
 
 def test_cases_that_can_be_made_out_are_given_beside_the_problems(tmp_path):
-    """So that their files can be checked in the same breath; a faulty optional value is left out."""
+    """So that their files can be checked at the same time; a faulty optional value is left out."""
     path = tmp_path / "manifest.csv"
     path.write_text(HEADER + ",spacing\na,s,pool,i,l,1x1\nb,s,train,i,l,\nc,s,val,i,l,1x2x3\n")
     cases, problems = parse_manifest(path)
@@ -169,17 +169,23 @@ def test_cases_that_can_be_made_out_are_given_beside_the_problems(tmp_path):
 @pytest.mark.parametrize(
     ("column", "meant"),
     [
-        ("patientid", "patient_id"), ("Patient ID", "patient_id"), ("patient", "patient_id"), ("Spacing", "spacing"),
-        ("spacing_mm", "spacing"), ("label_value", "label_values"), ("label-values", "label_values"), ("labelvalues", "label_values"),
+        ("patientid", "patient_id"),
+        ("Patient ID", "patient_id"),
+        ("patient", "patient_id"),
+        ("Spacing", "spacing"),
+        ("spacing_mm", "spacing"),
+        ("label_value", "label_values"),
+        ("label-values", "label_values"),
+        ("labelvalues", "label_values"),
         ("inital", "initial"),
     ],
-)  # fmt: skip
+)
 def test_a_column_that_is_nearly_a_known_one_is_a_problem(read, column, meant):
     message = problems_of(read, f"{HEADER},{column}", "c1,s,pool,i,l,1")
-    assert "1 problem(s)" in message and f"column {column!r} is nearly {meant}; name it so" in message
-    assert (
-        len(read(f"{HEADER},{column},{meant}", "c1,s,pool,i,l,1,")) == 1
-    )  # where the known one is there, the other is meant
+    assert "1 problem(s)" in message
+    assert f"column {column!r} looks like {meant} misspelt; rename it to {meant}, " in message
+    # Where the known column is there too, the other one is meant.
+    assert len(read(f"{HEADER},{column},{meant}", "c1,s,pool,i,l,1,")) == 1
 
 
 @pytest.mark.parametrize(

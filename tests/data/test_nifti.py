@@ -1,20 +1,20 @@
-"""NIfTI files against arrays of known place in the world, headers written byte by byte, and files that are broken in every way."""
+"""NIfTI files: arrays at known places, headers changed byte by byte, and files broken in every way."""
 
+import errno
 import gzip
 import os
 import struct
 import tracemalloc
 import zlib
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from builders import DATA
 
-from uss_bench.data.nifti import BLOCK, corner_distance, read_header, read_nifti, read_planes
+from uss_bench.data.nifti import BLOCK, corner_distance, read_header, read_nifti, read_planes, write_nifti
 from uss_bench.runtime.errors import InputError
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")
 
 SPACING = (2.5, 0.75, 1.25)  # z, y, x in mm
@@ -26,7 +26,7 @@ def noise(shape=SHAPE, seed=0):
 
 
 def turned(array, spacing, codes, oblique=0.0):
-    """A `(z, y, x)` RAS array as a NIfTI image stored in the order `codes`, of the same place in the world."""
+    """A `(z, y, x)` RAS array as a NIfTI image stored in the order `codes`, at the same place."""
     affine = np.diag([*spacing[::-1], 1.0])
     angle = np.deg2rad(oblique)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
@@ -40,7 +40,7 @@ def turned(array, spacing, codes, oblique=0.0):
     )
 
 
-# --- sound files ----------------------------------------------------------------------------------------------------------
+# --- sound files --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("oblique", [0, 20])
@@ -94,7 +94,7 @@ def test_slope_and_intercept_are_applied(tmp_path, dtype, slope, intercept, scal
 
 
 def test_a_header_of_many_extensions_and_an_unset_offset(tmp_path):
-    """vox_offset tells where the voxels begin; some programs leave it at 0."""
+    """vox_offset says where the voxels begin; some programs leave it at 0."""
     path = changed(tmp_path, 108, "<f", 0)
     np.testing.assert_array_equal(read_nifti(path)[0], noise())
     raw = path.read_bytes()
@@ -112,7 +112,7 @@ def test_several_gzip_members_and_zeros_after_them_are_one_file(tmp_path):
 
 
 def test_a_gzip_file_of_many_blocks_whatever_its_members(tmp_path):
-    """Noise does not shrink, zeros do a thousandfold: blocks of packed and of unpacked bytes end at different places."""
+    """Noise does not shrink, zeros do a thousandfold: packed and unpacked blocks end at different places."""
     array = noise((5, 600, 700))
     array[1:3] = 0
     raw = changed(tmp_path, 0, "<i", 348, array=array).read_bytes()
@@ -182,7 +182,10 @@ def test_the_header_is_read_without_the_voxels(tmp_path):
 
 
 def test_distance_of_corners_by_hand():
-    """Turned by a right angle about the first voxel, the far corner in x goes from (10, 0, 0) to (0, 10, 0): 14.1 mm or 7.07 voxels."""
+    """A right angle about the first voxel takes the far corner in x from (10, 0, 0) to (0, 10, 0).
+
+    That is 14.1 mm, or 7.07 voxels.
+    """
     straight = np.diag([2.0, 2.0, 3.0, 1.0])
     quarter = np.array([[0, -2.0, 0, 0], [2.0, 0, 0, 0], [0, 0, 3.0, 0], [0, 0, 0, 1]])
     assert corner_distance(straight, quarter, (9, 1, 6)) == pytest.approx(50**0.5)
@@ -191,11 +194,48 @@ def test_distance_of_corners_by_hand():
     assert corner_distance(straight, shifted, (9, 1, 6)) == pytest.approx(0.25)
 
 
-# --- broken files ---------------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def test_nifti_files_depend_on_their_content_alone(tmp_path):
+    array, affine = np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([0.7, 0.7, 2.5, 1])
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_nifti(tmp_path / name, array, affine)
+    content = (tmp_path / "a.nii.gz").read_bytes()
+    assert content == (tmp_path / "b.nii.gz").read_bytes()
+    assert content[3:8] == b"\0\0\0\0\0"  # neither name nor time in the gzip header
+    image = nib.load(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(np.asanyarray(image.dataobj), array)
+    assert (image.get_data_dtype(), image.header.get_xyzt_units()[0]) == (np.int16, "mm")
+    np.testing.assert_allclose(image.affine, affine, rtol=1e-6)
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path):
+    """The kernel's limit on the files of this process stands for the disk."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "ct.nii.gz"
+    write_nifti(path, noise(), np.eye(4))
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10000, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            write_nifti(path, noise((30, 30, 30)), np.eye(4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- broken files -------------------------------------------------------------------------------------------
 
 
 def changed(folder, offset, layout, *values, array=None, path=None):
-    """An uncompressed file, made of `array` (default: noise) or taken from `path`, with a field of its header overwritten."""
+    """An uncompressed file of which a field of the header is overwritten.
+
+    It is made of `array` (default: noise), or taken from `path`.
+    """
     if path is None:
         path = folder / "ct.nii"
         nib.save(turned(noise() if array is None else array, SPACING, "RAS"), path)
@@ -224,7 +264,7 @@ HEADER_FAULTS = {
     "zero column": (280, "<f", [0.0], "length zero"),
     "zero zoom": (80, "<f", [0.0], "length zero"),
     "negative zoom": (88, "<f", [-2.5], "three lengths"),
-    "two handedness": (76, "<f", [-2.0], "no -1 or 1"),
+    "two handedness": (76, "<f", [-2.0], "not -1 or 1"),
     "unknown sform": (254, "<h", [9], "sform_code 9"),
     "negative qform": (252, "<h", [-1], "qform_code -1"),
     "NaN affine": (292, "<f", [np.nan], "NaN"),
@@ -343,7 +383,7 @@ def test_a_file_without_permission_is_an_input_error(tmp_path):
 
 @pytest.mark.parametrize("side", [2000, 30000])
 def test_a_header_that_promises_more_than_its_file_takes_no_memory(tmp_path, side):
-    """2000 x 2000 x 400 voxels fit the greatest ratio of gzip, and yet are not there; 30000 cubed fit nothing."""
+    """2000 x 2000 x 400 voxels would be possible by the greatest ratio of gzip; 30000 cubed would not."""
     content = bytearray(
         changed(tmp_path, 40, "<4h", 3, side, side, 400 if side == 2000 else side).read_bytes()
     )

@@ -37,7 +37,7 @@ def bare_case(image="absent.nii.gz", label="absent.nii.gz", **fields):
     return Case("c1", "site", "pool", Path(image), Path(label), "c1", **fields)
 
 
-# --- image and label ------------------------------------------------------------------------------------------------------
+# --- image and label ----------------------------------------------------------------------------------------
 
 
 def test_a_spacing_of_the_manifest_overrides_that_of_the_file(nifti_case, tmp_path):
@@ -78,9 +78,8 @@ def test_the_same_mask_in_another_orientation_is_the_same():
         "MSD": 0.0,
         "HD": 0.0,
     }
-    assert plain.sum() * np.prod(spacing) / 1000 == pytest.approx(
-        1489, abs=1
-    )  # mL, as the data's notes have it
+    # mL, as the data's notes have it:
+    assert plain.sum() * np.prod(spacing) / 1000 == pytest.approx(1489, abs=1)
 
 
 @needs_data
@@ -91,7 +90,7 @@ def test_tumours_inside_the_liver_belong_to_it():
     np.testing.assert_array_equal(liver, both)
 
 
-# --- what is wrong with them -----------------------------------------------------------------------------------------------
+# --- what is wrong with them --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -123,11 +122,10 @@ def test_an_empty_mask_reads_as_no_liver():
 
 
 def test_grids_are_those_of_the_turned_volume(nifti_case):
-    """A file stored as (z, y, x) in other directions; its `pixdim` is left at 1 mm, as often, which does not count."""
+    """A file stored as (z, y, x) in other directions; its faulty `pixdim` of 1 mm does not count."""
     case = nifti_case(noise(), np.zeros(SHAPE))
-    affine = np.array(
-        [[0, 0, -2, 0], [0, -3, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1.0]]
-    )  # first axis up, second back, third left
+    # The first axis points up, the second back, the third left.
+    affine = np.array([[0, 0, -2, 0], [0, -3, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1.0]])
     image = nib.Nifti1Image(np.zeros((12, 8, 20), np.int16), affine)
     image.header["pixdim"][1:4] = 1
     nib.save(image, case.image)
@@ -135,7 +133,7 @@ def test_grids_are_those_of_the_turned_volume(nifti_case):
     assert grids(replace(case, spacing=(10.0, 3.0, 2.0)), (5.0, 6.0, 2.0)) == ((12, 8, 20), (24, 4, 20))
 
 
-# --- resampling -----------------------------------------------------------------------------------------------------------
+# --- resampling ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("new_spacing", [(1.5, 1.0, 1.0), (2.0, 0.5, 0.9), (4.9, 1.4, 2.4), (0.7, 0.7, 0.7)])
@@ -171,7 +169,7 @@ def test_linear_resampling_equals_that_of_simpleitk(new_spacing):
 
 
 def test_linear_resampling_by_hand():
-    """Halves of 2 mm: new centres at a quarter and three quarters; beyond the outermost centres their value holds."""
+    """Halves of 2 mm: new centres at a quarter and three quarters, and beyond the last centre its value."""
     line = np.array([0.0, 8.0, 4.0]).reshape(1, 1, 3)
     assert resample(line, (1, 1, 2), (1, 1, 1)).flatten().tolist() == [0, 2, 6, 7, 5, 4]
 
@@ -180,9 +178,8 @@ def test_linear_resampling_by_hand():
 @pytest.mark.parametrize("ratio", [2, 3, 5])
 def test_whole_blocks_are_averaged_where_the_grid_is_coarser(axis, ratio):
     volume = noise((4, 4, 4)).astype(np.float64)
-    volume = np.concatenate(
-        [volume * factor for factor in range(ratio)], axis=axis
-    )  # 4 ratio voxels along the axis
+    # 4 ratio voxels along the axis:
+    volume = np.concatenate([volume * factor for factor in range(ratio)], axis=axis)
     new_spacing = [1.0, 1.0, 1.0]
     new_spacing[axis] = float(ratio)
     blocks = np.moveaxis(volume, axis, 0).reshape(4, ratio, 4, 4).mean(axis=1)
@@ -255,7 +252,7 @@ def test_interpolation_weights_are_means(ratio):
     np.testing.assert_allclose(weights[::-1, ::-1], weights, atol=1e-6)  # about the common centre
 
 
-# --- the working grid and back --------------------------------------------------------------------------------------------
+# --- the working grid and back ------------------------------------------------------------------------------
 
 
 def ball(shape, spacing, centre, radius):
@@ -312,7 +309,7 @@ def test_a_loaded_volume_holds_the_arrays_and_facts_of_its_files(nifti_case, tmp
     assert [volume.shows_liver(z) for z in range(4)] == volume.label.any(axis=(1, 2)).tolist()
 
 
-def test_shows_liver_tells_the_slices(nifti_case, tmp_path):
+def test_shows_liver_by_slice(nifti_case, tmp_path):
     label = np.zeros((6, 4, 4), bool)
     label[2:4, 1, 1] = True
     volume = load_volume(
@@ -339,11 +336,11 @@ def test_label_and_image_may_be_stored_in_different_orientations(tmp_path):
     np.testing.assert_array_equal(volume.reference(), label)
 
 
-# --- headers ----------------------------------------------------------------------------------------------------------------
+# --- headers ------------------------------------------------------------------------------------------------
 
 
 def test_sound_headers_are_met_with_silence(nifti_case):
-    assert header_problems(nifti_case(noise(), np.zeros(SHAPE))) == [[], []]
+    assert header_problems(nifti_case(noise(), np.zeros(SHAPE))) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -379,7 +376,7 @@ def test_one_file_as_image_and_label_is_a_problem(nifti_case):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "of_manifest", "told"),
+    ("spacing", "of_manifest", "says"),
     [
         ((62.0, 1.0, 1.0), None, "1 x 1 x 62 mm (x, y, z)"),
         ((0.001, 0.0007, 0.0007), None, "0.0007 x 0.0007 x 0.001 mm"),  # metres
@@ -389,10 +386,10 @@ def test_one_file_as_image_and_label_is_a_problem(nifti_case):
     ],
 )
 def test_a_spacing_of_no_ct_is_a_problem_unless_the_manifest_gives_another(
-    nifti_case, spacing, of_manifest, told
+    nifti_case, spacing, of_manifest, says
 ):
     problems, _ = header_problems(replace(nifti_case(noise(), np.zeros(SHAPE), spacing), spacing=of_manifest))
-    assert [told in problem for problem in problems] == [True] * bool(told)
+    assert [says in problem for problem in problems] == [True] * bool(says)
 
 
 def test_both_files_are_looked_at_even_if_one_is_faulty(nifti_case, tmp_path):
@@ -400,7 +397,7 @@ def test_both_files_are_looked_at_even_if_one_is_faulty(nifti_case, tmp_path):
     case.label.write_bytes(b"")
     problems, _ = header_problems(case)
     assert [problem.split(": ")[1:3] for problem in problems] == [
-        [str(case.image), "does not exist; mend the path in the manifest or restore the file"],
+        [str(case.image), "does not exist; correct the path in the manifest, or restore the file"],
         [str(case.label), "an empty file; copy it again"],
     ]
     assert len(header_problems(replace(case, label=case.image))[0]) == 2
@@ -419,7 +416,7 @@ def test_doubts_about_either_file_are_warnings(nifti_case):
     )
 
 
-# --- cache ----------------------------------------------------------------------------------------------------------------
+# --- cache --------------------------------------------------------------------------------------------------
 
 
 def entries(cache):
@@ -454,9 +451,8 @@ def test_everything_that_shapes_the_arrays_makes_a_new_entry(nifti_case, tmp_pat
         load_volume(replace(case, label_values=(1,)), SPACING, cache),
         load_volume(replace(case, label_values=(1, 2)), SPACING, cache),
         load_volume(replace(case, spacing=(2.5, 0.8, 1.25)), SPACING, cache),
-        load_volume(
-            nifti_case(noise(seed=5), np.ones(SHAPE), SPACING), SPACING, cache
-        ),  # changed files of the same names
+        # Changed files of the same names:
+        load_volume(nifti_case(noise(seed=5), np.ones(SHAPE), SPACING), SPACING, cache),
         load_volume(nifti_case(noise(), np.zeros(SHAPE), SPACING), SPACING, cache),
     ]
     assert len({volume.folder for volume in (first, *others)}) == 7
@@ -519,7 +515,7 @@ def test_facts_for_doubts(nifti_case, tmp_path):
 
 
 def test_bytes_that_the_cache_lacks(nifti_case, tmp_path):
-    """Twelve voxels for 100: 36 bytes, and 12 for the reference in whole bytes; what its header says and the files of an entry agree."""
+    """Twelve voxels for 100: 36 bytes, and 12 whole bytes for the reference; header and files agree."""
     cache = tmp_path / "cache"
     case, other = (
         nifti_case(noise((4, 5, 5), seed), np.ones((4, 5, 5)), (2.0, 1.0, 1.0), case_id=str(seed))
@@ -534,12 +530,11 @@ def test_bytes_that_the_cache_lacks(nifti_case, tmp_path):
     assert volume.image.nbytes + volume.label.nbytes == 36 and volume.reference().nbytes // 8 == 12
     assert missing_bytes([case, other], grid, cache) == 48
     assert missing_bytes([case], (2.0, 1.0, 1.0), cache) == 312
-    assert (
-        missing_bytes([replace(case, spacing=(4.0, 1.0, 1.0))], grid, cache) == 84
-    )  # 4 x 2 x 3, and again 12
+    # 4 x 2 x 3, and again 12:
+    assert missing_bytes([replace(case, spacing=(4.0, 1.0, 1.0))], grid, cache) == 84
 
 
-# --- digests ----------------------------------------------------------------------------------------------------------------
+# --- digests ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -606,9 +601,8 @@ def test_a_real_case_through_the_cache(tmp_path):
     folder = DATA / "real" / "totalseg_example"
     volume = load_volume(bare_case(folder / "ct.nii.gz", folder / "liver.nii.gz"), (6.0, 6.0, 6.0), tmp_path)
     reference = volume.reference()
-    assert reference.sum() * np.prod(volume.native_spacing) / 1000 == pytest.approx(
-        1123, abs=1
-    )  # mL, as the data's notes have it
+    # mL, as the data's notes have it:
+    assert reference.sum() * np.prod(volume.native_spacing) / 1000 == pytest.approx(1123, abs=1)
     prediction = volume.to_native(volume.label) >= 0.5
     assert 2 * (prediction & reference).sum() / (prediction.sum() + reference.sum()) > 0.93
     assert (

@@ -1,4 +1,4 @@
-"""One process at a time in a run folder: living and dead holders, here and elsewhere, and many who want it at once."""
+"""One process at a time in a folder: living and dead holders, here and elsewhere, and many at once."""
 
 import json
 import os
@@ -16,6 +16,7 @@ import pytest
 
 from uss_bench.runtime import lock, stopping
 from uss_bench.runtime.errors import InputError
+from uss_bench.runtime.paths import LOCK
 
 HOLD = """
 import sys, time
@@ -40,11 +41,11 @@ def quick(monkeypatch):
 def write_lock(tmp_path):
     """Writes the lock that a holder of these properties would have left, and returns its path."""
     with lock.locked(tmp_path):
-        content = json.loads((tmp_path / lock.NAME).read_text())
+        content = json.loads((tmp_path / LOCK).read_text())
 
     def write(**changes):
-        (tmp_path / lock.NAME).write_text(json.dumps({**content, "token": "another", **changes}))
-        return tmp_path / lock.NAME
+        (tmp_path / LOCK).write_text(json.dumps({**content, "token": "another", **changes}))
+        return tmp_path / LOCK
 
     return write
 
@@ -119,7 +120,7 @@ def test_a_process_may_not_hold_a_folder_twice_but_two_folders(tmp_path):
 def test_a_lock_ends_with_its_block(tmp_path, error):
     folder, threads = tmp_path / "runs" / "name", threading.active_count()
     with pytest.raises(error) if error else nullcontext(), lock.locked(folder):
-        assert pid_of(folder / lock.NAME) == os.getpid()
+        assert pid_of(folder / LOCK) == os.getpid()
         if error:
             raise error
     assert content(folder) == {}
@@ -137,8 +138,8 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, reaped):
             == f"process {process.pid} on {socket.gethostname()}, ended without releasing it"
         )
         with lock.locked(tmp_path):
-            assert pid_of(tmp_path / lock.NAME) == os.getpid()
-            assert list(content(tmp_path)) == [lock.NAME]
+            assert pid_of(tmp_path / LOCK) == os.getpid()
+            assert list(content(tmp_path)) == [LOCK]
         assert content(tmp_path) == {}
 
 
@@ -150,18 +151,18 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, reaped):
 def test_a_stale_lock_is_taken_over_at_once(tmp_path, write_lock, holder):
     write_lock(**holder)
     with lock.locked(tmp_path, waiting=pytest.fail):
-        assert pid_of(tmp_path / lock.NAME) == os.getpid()
+        assert pid_of(tmp_path / LOCK) == os.getpid()
 
 
 def test_a_holder_elsewhere_is_not_looked_up_here(tmp_path, write_lock):
-    """Nor is one of another container on this very host, whose processes have numbers of their own."""
+    """The same holds for another container on this host, whose processes have numbers of their own."""
     write_lock(machine=["elsewhere", "", ""], host="elsewhere", pid=NO_PROCESS)
-    started, told = time.monotonic(), []
-    with lock.locked(tmp_path, told.append):
+    started, lines = time.monotonic(), []
+    with lock.locked(tmp_path, lines.append):
         assert time.monotonic() - started >= 0.35
-        assert pid_of(tmp_path / lock.NAME) == os.getpid()
-    assert told[0].startswith(
-        f"process {NO_PROCESS} on elsewhere, last sign of life 0 s ago holds {tmp_path}; waiting"
+        assert pid_of(tmp_path / LOCK) == os.getpid()
+    assert lines[0].startswith(
+        f"{tmp_path} is held by process {NO_PROCESS} on elsewhere, last sign of life 0 s ago; waiting up to "
     )
 
 
@@ -219,7 +220,7 @@ def test_a_wait_can_be_stopped(tmp_path, write_lock):
 @pytest.mark.parametrize("written", [True, False])
 def test_an_empty_lock_is_one_that_is_being_written_or_was_never_finished(tmp_path, write_lock, written):
     finished = write_lock().read_text()
-    path = tmp_path / lock.NAME
+    path = tmp_path / LOCK
     path.write_text("")
     write = threading.Timer(0.1, lambda: path.write_text(finished))
     if written:
@@ -233,7 +234,7 @@ def test_an_empty_lock_is_one_that_is_being_written_or_was_never_finished(tmp_pa
 
 
 def test_of_many_that_want_it_one_has_it(tmp_path, write_lock):
-    """Every round leaves a stale lock to five who want it at once. Who has it keeps it until the others have been refused."""
+    """Each round leaves a stale lock to five at once; the winner waits until the others are refused."""
     rounds, contenders = 60, 5
     start, held, refused = threading.Barrier(contenders), [], []
 
@@ -265,17 +266,19 @@ def test_of_many_that_want_it_one_has_it(tmp_path, write_lock):
 
 def test_one_killed_while_it_removed_a_stale_lock_delays_the_next_only(tmp_path, write_lock):
     write_lock(pid=NO_PROCESS, token="known")
-    (tmp_path / f".partial-known-{lock.NAME}").touch()
+    (tmp_path / f".partial-known-{LOCK}").touch()
     started = time.monotonic()
     with lock.locked(tmp_path):
         assert time.monotonic() - started >= 0.35  # it might have been at it still
-        assert pid_of(tmp_path / lock.NAME) == os.getpid()
+        assert pid_of(tmp_path / LOCK) == os.getpid()
     assert content(tmp_path) == {}
 
 
 def test_who_comes_late_to_a_stale_lock_does_not_move_the_new_one(tmp_path, write_lock, monkeypatch):
-    """Between the look at a stale lock and its removal another may take the folder over. Were its lock moved even for a moment, a third
-    could put one up too."""
+    """Between the look at a stale lock and its removal, another process may take the folder over.
+
+    If its lock were moved even for a moment, a third could put one up too.
+    """
     monkeypatch.setattr(lock, "HEARTBEAT", 60)
     path, alive = write_lock(pid=NO_PROCESS), lock._alive
     first, changed = lock.locked(tmp_path), []
@@ -297,7 +300,7 @@ def test_who_comes_late_to_a_stale_lock_does_not_move_the_new_one(tmp_path, writ
 
 def test_a_holder_shows_signs_of_life(tmp_path):
     with lock.locked(tmp_path):
-        path = tmp_path / lock.NAME
+        path = tmp_path / LOCK
         os.utime(path, (0, 0))
         wait_for(lambda: path.stat().st_mtime > time.time() - 60)
 
@@ -317,7 +320,7 @@ def test_a_holder_that_was_taken_for_dead_stops(tmp_path, write_lock, replaced):
 def test_a_hiccup_of_the_disk_stops_nobody(tmp_path):
     """Two heartbeats that find no lock are borne."""
     with lock.locked(tmp_path):
-        path = tmp_path / lock.NAME
+        path = tmp_path / LOCK
         path.rename(tmp_path / "away")
         time.sleep(0.08)
         (tmp_path / "away").rename(path)
@@ -359,4 +362,4 @@ def test_a_lock_in_words(tmp_path, write_lock, holder, text):
     os.utime(path, (time.time() - 90,) * 2)
     assert lock.describe(tmp_path) == text
     assert lock.describe(tmp_path / "absent") is None
-    assert list(content(tmp_path)) == [lock.NAME]
+    assert list(content(tmp_path)) == [LOCK]

@@ -40,7 +40,7 @@ def test_a_signal_is_remembered_until_the_next_safe_point(number, reason):
             stopping.check()
 
 
-def test_the_first_reason_is_told():
+def test_the_first_reason_counts():
     thread = threading.Thread(target=stopping.request, args=["the lock was lost"])
     thread.start()
     thread.join()

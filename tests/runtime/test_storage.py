@@ -9,8 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
 
@@ -99,7 +97,10 @@ def test_files_get_the_permissions_that_the_user_asks_for(tmp_path):
 
 
 def test_threads_may_write_at_once(tmp_path, monkeypatch):
-    """The umask belongs to the whole process: who changes it to read it gives other threads a file, or a umask, of wrong permissions."""
+    """The umask belongs to the whole process.
+
+    A thread that changes it, if only to read it, spoils the permissions of files that others make meanwhile.
+    """
     umask = os.umask
     before = umask(0o022)
 
@@ -208,8 +209,10 @@ def test_a_checkpoint_cut_short_is_bad_input(tmp_path, checkpoint):
 
 @pytest.mark.parametrize("flip", [0x01, 0x08, 0x10, 0xFF])
 def test_a_checkpoint_with_a_damaged_byte_is_bad_input_or_as_saved(tmp_path, checkpoint, flip):
-    """At every byte: of tensors and of the zip archive around them. PyTorch alone takes a tensor whose archive tells a wrong size, and
-    fills it from memory."""
+    """At every byte: of tensors and of the zip archive around them.
+
+    PyTorch alone accepts a tensor whose archive states a wrong size, and fills it from memory.
+    """
     path = tmp_path / "model.pt"
     storage.save_checkpoint(path, checkpoint)
     with open(path, "r+b", buffering=0) as file:
@@ -237,12 +240,6 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
         ("rows.csv", lambda path: storage.write_csv(path, ["a"], [{"a": "x" * 20000}])),
         ("stage.json", lambda path: storage.write_json(path, ["x" * 20000])),
         ("model.pt", lambda path: storage.save_checkpoint(path, {"weight": torch.zeros(5000)})),
-        (
-            "ct.nii.gz",
-            lambda path: storage.write_nifti(
-                path, np.random.default_rng(0).integers(0, 999, (30, 30, 30), np.int16), np.eye(4)
-            ),
-        ),
     ],
 )
 def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, name, write):
@@ -313,19 +310,6 @@ def test_a_folder_that_failed_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nifti_files_depend_on_their_content_alone(tmp_path):
-    array, affine = np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.diag([0.7, 0.7, 2.5, 1])
-    for name in ("a.nii.gz", "b.nii.gz"):
-        storage.write_nifti(tmp_path / name, array, affine)
-    content = (tmp_path / "a.nii.gz").read_bytes()
-    assert content == (tmp_path / "b.nii.gz").read_bytes()
-    assert content[3:8] == b"\0\0\0\0\0"  # neither name nor time in the gzip header
-    image = nib.load(tmp_path / "a.nii.gz")
-    np.testing.assert_array_equal(np.asanyarray(image.dataobj), array)
-    assert (image.get_data_dtype(), image.header.get_xyzt_units()[0]) == (np.int16, "mm")
-    np.testing.assert_allclose(image.affine, affine, rtol=1e-6)
-
-
 def test_natural_order_counts():
     names = ["slice-10.dcm", "a/slice-2.dcm", "slice-2.dcm", "a/slice-10.dcm", "slice-02b.dcm", "7"]
     assert sorted(names, key=storage.natural_key) == [
@@ -343,15 +327,3 @@ def test_file_digest_is_the_sha256_of_the_content(tmp_path, size):
     content = b"x" * size
     (tmp_path / "file").write_bytes(content)
     assert storage.file_digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()
-
-
-def test_every_model_has_its_own_folder():
-    keys = [("initial", "", 0), ("data pool", "", None)]
-    keys += [("iteration", strategy, k) for strategy in ("UVS", "USS") for k in (1, 2)] + [
-        ("converged", s, 2) for s in ("UVS", "USS")
-    ]
-    folders = {storage.model_folder("run", *key).as_posix() for key in keys}
-    assert folders == {
-        "run/initial", "run/data-pool", "run/UVS/iter-1", "run/UVS/iter-2", "run/USS/iter-1", "run/USS/iter-2", "run/UVS/converged",
-        "run/USS/converged",
-    }  # fmt: skip

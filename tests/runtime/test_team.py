@@ -1,4 +1,4 @@
-"""Who claims what, who notices whose end, and how workers are told to go, among real processes."""
+"""Who claims what, who notices whose end, and how workers are stopped, among real processes."""
 
 import os
 import signal
@@ -68,7 +68,7 @@ def meet(team, event):
         team.pause()
 
 
-# --- what workers do -------------------------------------------------------------------------------------------------------------
+# --- what workers do ----------------------------------------------------------------------------------------
 
 
 def claim_and_end_badly(rank, size, port, folder):
@@ -101,7 +101,7 @@ def train_until_stopped(path):
         write_text(path, str(reason))
 
 
-# --- one process -----------------------------------------------------------------------------------------------------------------
+# --- one process --------------------------------------------------------------------------------------------
 
 
 def test_a_team_of_one_claims_everything_once():
@@ -204,7 +204,7 @@ def test_runs_of_one_job_claim_apart(monkeypatch):
         assert not distributed.is_initialized()
 
 
-# --- several processes -----------------------------------------------------------------------------------------------------------
+# --- several processes --------------------------------------------------------------------------------------
 
 
 def test_no_process_is_started_for_a_team_of_one():
@@ -214,7 +214,7 @@ def test_no_process_is_started_for_a_team_of_one():
 
 
 def test_workers_share_the_work_and_end_with_the_job(tmp_path, monkeypatch):
-    """The job ends as one of them is killed. The others are told, and get time to write their checkpoints."""
+    """The job ends when one is killed. The others are stopped, with time to write their checkpoints."""
     monkeypatch.setattr(teams, "FAREWELL", 3.0)
     lost = rf"^worker 1 ended with exit code -{int(signal.SIGKILL)}$"
     with pytest.raises(PeerLostError, match=lost), local_team(4, claim_and_end_badly, tmp_path) as team:

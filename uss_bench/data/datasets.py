@@ -1,30 +1,63 @@
-"""Manifests from public datasets, in the folders their publishers ship: `uss-bench import LAYOUT SOURCE --output FILE`.
+"""Manifests from public datasets: `uss-bench import LAYOUT SOURCE --output FILE`.
 
-The cases that `layouts` finds are excluded, checked, converted, inspected, split and written here, the same way for every layout.
+`layouts` finds the cases in the folders that publishers ship. Here they are excluded, checked, converted,
+inspected, split and written, in the same way for every layout.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, refuse
 from ..runtime.seeding import generator
 from ..runtime.storage import natural_key, write_csv
 from . import dicom
 from .layouts import LAYOUTS
-from .manifest import OPTIONAL, REQUIRED, SPLITS, read_manifest
+from .manifest import OPTIONAL, REQUIRED, SPLITS, Case, read_manifest
 from .nifti import read_header, read_nifti, write_nifti
 from .volumes import liver_of
 
-LOST = "lost"
+LOST = "lost"  # in place of a spacing that no header holds any more
 
 
-def collect(layout, source, existing, exclude, spacings):
-    """Cases of a source, the excluded ones apart. All that is missing or named twice is one InputError."""
+def collect(
+    layout: str,
+    source: Path,
+    existing: Sequence[Case],
+    exclude: Sequence[str],
+    spacings: Mapping[str, tuple[float, ...]],
+) -> tuple[list[Case], list[Case]]:
+    """Find the cases of a source.
+
+    Parameters
+    ----------
+    layout : str
+        One of `LAYOUTS`.
+    source : Path
+        The unpacked dataset.
+    existing : sequence of Case
+        Cases of the manifest that is added to.
+    exclude : sequence of str
+        Case ids to leave out.
+    spacings : mapping
+        Spacings that the user has given, by case id.
+
+    Returns
+    -------
+    cases, excluded : list of Case
+
+    Raises
+    ------
+    InputError
+        There is no case, or something is missing or named twice; all problems in one message.
+    """
     if not source.is_dir():
         raise InputError(f"{source}: not a folder; give the unpacked dataset")
     found = list(LAYOUTS[layout](source))
@@ -35,19 +68,26 @@ def collect(layout, source, existing, exclude, spacings):
     cases = [case for case in found if case.case_id not in exclude]
     ids = {case.case_id for case in found}
     problems = [
-        f"no case {name} to exclude or space; ids here are like {found[0].case_id}"
+        f"no case {name}, which --exclude or --spacing names; ids here look like {found[0].case_id}"
         for name in (*exclude, *spacings)
         if name not in ids
     ]
-    problems += [
-        f"case {case.case_id}: {path} is missing; restore it or give --exclude {case.case_id}"
+    problems += _collection_problems(cases, existing)
+    refuse(f"{source}: {len(problems)} problem(s)", problems)
+    return cases, [case for case in found if case.case_id in exclude]
+
+
+def _collection_problems(cases: Sequence[Case], existing: Sequence[Case]) -> list[str]:
+    """Files that are missing, and cases that are found twice or known already."""
+    problems = [
+        f"case {case.case_id}: {path} is missing; restore it, or give --exclude {case.case_id}"
         for case in cases
         for path in (case.image, case.label)
         if not path.exists()
     ]
     count = Counter(case.case_id for case in cases)
     problems += [
-        f"case {name}: found {times} times; keep one of each or import them apart"
+        f"case {name}: found {times} times; keep one of them, or import them separately"
         for name, times in count.items()
         if times > 1
     ]
@@ -55,24 +95,47 @@ def collect(layout, source, existing, exclude, spacings):
     if known:
         names = ", ".join(known[:5]) + (f" and {len(known) - 5} more" if len(known) > 5 else "")
         problems.append(
-            f"already in the manifest: {names}; import a source once, or give --exclude for these"
+            f"already in the manifest: {names}; import a source only once, or give --exclude for these"
         )
-    _raise(source, problems)
-    return cases, [case for case in found if case.case_id in exclude]
+    return problems
 
 
-def _raise(source, problems):
-    if problems:
-        raise InputError("\n  ".join([f"{source}: {len(problems)} problem(s)", *problems]))
+def prepare(
+    layout: str, cases: Sequence[Case], folder: Path | None, spacings: Mapping[str, tuple[float, ...]]
+) -> tuple[list[Case], dict[str, str], list[str]]:
+    """Convert cases to NIfTI and sort out those that are of no use.
 
+    Parameters
+    ----------
+    layout : str
+        Name of the dataset's layout, for messages.
+    cases : sequence of Case
+        As `collect` found them.
+    folder : Path or None
+        Where converted files are written.
+    spacings : mapping
+        Spacings `(z, y, x)` in mm that the user has given, by case id.
 
-def prepare(layout, cases, folder, spacings):
-    """Cases as NIfTI and fit for use, and by case id the reason to leave the others out, and what is wrong with any."""
+    Returns
+    -------
+    kept : list of Case
+        Cases with NIfTI files that show liver.
+    left_out : dict
+        Case id to the reason why it was left out.
+    problems : list of str
+        What is wrong with files, in words.
+
+    Raises
+    ------
+    InputError
+        Files have to be converted, but SimpleITK or `folder` is missing.
+    """
     if any(map(_is_foreign, (path for case in cases for path in (case.image, case.label)))):
         dicom.load_simpleitk()
         if folder is None:
             raise InputError(
-                f"{layout}: these files are no NIfTI; say with --convert-to DIR where to write them as such"
+                f"{layout}: these files are not NIfTI; "
+                "give a folder for the converted ones with --convert-to DIR"
             )
     kept, left_out, problems = [], {}, []
     for case in cases:
@@ -81,7 +144,8 @@ def prepare(layout, cases, folder, spacings):
             case = replace(_convert(case, folder), spacing=spacing)
             if spacing == LOST:
                 left_out[case.case_id] = (
-                    f"its header has lost the spacing; give --spacing {case.case_id}=XxYxZ (mm) if you know it"
+                    "its header has lost the spacing; "
+                    f"give --spacing {case.case_id}=XxYxZ (mm) if you know it"
                 )
             elif not _shows_liver(case):
                 left_out[case.case_id] = "its label shows no liver"
@@ -92,31 +156,30 @@ def prepare(layout, cases, folder, spacings):
     return kept, left_out, problems
 
 
-def _is_foreign(path):
+def _is_foreign(path: Path) -> bool:
     return not path.name.lower().endswith((".nii", ".nii.gz"))
 
 
-def _convert(case, folder):
-    """The case with NIfTI files. What is not NIfTI is written to `folder`, unless it is there already."""
-    targets = {"image": f"{case.case_id}.nii.gz", "label": f"{case.case_id}_liver.nii.gz"}
+def _convert(case: Case, folder: Path | None) -> Case:
+    """The case with NIfTI files; others are converted to `folder`, unless they are there already."""
+    names = {"image": f"{case.case_id}.nii.gz", "label": f"{case.case_id}_liver.nii.gz"}
     targets = {
-        role: folder / case.site / name for role, name in targets.items() if _is_foreign(getattr(case, role))
+        role: folder / case.site / name for role, name in names.items() if _is_foreign(getattr(case, role))
     }
     for role, target in targets.items():
         if not target.exists():
-            write_nifti(
-                target,
-                *(
-                    dicom.read_image(case.image)
-                    if role == "image"
-                    else dicom.read_mask(case.label, case.image)
-                ),
-            )
+            is_image = role == "image"
+            read = dicom.read_image(case.image) if is_image else dicom.read_mask(case.label, case.image)
+            write_nifti(target, *read)
     return replace(case, **targets)
 
 
-def _lits_spacing(case):
-    """None where the affine is sound. An identity affine says nothing: then `(z, y, x)` as the header's pixdim has it, or LOST."""
+def _lits_spacing(case: Case) -> tuple[float, ...] | str | None:
+    """Spacing `(z, y, x)` in mm that an identity affine hides; None where the affine is sound.
+
+    An identity affine says nothing. The spacing is then that of the header's pixdim, or LOST if that is 1 mm
+    throughout.
+    """
     stored = read_header(case.image).stored
     if not np.array_equal(np.abs(stored.get_best_affine()), np.eye(4)):
         return None
@@ -124,15 +187,31 @@ def _lits_spacing(case):
     return LOST if spacing == (1, 1, 1) else spacing
 
 
-def _shows_liver(case):
+def _shows_liver(case: Case) -> bool:
     return bool(liver_of(read_nifti(case.label)[0], case.label_values).any())
 
 
-def assign_splits(existing, new, shares, seed):
-    """The new cases with their splits.
+def assign_splits(
+    existing: Sequence[Case], new: Sequence[Case], shares: Sequence[float], seed: int
+) -> list[Case]:
+    """Draw splits for new cases.
 
-    Within each site the patients come as near to the shares as whole patients can, those of `existing`, which keep their split,
-    counted in. A patient with scans in several sites counts where the first is.
+    Within each site, patients are shared out as near to `shares` as whole patients can be. Those of
+    `existing` keep their split and are counted in. A patient with scans at several sites counts at the first.
+
+    Parameters
+    ----------
+    existing, new : sequence of Case
+        Cases with and without splits.
+    shares : sequence of float
+        Shares of the pool, validation and test patients; they sum to 1.
+    seed : int
+        Names the draw, which does not depend on the order of the cases.
+
+    Returns
+    -------
+    list of Case
+        The new cases with their splits, in their order.
     """
     split_of = {case.patient_id: case.split for case in existing}
     site_of = {}
@@ -154,21 +233,26 @@ def assign_splits(existing, new, shares, seed):
     return [replace(case, split=split_of[case.patient_id]) for case in new]
 
 
-def _apportion(total, weights):
-    """Whole numbers that sum to `total` and lie near its shares: the largest remainders are rounded up."""
+def _apportion(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers in the ratio of `weights` that sum to `total`; the largest remainders are rounded up.
+
+    >>> _apportion(7, (0.5, 0.05, 0.45))
+    [4, 0, 3]
+    """
     shares = np.array(weights) * total / np.sum(weights)
     counts = np.floor(shares).astype(int)
     counts[np.argsort(counts - shares, kind="stable")[: total - counts.sum()]] += 1
     return counts.tolist()
 
 
-def write_manifest(path, cases):
+def write_manifest(path: Path, cases: Sequence[Case]) -> None:
+    """Write cases as a manifest, with paths relative to it."""
     extra = dict.fromkeys(column for case in cases for column in case.extra)
     rows = [dict.fromkeys(extra, "") | case.extra | _row(case, path.parent) for case in cases]
     write_csv(path, (*REQUIRED, *OPTIONAL, *extra), rows)
 
 
-def _row(case, folder):
+def _row(case: Case, folder: Path) -> dict:
     row = {column: getattr(case, column) for column in (*REQUIRED, *OPTIONAL)}
     return row | {
         "image": _relative(case.image, folder),
@@ -179,12 +263,15 @@ def _row(case, folder):
     }
 
 
-def _relative(path, folder):
-    """POSIX path from the folder. Linked folders are resolved, or ".." would lead astray; a linked file keeps its own name."""
+def _relative(path: Path, folder: Path) -> str:
+    """POSIX path from a folder.
+
+    Linked folders are resolved, because ".." would lead elsewhere from them; a linked file keeps its name.
+    """
     return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
 
 
-def _parse_shares(text):
+def _parse_shares(text: str) -> list[float]:
     try:
         shares = {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
     except ValueError:
@@ -196,12 +283,13 @@ def _parse_shares(text):
         or abs(sum(shares.values()) - 1) > 1e-6
     ):
         raise InputError(
-            f"--split {text}: not shares of {', '.join(SPLITS)} that sum to 1; write pool=0.5,val=0.05,test=0.45"
+            f"--split {text}: not shares of {', '.join(SPLITS)} that sum to 1; "
+            "write them as pool=0.5,val=0.05,test=0.45"
         )
     return [shares.get(split, 0.0) for split in SPLITS]
 
 
-def _parse_spacings(texts):
+def _parse_spacings(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
     spacings = {}
     for text in texts:
         case_id, _, sizes = text.rpartition("=")
@@ -211,23 +299,42 @@ def _parse_spacings(texts):
             x = y = z = -1.0
         if not (case_id and all(0 < size < float("inf") for size in (x, y, z))):
             raise InputError(
-                f"--spacing {text}: not a case with three positive numbers; write x, y, z in mm as {case_id or 'ID'}=0.7x0.7x1.25"
+                f"--spacing {text}: not a case with three positive numbers; "
+                f"write x, y, z in mm as {case_id or 'ID'}=0.7x0.7x1.25"
             )
         spacings[case_id] = (z, y, x)
     return spacings
 
 
-def run(layout, source, output, convert_to, split, exclude, spacing, seed, append):
-    """Import a source into a manifest and print what came of each of its cases."""
+def run(
+    layout: str,
+    source: Path,
+    output: Path,
+    convert_to: Path | None,
+    split: str,
+    exclude: Sequence[str],
+    spacing: Sequence[str],
+    seed: int,
+    append: bool,
+) -> None:
+    """Import a source into a manifest and print what became of its cases.
+
+    The parameters are those of `add_arguments`.
+
+    Raises
+    ------
+    InputError
+        An argument, the source or one of its files is at fault; the manifest is then left alone.
+    """
     shares, spacings = _parse_shares(split), _parse_spacings(spacing)
     if output.is_dir():
         raise InputError(f"--output {output}: a folder; name the CSV file to write")
     if output.exists() and not append:
-        raise InputError(f"--output {output}: exists; give --append to add to it, or another name")
+        raise InputError(f"--output {output}: already exists; give --append to add to it, or another name")
     existing = read_manifest(output) if append and output.exists() else []
     cases, excluded = collect(layout, source, existing, exclude, spacings)
     kept, left_out, problems = prepare(layout, cases, convert_to, spacings)
-    _raise(source, problems)
+    refuse(f"{source}: {len(problems)} problem(s)", problems)
     for case_id, reason in [*((case.case_id, "--exclude") for case in excluded), *left_out.items()]:
         print(f"left out {case_id}: {reason}")
     if not kept:
@@ -238,7 +345,7 @@ def run(layout, source, output, convert_to, split, exclude, spacing, seed, appen
     _print_summary([*existing, *new])
 
 
-def _print_summary(cases):
+def _print_summary(cases: Sequence[Case]) -> None:
     count = Counter((case.site, case.split) for case in cases)
     sites = dict.fromkeys(case.site for case in cases)
     width = max(map(len, sites))
@@ -251,20 +358,21 @@ def _print_summary(cases):
     for split in SPLITS:
         if not any(case.split == split for case in cases):
             print(
-                f"no {split} case: a run needs some; append more cases or give {split} a larger share in --split"
+                f"no {split} case: a run needs at least one; "
+                f"append more cases, or give {split} a larger share in --split"
             )
 
 
 HELP = {
-    "description": "Write the manifest of a public dataset, in the folders its publisher ships.",
+    "description": "Write the manifest of a public dataset from the folders that its publisher ships.",
     "formatter_class": argparse.RawDescriptionHelpFormatter,
     "epilog": "layouts:\n"
     + "\n".join(f"  {name:17} {importer.__doc__}" for name, importer in LAYOUTS.items()),
 }
 
 
-def add_arguments(parser):
-    """Give a parser the arguments of `run`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `run` to a parser."""
     add = parser.add_argument
     add("layout", choices=LAYOUTS, help="how the source is laid out, see below")
     add("source", type=Path, help="the unpacked dataset")
@@ -272,9 +380,9 @@ def add_arguments(parser):
     add(
         "--append",
         action="store_true",
-        help="add to a manifest that exists, in which every patient keeps its split",
+        help="add to an existing manifest, in which every patient keeps its split",
     )
-    add("--convert-to", type=Path, help="folder for the NIfTI files made of DICOM, PNG, MetaImage or NRRD")
+    add("--convert-to", type=Path, help="folder for NIfTI files converted from DICOM, PNG, MetaImage or NRRD")
     add(
         "--split",
         default="pool=0.5,val=0.05,test=0.45",
@@ -288,4 +396,4 @@ def add_arguments(parser):
         metavar="ID=XxYxZ",
         help="true spacing of a case in mm; may be repeated",
     )
-    add("--seed", type=int, default=0, help="names the draw of the splits (0)")
+    add("--seed", type=int, default=0, help="seed of the draw of the splits (0)")

@@ -1,13 +1,18 @@
-"""DICOM series, PNG stacks, MetaImage and NRRD as arrays and affines, read through SimpleITK (an optional extra).
+"""DICOM series, PNG stacks, MetaImage and NRRD as arrays and affines, read with SimpleITK, an optional extra.
 
-Here arrays are `(x, y, z)` and affines lead from voxel indices to RAS mm: what a NIfTI file holds. DICOM and ITK speak LPS.
+Here arrays are `(x, y, z)`, and affines lead from voxel indices to RAS mm, as in NIfTI files. DICOM and ITK
+use LPS.
 
-Geometry comes from the position of each slice. File names, instance numbers and SliceThickness are no guide to it: thick slices
-overlap, and scanners number from either end.
+Geometry comes from the position of each slice. File names, instance numbers and SliceThickness say nothing
+about it: thick slices overlap, and scanners number from either end.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -15,38 +20,67 @@ from ..runtime.errors import InputError
 from ..runtime.storage import natural_key
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-UNEVENNESS = (
-    0.1  # of a slice step: how far a slice may lie off the even stack. A missing slice is off by far more.
-)
+# How far a slice may lie off the even stack, in slice steps. Where a slice is missing, it is far more.
+UNEVENNESS = 0.1
 POSITION, ORIENTATION, PIXEL_SPACING, INSTANCE = "0020|0032", "0020|0037", "0028|0030", "0020|0013"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Header of one DICOM slice. `position` and `orientation` are LPS, `spacing` is (between rows, between columns) in mm."""
+    """Header of one DICOM slice; None stands for a tag that is missing.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    number : int or None
+        Instance number.
+    position : tuple of float or None
+        Centre of the first pixel, LPS `(x, y, z)` in mm.
+    orientation : tuple of float or None
+        Directions, LPS, in which columns and rows are counted: six numbers.
+    spacing : tuple of float or None
+        Distance between rows and between columns in mm.
+    size : tuple of int
+        Columns, rows and 1.
+    """
 
     path: Path
     number: int | None
-    position: tuple | None
-    orientation: tuple | None
-    spacing: tuple | None
-    size: tuple
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
+    size: tuple[int, ...]
 
 
-def load_simpleitk():
-    """The SimpleITK module. It is imported this late because nothing else in the program needs it."""
+def load_simpleitk() -> ModuleType:
+    """Import SimpleITK, an optional package that nothing else needs; InputError if it is not installed."""
     try:
         import SimpleITK
     except ImportError:
         raise InputError(
-            'SimpleITK is not installed, which reads DICOM, PNG, MetaImage and NRRD; run: pip install "uss-bench[dicom]"'
+            "DICOM, PNG, MetaImage and NRRD are read with SimpleITK, which is not installed; "
+            'run: pip install "uss-bench[dicom]"'
         ) from None
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK
 
 
-def read_image(path):
-    """Array (x, y, z) and affine of a volume file or a folder of DICOM slices, rescaled to HU slice by slice."""
+def read_image(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a volume file or a folder of DICOM slices.
+
+    Returns
+    -------
+    array : ndarray
+        HU, `(x, y, z)`, int16 or float32; DICOM slices are rescaled one by one.
+    affine : ndarray
+        `(4, 4)`, from voxel indices to RAS mm.
+
+    Raises
+    ------
+    InputError
+        SimpleITK is not installed, a file cannot be read, or the slices are not one even stack.
+    """
     path = Path(path)
     if path.is_file():
         return _read_volume(path)
@@ -54,11 +88,23 @@ def read_image(path):
     return _narrowest(_load(slices).transpose(2, 1, 0)), affine
 
 
-def read_mask(path, image_path):
-    """Array (x, y, z) and affine of a label.
+def read_mask(path: str | Path, image_path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a label.
 
-    A volume file keeps its values and its own affine. A folder of PNG or DICOM slices becomes 0 and 1 on the grid of the DICOM
-    folder `image_path`.
+    A volume file keeps its values and its own affine. A folder of PNG or DICOM slices becomes 0 and 1 on the
+    grid of the DICOM folder `image_path`.
+
+    Returns
+    -------
+    array : ndarray
+        Label codes, `(x, y, z)`.
+    affine : ndarray
+        `(4, 4)`, from voxel indices to RAS mm.
+
+    Raises
+    ------
+    InputError
+        As `read_image`, or the slices of mask and image do not match.
     """
     path = Path(path)
     if path.is_file():
@@ -73,12 +119,13 @@ def read_mask(path, image_path):
     masks, mask_affine = _stack(path, masks)
     if len(masks) != len(slices) or not np.allclose(mask_affine, affine, atol=1e-2):
         raise InputError(
-            f"{path}: {len(masks)} mask slices do not lie on the {len(slices)} slices of {image_path}; give masks drawn on these slices"
+            f"{path}: {len(masks)} mask slices do not lie on the {len(slices)} slices of {image_path}; "
+            "give masks drawn on these slices"
         )
     return _binary(_load(masks)), affine
 
 
-def _read_volume(path):
+def _read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
     sitk = load_simpleitk()
     try:
         image = sitk.ReadImage(str(path))
@@ -88,7 +135,8 @@ def _read_volume(path):
         ) from None
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
-            f"{path}: shape {image.GetSize()}, {image.GetPixelIDTypeAsString()}; give one scalar 3D volume a file"
+            f"{path}: shape {image.GetSize()}, {image.GetPixelIDTypeAsString()}; "
+            "give one scalar 3D volume per file"
         )
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
@@ -96,7 +144,8 @@ def _read_volume(path):
     return _narrowest(sitk.GetArrayFromImage(image).transpose(2, 1, 0)), LPS_TO_RAS @ affine
 
 
-def _files(folder):
+def _files(folder: Path) -> list[Path]:
+    """Files of a folder in natural order, but for hidden ones and DICOMDIR."""
     names = (
         file
         for file in Path(folder).iterdir()
@@ -105,15 +154,15 @@ def _files(folder):
     return sorted(names, key=natural_key)
 
 
-def _read_headers(folder):
+def _read_headers(folder: Path) -> list[Slice]:
     sitk = load_simpleitk()
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: not a folder of DICOM slices, on which the label's slices could be placed; restore it"
+            f"{folder}: not a folder of DICOM slices, which say where the label's slices belong; restore it"
         )
     files = _files(folder)
     if not files:
-        raise InputError(f"{folder}: no DICOM slice in it; unpack the series there")
+        raise InputError(f"{folder}: holds no DICOM slice; unpack the series there")
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     headers = []
@@ -123,7 +172,8 @@ def _read_headers(folder):
             reader.ReadImageInformation()
         except RuntimeError:
             raise InputError(
-                f"{file}: cannot be read as DICOM; restore the slice, or remove what does not belong to the series"
+                f"{file}: cannot be read as DICOM; "
+                "restore the slice, or remove what does not belong to the series"
             ) from None
         position, orientation, spacing, number = (
             _numbers(reader, tag) for tag in (POSITION, ORIENTATION, PIXEL_SPACING, INSTANCE)
@@ -134,23 +184,23 @@ def _read_headers(folder):
     return headers
 
 
-def _numbers(reader, tag):
+def _numbers(reader, tag: str) -> tuple[float, ...] | None:
+    """Numbers of a DICOM tag; None where it is missing, empty or garbled."""
+    if not reader.HasMetaDataKey(tag):
+        return None
     try:
-        return (
-            tuple(float(number) for number in reader.GetMetaData(tag).split("\\"))
-            if reader.HasMetaDataKey(tag)
-            else None
-        )
-    except ValueError:  # an empty or garbled tag says no more than a missing one
+        return tuple(float(number) for number in reader.GetMetaData(tag).split("\\"))
+    except ValueError:
         return None
 
 
-def _stack(folder, headers):
-    """Slices from the first to the last along the normal of their plane, and the affine of the stack."""
+def _stack(folder: Path, headers: Sequence[Slice]) -> tuple[list[Slice], np.ndarray]:
+    """Slices in their order along the normal of their plane, and the affine of the stack."""
     first = headers[0]
     if any(None in (one.position, one.orientation, one.spacing) for one in headers):
         raise InputError(
-            f"{folder}: slices without position, orientation or pixel spacing; export the series anew with these tags"
+            f"{folder}: slices without position, orientation or pixel spacing; "
+            "export the series again with these tags"
         )
     planes = np.array([(*one.orientation, *one.spacing, *one.size[:2]) for one in headers])
     if np.ptp(planes, axis=0).max() > 1e-3:
@@ -164,7 +214,8 @@ def _stack(folder, headers):
     off = np.linalg.norm(positions - (positions[0] + np.arange(len(positions))[:, None] * step), axis=1).max()
     if not np.any(step) or off > UNEVENNESS * np.linalg.norm(step):
         raise InputError(
-            f"{folder}: {len(positions)} slice(s) that are no even stack ({off:.3g} mm off at a step of {np.linalg.norm(step):.3g} mm); "
+            f"{folder}: {len(positions)} slice(s) do not form an even stack "
+            f"({off:.3g} mm off at a step of {np.linalg.norm(step):.3g} mm); "
             "restore missing slices, or keep one series in the folder"
         )
     affine = np.eye(4)
@@ -172,14 +223,14 @@ def _stack(folder, headers):
     return headers, LPS_TO_RAS @ affine
 
 
-def _acquired(headers):
-    """Headers in the order of acquisition: by instance number, or by file name where the numbers do not tell the slices apart."""
+def _acquired(headers: Sequence[Slice]) -> list[Slice]:
+    """Headers in the order of acquisition: by instance number or, if these are not unique, by file name."""
     numbered = len({one.number for one in headers} - {None}) == len(headers)
     return sorted(headers, key=lambda one: one.number if numbered else natural_key(one.path.name))
 
 
-def _in_acquisition_order(folder, files, slices):
-    """Mask slices without a position, the k-th of which was drawn on the k-th acquired slice, wherever that one lies."""
+def _in_acquisition_order(folder: Path, files: Sequence[Path], slices: Sequence[Slice]) -> np.ndarray:
+    """Mask of slices without positions: the k-th was drawn on the k-th acquired slice, wherever that lies."""
     if len(files) != len(slices):
         raise InputError(
             f"{folder}: {len(files)} mask slices for {len(slices)} image slices; restore the missing files"
@@ -188,16 +239,18 @@ def _in_acquisition_order(folder, files, slices):
     masks = [_read_pixels(mask_of[one.path]) for one in slices]
     if any(mask.shape != slices[0].size[1::-1] for mask in masks):
         raise InputError(
-            f"{folder}: mask slices of another size than the image's {slices[0].size[:2]}; give the original masks"
+            f"{folder}: mask slices differ in size from the image's {slices[0].size[:2]}; "
+            "give the original masks"
         )
     return _binary(np.stack(masks))
 
 
-def _load(slices):
+def _load(slices: Sequence[Slice]) -> np.ndarray:
     return np.stack([_read_pixels(one.path) for one in slices])
 
 
-def _read_pixels(path):
+def _read_pixels(path: Path) -> np.ndarray:
+    """Pixels `(y, x)` of one slice."""
     sitk = load_simpleitk()
     try:
         pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
@@ -206,15 +259,16 @@ def _read_pixels(path):
     if pixels.ndim == 3 and len(pixels) == 1:  # a DICOM slice is a volume of one slice
         pixels = pixels[0]
     if pixels.ndim != 2:
-        raise InputError(f"{path}: shape {pixels.shape}; give one grey-scale slice a file")
+        raise InputError(f"{path}: shape {pixels.shape}; give one grey-scale slice per file")
     return pixels
 
 
-def _binary(slices):
+def _binary(slices: np.ndarray) -> np.ndarray:
+    """Mask `(x, y, z)` of slices `(z, y, x)`: 1 where they are not 0."""
     return (slices != 0).astype(np.uint8).transpose(2, 1, 0)
 
 
-def _narrowest(array):
-    """Whole numbers as int16, as every CT fits; other values as float32."""
+def _narrowest(array: np.ndarray) -> np.ndarray:
+    """Whole numbers as int16, which every CT fits; other values as float32."""
     whole = array.dtype.kind in "iub" and array.min() >= -32768 and array.max() <= 32767
     return array.astype(np.int16 if whole else np.float32)

@@ -1,12 +1,17 @@
-"""The folders in which public datasets are shipped: each layout is a function from a source to the cases found there.
+"""The layouts of public datasets: each is a function from a source folder to the cases found in it.
 
-It yields one `Case` for each image or label it finds, with the path where the other one belongs; splits are left empty. It neither
-reads volumes nor checks files.
+It yields one `Case` for each image or label it finds, with the path where the other one belongs; splits are
+left empty. It neither reads volumes nor checks files. Its docstring says what it looks for, in help and
+messages.
 """
+
+from __future__ import annotations
 
 import glob
 import json
 import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from ..runtime.errors import InputError
 from ..runtime.storage import natural_key
@@ -15,7 +20,7 @@ from .manifest import Case
 LESIONS = r"tumou?rs?|cancers?|lesions?|cysts?|metastas[ei]s|hcc"
 
 
-def lits(source):
+def lits(source: Path) -> Iterator[Case]:
     """volume-N.nii[.gz] and segmentation-N.nii[.gz], in any subfolder"""
     images, labels = _numbered(source, "volume"), _numbered(source, "segmentation")
     for number in sorted({*images, *labels}):
@@ -24,7 +29,7 @@ def lits(source):
         yield Case(f"lits-{number}", "LiTS", "", image, label, _lits_patient(number), (1, 2))
 
 
-def chaos(source):
+def chaos(source: Path) -> Iterator[Case]:
     """CT/N/DICOM_anon with CT/N/Ground/*.png, or one such folder N"""
     for folder in _folders(source, "DICOM_anon", "Ground"):
         if "MR" not in folder.relative_to(source).parts:
@@ -32,16 +37,15 @@ def chaos(source):
             yield Case(case_id, "CHAOS", "", folder / "DICOM_anon", folder / "Ground", case_id)
 
 
-def msd(source):
+def msd(source: Path) -> Iterator[Case]:
     """imagesTr/CASE.nii.gz, labelsTr/CASE.nii.gz and dataset.json, as in Task03_Liver"""
     for name, image, label, values in _decathlon(source, "", ".nii.gz", _read_description(source)):
-        number = re.fullmatch(
-            r"liver_(\d+)", name
-        )  # the task holds the training cases of LiTS, by the same numbers
+        # The task holds the training cases of LiTS under the same numbers.
+        number = re.fullmatch(r"liver_(\d+)", name)
         yield Case(name, "MSD", "", image, label, _lits_patient(int(number[1])) if number else name, values)
 
 
-def nnunet(source):
+def nnunet(source: Path) -> Iterator[Case]:
     """imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz and dataset.json: the raw data of nnU-Net 1 or 2"""
     description = _read_description(source)
     site = description.get("name") or re.sub(r"^(Dataset|Task)\d+_", "", source.resolve().name)
@@ -51,7 +55,7 @@ def nnunet(source):
         yield Case(name, site, "", image, label, name, values)
 
 
-def totalsegmentator(source):
+def totalsegmentator(source: Path) -> Iterator[Case]:
     """sNNNN/ct.nii.gz and sNNNN/segmentations/liver.nii.gz"""
     for folder in _folders(source, "ct.nii.gz", "segmentations/liver.nii.gz"):
         name = folder.resolve().name
@@ -60,7 +64,7 @@ def totalsegmentator(source):
         )
 
 
-def ircadb(source):
+def ircadb(source: Path) -> Iterator[Case]:
     """3Dircadb1.N/PATIENT_DICOM and 3Dircadb1.N/MASKS_DICOM/liver, both unzipped"""
     for folder in _folders(source, "PATIENT_DICOM", "MASKS_DICOM/liver"):
         name = folder.resolve().name
@@ -69,22 +73,29 @@ def ircadb(source):
         yield Case(case_id, "IRCAD", "", folder / "PATIENT_DICOM", folder / "MASKS_DICOM/liver", case_id)
 
 
-LAYOUTS = {importer.__name__: importer for importer in (lits, chaos, msd, totalsegmentator, nnunet, ircadb)}
+Layout = Callable[[Path], Iterator[Case]]
+LAYOUTS: dict[str, Layout] = {
+    layout.__name__: layout for layout in (lits, chaos, msd, totalsegmentator, nnunet, ircadb)
+}
 
 
-def _lits_patient(number):
+def _lits_patient(number: int) -> str:
     """LiTS 28-47 are 3D-IRCADb 1-20, in order."""
     return f"ircadb-{number - 27:02}" if 28 <= number <= 47 else f"lits-{number}"
 
 
-def _find(folder, pattern):
-    """Paths in natural order. Unlike pathlib's, this glob follows linked folders and skips the hidden files that macOS leaves."""
+def _find(folder: Path, pattern: str) -> list[Path]:
+    """Paths in natural order.
+
+    Unlike pathlib's, this glob follows linked folders and skips the hidden files that macOS leaves.
+    """
     return [
         folder / name for name in sorted(glob.glob(pattern, root_dir=folder, recursive=True), key=natural_key)
     ]
 
 
-def _numbered(source, stem):
+def _numbered(source: Path, stem: str) -> dict[int, Path]:
+    """Files of a stem by their number."""
     found = {}
     for path in _find(source, f"**/{stem}-*.nii*"):
         number = re.fullmatch(rf"{stem}-(\d+)\.nii(\.gz)?", path.name)
@@ -95,7 +106,7 @@ def _numbered(source, stem):
     return found
 
 
-def _folders(source, image, label):
+def _folders(source: Path, image: str, label: str) -> list[Path]:
     """Folders that hold an image, a label or both."""
     inside = [
         path.parents[name.count("/")] for name in (image, label) for path in _find(source, f"**/{name}")
@@ -103,13 +114,15 @@ def _folders(source, image, label):
     return sorted(set(inside), key=natural_key)
 
 
-def _read_description(source):
+def _read_description(source: Path) -> dict:
+    """Content of dataset.json, which names the labels."""
     path = source / "dataset.json"
     try:
         description = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be read ({error.strerror}); SOURCE is the folder that holds it, imagesTr and labelsTr"
+            f"{path}: cannot be read ({error.strerror}); "
+            "give as SOURCE the folder that holds it, imagesTr and labelsTr"
         ) from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); restore the publisher's file") from None
@@ -118,19 +131,26 @@ def _read_description(source):
     return description
 
 
-def _ct_channel(source, description):
+def _ct_channel(source: Path, description: dict) -> str:
+    """Ending by which nnU-Net marks the files of the CT channel."""
     channels = description.get("channel_names") or description.get("modality") or {"0": "CT"}
     channels = channels if isinstance(channels, dict) else {}
     numbers = [number for number, name in channels.items() if len(channels) == 1 or str(name).upper() == "CT"]
     if len(numbers) != 1:
         raise InputError(
-            f"{source / 'dataset.json'}: channels {', '.join(map(str, channels.values()))}; name exactly one of them CT"
+            f"{source / 'dataset.json'}: channels {', '.join(map(str, channels.values()))}; "
+            "name exactly one of them CT"
         )
     return "_" + str(numbers[0]).zfill(4)
 
 
-def _decathlon(source, channel, ending, description):
-    """Name, image, label and liver values of the cases in imagesTr and labelsTr, the layout that the decathlon and nnU-Net share."""
+def _decathlon(
+    source: Path, channel: str, ending: str | None, description: dict
+) -> Iterator[tuple[str, Path, Path, tuple[int, ...]]]:
+    """Name, image, label and liver values of the cases in imagesTr and labelsTr.
+
+    The Medical Segmentation Decathlon and nnU-Net share this layout.
+    """
     ending = ending or ".nii.gz"
     values = _liver_values(source / "dataset.json", description["labels"])
     images = {
@@ -141,22 +161,13 @@ def _decathlon(source, channel, ending, description):
         yield name, source / f"imagesTr/{name}{channel}{ending}", source / f"labelsTr/{name}{ending}", values
 
 
-def _liver_values(path, labels):
-    """Values that count as liver: those named liver and, where named as the liver's, its lesions, which lie inside it.
+def _liver_values(path: Path, labels: dict) -> tuple[int, ...]:
+    """Values that count as liver: those of the label "liver", and those of lesions inside it.
 
-    A lesion of no named organ is the liver's if the dataset names no other organ ("cancer" in Task03_Liver, not "tumor" in FLARE).
+    A lesion counts if it is named as the liver's, or if it is named without an organ and the dataset names no
+    other organ ("cancer" in Task03_Liver, but not "tumor" in FLARE).
     """
-    named = {}
-    for key, value in labels.items():
-        name, codes = (
-            (value, key) if str(key).isdecimal() else (key, value)
-        )  # version 1: {"1": "liver"}; 2: {"liver": 1 or [1, 2]}
-        try:
-            codes = {int(code) for code in (codes if isinstance(codes, list) else [codes])} - {0}
-        except (TypeError, ValueError):
-            raise InputError(f"{path}: label {key!r} has the value {value!r}; give whole numbers") from None
-        if codes and name != "ignore":
-            named.setdefault(str(name).lower(), set()).update(codes)
+    named = _codes_by_name(path, labels)
     organ = {name: re.sub(rf"{LESIONS}|whole|and|[^a-z]", "", name) for name in named}
     if not any(organ[name] == "liver" and not re.search(LESIONS, name) for name in named):
         raise InputError(
@@ -164,3 +175,23 @@ def _liver_values(path, labels):
         )
     ours = ("liver", "") if {*organ.values()} <= {"liver", ""} else ("liver",)
     return tuple(sorted(set().union(*(named[name] for name in named if organ[name] in ours))))
+
+
+def _codes_by_name(path: Path, labels: dict) -> dict[str, set[int]]:
+    """Codes of each label by its name in small letters, without background and ignored ones.
+
+    nnU-Net 1 and the decathlon write {"1": "liver"}, nnU-Net 2 {"liver": 1} or {"liver": [1, 2]}.
+
+    >>> _codes_by_name(Path("dataset.json"), {"background": 0, "Liver": [1, 2], "tumor": 2})
+    {'liver': {1, 2}, 'tumor': {2}}
+    """
+    named = {}
+    for key, value in labels.items():
+        name, codes = (value, key) if str(key).isdecimal() else (key, value)
+        try:
+            codes = {int(code) for code in (codes if isinstance(codes, list) else [codes])} - {0}
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: label {key!r} has the value {value!r}; give whole numbers") from None
+        if codes and name != "ignore":
+            named.setdefault(str(name).lower(), set()).update(codes)
+    return named

@@ -1,26 +1,44 @@
-"""The data manifest: a CSV with one row a case, read into `Case` records and checked as a whole."""
+"""The data manifest: a CSV with one row per case, read into `Case` records and checked as a whole."""
+
+from __future__ import annotations
 
 import csv
 import difflib
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, refuse
 
 SPLITS = ("pool", "val", "test")
 REQUIRED = ("case_id", "site", "split", "image", "label")
 OPTIONAL = ("patient_id", "label_values", "spacing", "initial")
-NEARLY = 0.8  # difflib's likeness, from 0 to 1, above which an unknown column is taken for a misspelt one
+NEARLY = 0.8  # an unknown column counts as misspelt from this similarity on (0 to 1, by difflib)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One CT volume and its reference segmentation.
+    """One CT volume and its reference segmentation: a row of the manifest.
 
-    `label_values` are the label codes that count as liver (empty: every non-zero one). `spacing` is `(z, y, x)` in mm and overrides
-    the image header (None: trust the header). `initial` tells whether the case belongs to the initial training set (None: the
-    manifest leaves that to the seed). `extra` holds the further columns of the row, untouched.
+    Attributes
+    ----------
+    case_id, site : str
+        Name of the case, and where it comes from.
+    split : str
+        One of `SPLITS`.
+    image, label : Path
+        NIfTI files.
+    patient_id : str
+        Cases of one patient share it.
+    label_values : tuple of int
+        Label codes that count as liver; empty: every code but 0.
+    spacing : tuple of float or None
+        `(z, y, x)` in mm, which overrides the image header; None: trust the header.
+    initial : bool or None
+        Whether the case belongs to the initial training set; None: the seed decides.
+    extra : dict
+        Further columns of the row, as they are.
     """
 
     case_id: str
@@ -29,30 +47,55 @@ class Case:
     image: Path
     label: Path
     patient_id: str
-    label_values: tuple = ()
-    spacing: tuple | None = None
+    label_values: tuple[int, ...] = ()
+    spacing: tuple[float, ...] | None = None
     initial: bool | None = None
-    extra: dict = field(default_factory=dict, compare=False)
+    extra: dict[str, str] = field(default_factory=dict, compare=False)
 
 
-def read_manifest(path):
-    """Read and check a manifest.
+def read_manifest(path: str | Path) -> list[Case]:
+    r"""Read and check a manifest.
+
+    Parameters
+    ----------
+    path : path
+        A CSV file in UTF-8, one row per case. Paths in it are relative to it.
+
+    Returns
+    -------
+    list of Case
+        In the order of the rows. Whether their files exist is not checked.
 
     Raises
     ------
     InputError
-        The file cannot be read, or rows are faulty. All faults are listed in the one message.
+        The file cannot be read, or rows are faulty; all faults in one message.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "manifest.csv")
+    ...     _ = path.write_text("case_id,site,split,image,label\nc1,Rumc,pool,ct.nii.gz,liver.nii.gz\n")
+    ...     [(case.case_id, case.split) for case in read_manifest(path)]
+    [('c1', 'pool')]
     """
     cases, problems = parse_manifest(path)
-    if problems:
-        raise InputError("\n  ".join([f"{path}: {len(problems)} problem(s)", *problems]))
+    refuse(f"{path}: {len(problems)} problem(s)", problems)
     return cases
 
 
-def parse_manifest(path):
-    """Cases of a manifest, and what is wrong with it in words. Where anything is, the cases are those that could be made out.
+def parse_manifest(path: str | Path) -> tuple[list[Case], list[str]]:
+    """Read a manifest, faulty or not.
 
-    Paths in the manifest are relative to it. Whether the files exist is not checked here, since phantoms are made on first use.
+    Whether the files exist is not checked here, since phantoms are made on first use.
+
+    Returns
+    -------
+    cases : list of Case
+        Those that can be made out; a faulty optional value is left out.
+    problems : list of str
+        What is wrong, one line per fault.
 
     Raises
     ------
@@ -68,11 +111,11 @@ def parse_manifest(path):
             rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise InputError(
-            f"{path}: cannot read the manifest ({error.strerror}); name an existing CSV file with --manifest"
+            f"{path}: cannot read the manifest ({error.strerror}); give an existing CSV file with --manifest"
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"{path}: not a CSV file in UTF-8 ({error}); save the manifest as plain CSV"
+            f"{path}: not a CSV file in UTF-8 ({error}); save the manifest as plain CSV in UTF-8"
         ) from None
 
     problems = _column_problems(columns)
@@ -84,12 +127,15 @@ def parse_manifest(path):
         cases += [case] if case else []
         problems += [f"line {line}: {fault}" for fault in faults]
     if not rows:
-        problems.append("no cases; add one row a case")
+        problems.append("no cases; add one row per case")
     return cases, problems + _conflicts(cases)
 
 
-def _column_problems(columns):
-    """Also names that are nearly known ones: a patient_id or spacing that goes unread would ruin a study in silence."""
+def _column_problems(columns: Sequence[str]) -> list[str]:
+    """Columns that are missing, repeated or probably misspelt.
+
+    A misspelt patient_id or spacing would be ignored, and would ruin a study in silence.
+    """
     problems = []
     missing = [column for column in REQUIRED if column not in columns]
     if missing:
@@ -106,21 +152,22 @@ def _column_problems(columns):
                 known[name] for name in difflib.get_close_matches(_plain(column), known, n=1, cutoff=NEARLY)
             ]
             problems += [
-                f"column {column!r} is nearly {name}; name it so, or quite otherwise if it is another thing"
+                f"column {column!r} looks like {name} misspelt; rename it to {name}, "
+                "or to something quite different if it is something else"
                 for name in meant
             ]
     return problems
 
 
-def _plain(column):
+def _plain(column: str) -> str:
     return "".join(letter for letter in column.lower() if letter not in " _-")
 
 
-def _parse_row(row, folder):
-    """Case of a row, or None where too little of it is sound, and the row's problems."""
+def _parse_row(row: dict, folder: Path) -> tuple[Case | None, list[str]]:
+    """Case of a row (None where a required value is at fault), and the row's problems."""
     problems = []
     if None in row:
-        problems.append(f"{len(row.pop(None))} more value(s) than columns; quote values that hold commas")
+        problems.append(f"{len(row.pop(None))} more value(s) than columns; quote values that contain commas")
     row = {column: (value or "").strip() for column, value in row.items()}
     case_id = row["case_id"] or "?"
     empty = [column for column in REQUIRED if not row[column]]
@@ -148,17 +195,17 @@ def _parse_row(row, folder):
     return Case(**required, patient_id=row.get("patient_id") or case_id, **optional, extra=extra), problems
 
 
-def _parse_label_values(text):
+def _parse_label_values(text: str | None) -> tuple[int, ...]:
     try:
         values = tuple(int(value) for value in text.split(";")) if text else ()
     except ValueError:
         raise ValueError("is not a list of integers; write them as 1;2") from None
     if 0 in values:
-        raise ValueError("names 0, the background; name the liver's values only")
+        raise ValueError("contains 0, the background; list the liver's values only")
     return values
 
 
-def _parse_spacing(text):
+def _parse_spacing(text: str | None) -> tuple[float, ...] | None:
     if not text:
         return None
     try:
@@ -170,7 +217,7 @@ def _parse_spacing(text):
     return z, y, x
 
 
-def _parse_initial(text):
+def _parse_initial(text: str | None) -> bool | None:
     if not text:
         return None
     if text not in ("0", "1"):
@@ -178,7 +225,8 @@ def _parse_initial(text):
     return text == "1"
 
 
-def _conflicts(cases):
+def _conflicts(cases: Sequence[Case]) -> list[str]:
+    """Faults between rows."""
     problems = [
         f"case_id {case_id}: {count} rows; ids must be unique"
         for case_id, count in Counter(case.case_id for case in cases).items()

@@ -1,16 +1,20 @@
-"""NIfTI files: what their header says, checked against the file's size, and their voxels, both turned to RAS `(z, y, x)`.
+"""NIfTI files: headers, checked against the size of the file, and voxels, both turned to RAS `(z, y, x)`.
 
-Files are read here and not by `nibabel.load`, which takes damaged gzip data for sound, mends headers on the quiet, and believes any
-size that a header promises.
+Files are not read by `nibabel.load`, which accepts damaged gzip data, repairs headers silently, and believes
+any size that a header promises.
 """
+
+from __future__ import annotations
 
 import gzip
 import logging
 import os
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -18,7 +22,7 @@ import numpy as np
 from ..runtime.errors import InputError
 from ..runtime.storage import atomic_path
 
-# What gzip and nibabel raise on data that are damaged or no NIfTI.
+# What gzip and nibabel raise on data that are damaged or not NIfTI.
 UNREADABLE = (
     OSError,
     EOFError,
@@ -29,65 +33,64 @@ UNREADABLE = (
     nib.wrapstruct.WrapStructError,
 )
 AFFINE_TOLERANCE = 0.1  # of a voxel, between the corners of two affines that mean the same grid
-FLATTEST = 1e-3  # volume of a voxel whose edges are one unit long, below which its axes do not span space
+FLATTEST = 1e-3  # least volume of a voxel, its edges scaled to length 1; below it the axes do not span space
 LAST_CODE = 5  # of sform and qform in the standard
 LONGEST_HEADER = 540  # bytes: NIfTI-2; NIfTI-1 has 348
-GZIP_RATIO = 1032  # no gzip stream unpacks to more times its size
+GZIP_RATIO = 1032  # no gzip stream unpacks to more than so many times its size
 GIT_LFS = b"version https://git-lfs"
 BLOCK = 1 << 20  # bytes
 GZIP_FORMAT = 31  # zlib's code for it
-# What nibabel mends in a header and would print, such as an unset qfac, is unknown to us or checked before.
+# nibabel would print what it repairs in a header, such as an unset qfac; all that matters is checked here.
 SILENT = logging.Logger("nifti", level=logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """What a file says about its volume, turned to RAS: x towards the patient's right, y anterior, z superior.
+    """What a file says about its volume, turned to RAS.
 
-    `shape` and `spacing` (mm) are `(z, y, x)`; `affine` leads from `(x, y, z)` indices to mm; `dtype` is that of the stored voxels.
-    `warnings` are doubts, in words. `stored` is nibabel's header of the volume as the file has it, `turn` nibabel's orientation of it.
+    RAS: x grows towards the patient's right, y towards the front, z towards the head.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    shape : tuple of int
+        `(z, y, x)`.
+    spacing : tuple of float
+        `(z, y, x)` in mm.
+    affine : ndarray
+        `(4, 4)`, from `(x, y, z)` indices to mm.
+    dtype : dtype
+        Type of the stored voxels.
+    warnings : tuple of str
+        Doubts, in words.
+    stored : Nifti1Header
+        nibabel's header of the volume as the file has it.
+    turn : ndarray
+        nibabel's orientation of the stored axes.
     """
 
     path: Path
-    shape: tuple
-    spacing: tuple
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
     affine: np.ndarray
     dtype: np.dtype
-    warnings: tuple
+    warnings: tuple[str, ...]
     stored: nib.Nifti1Header = field(repr=False)
     turn: np.ndarray = field(repr=False)
 
 
-def read_header(path):
+def read_header(path: str | Path) -> Header:
     """Header of a 3D NIfTI file, without reading its voxels.
 
     Raises
     ------
     InputError
-        The file cannot be read, is no NIfTI, not one 3D volume of real numbers, lies nowhere in space, or is shorter than it says.
+        The file cannot be read, is not NIfTI, is not one 3D volume of real numbers, has no valid affine, or
+        is shorter than its header says.
     """
     path = Path(path)
-    start = _first_bytes(path)
-    # NIfTI-2 has another number of bytes in its first field; nibabel finds the byte order.
-    kind = (
-        nib.Nifti2Header
-        if LONGEST_HEADER in (int.from_bytes(start[:4], order) for order in ("little", "big"))
-        else nib.Nifti1Header
-    )
-    try:
-        stored = kind(start[: kind.sizeof_hdr], check=False)
-        _check_pose(path, stored)
-        zoomless = (
-            not stored["sform_code"] and not stored["pixdim"][1:4].all()
-        )  # nibabel would make 1 mm of 0
-        stored.check_fix(logger=SILENT, error_level=40)
-        stored.get_slope_inter()
-    except UNREADABLE as error:
-        raise InputError(
-            f"{path}: not NIfTI, or damaged ({error}); copy the file again, or convert it to .nii.gz"
-        ) from None
-    if stored["magic"] != kind.single_magic:
-        raise InputError(f"{path}: header of a pair of files; convert the volume to a single .nii.gz")
+    stored, zoomless = _parse_header(path)
     shape = _stored_shape(stored)
     _check_kind(path, stored, shape)
     _check_length(path, stored, shape)
@@ -106,15 +109,45 @@ def read_header(path):
     )
 
 
-def read_nifti(path):
+def _parse_header(path: Path) -> tuple[nib.Nifti1Header, bool]:
+    """nibabel's header, and whether its zooms, which alone give the spacing, hold a 0."""
+    start = _first_bytes(path)
+    # NIfTI-2 has another number of bytes in its first field; nibabel finds the byte order.
+    kind = (
+        nib.Nifti2Header
+        if LONGEST_HEADER in (int.from_bytes(start[:4], order) for order in ("little", "big"))
+        else nib.Nifti1Header
+    )
+    try:
+        stored = kind(start[: kind.sizeof_hdr], check=False)
+        _check_pose(path, stored)
+        # Asked before check_fix, which makes 1 mm of 0.
+        zoomless = not stored["sform_code"] and not stored["pixdim"][1:4].all()
+        stored.check_fix(logger=SILENT, error_level=40)
+        stored.get_slope_inter()
+    except UNREADABLE as error:
+        raise InputError(
+            f"{path}: not NIfTI, or damaged ({error}); copy the file again, or convert it to .nii.gz"
+        ) from None
+    if stored["magic"] != kind.single_magic:
+        raise InputError(
+            f"{path}: the header of a pair of files (.hdr and .img); convert the volume to a single .nii.gz"
+        )
+    return stored, zoomless
+
+
+def read_nifti(path: str | Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
     """Values, spacing and affine of a 3D NIfTI file.
 
     Returns
     -------
-    values : (z, y, x) array, a view of the voxels in the file's order, rescaled (in float32) where slope and intercept ask for it;
-        x towards the patient's right, y anterior, z superior
-    spacing : (z, y, x) in mm
-    affine : (4, 4) array from (x, y, z) indices of the turned volume to mm
+    values : ndarray
+        `(z, y, x)`, turned to RAS as by `Header`. A view of the voxels in the order of the file, or float32
+        where slope and intercept rescale them.
+    spacing : tuple of float
+        `(z, y, x)` in mm.
+    affine : ndarray
+        `(4, 4)`, from `(x, y, z)` indices of the turned volume to mm.
 
     Raises
     ------
@@ -122,17 +155,29 @@ def read_nifti(path):
         As `read_header`, or the voxels are damaged.
     """
     header = read_header(path)
-    voxels = bytearray()  # which grows with what is really there
+    voxels = bytearray()  # grows with what the file really holds, not with what its header promises
     for block in _blocks(header, BLOCK):
         voxels += block
     return _turned(header, voxels, _stored_shape(header.stored)), header.spacing, header.affine
 
 
-def read_planes(header):
-    """Planes `(z, plane)` of the volume that a `Header` tells of, while the file is being unpacked.
+def read_planes(header: Header) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the planes of a volume while its file is being unpacked.
 
-    Planes `(y, x)` are those of `read_nifti`. Each comes once; where the file's last axis is z, in the file's order and one at a time,
-    else from the whole volume. InputErrors are those of `read_nifti`; planes before the damage have come by then.
+    If z is the last axis of the file, one plane at a time is in memory, and they come in the order of the
+    file. Otherwise the whole volume is read first.
+
+    Yields
+    ------
+    z : int
+        Each once.
+    plane : ndarray
+        `(y, x)`, as by `read_nifti`.
+
+    Raises
+    ------
+    InputError
+        As `read_nifti`, after the planes before the damage.
     """
     *plane_shape, depth = _stored_shape(header.stored)
     last_axis, direction = header.turn[2]
@@ -143,50 +188,44 @@ def read_planes(header):
         yield index if direction > 0 else depth - 1 - index, _turned(header, block, plane_shape)
 
 
-def corner_distance(affine, other, shape):
-    """Largest distance between the corners of a `(z, y, x)` volume under two affines, in voxels (their shortest edge under the first)."""
-    corners = np.array(np.meshgrid(*((0, length - 1) for length in shape[::-1]), [1], indexing="ij")).reshape(
-        4, -1
-    )
-    return (
-        np.linalg.norm(((affine - other) @ corners)[:3], axis=0).max()
-        / np.linalg.norm(affine[:3, :3], axis=0).min()
-    )
+def corner_distance(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """Largest distance between the corners of a volume under two affines, in voxels.
+
+    Parameters
+    ----------
+    affine, other : ndarray
+        `(4, 4)`, from `(x, y, z)` indices to mm. The voxel is the shortest edge under `affine`.
+    shape : sequence of int
+        `(z, y, x)`.
+
+    Examples
+    --------
+    >>> shifted = np.diag([2.0, 2.0, 3.0, 1.0])
+    >>> shifted[2, 3] = 0.5  # mm along z
+    >>> float(corner_distance(np.diag([2.0, 2.0, 3.0, 1.0]), shifted, (9, 5, 6)))
+    0.25
+    """
+    limits = ((0, length - 1) for length in shape[::-1])
+    corners = np.array(np.meshgrid(*limits, [1], indexing="ij")).reshape(4, -1)
+    apart = np.linalg.norm(((affine - other) @ corners)[:3], axis=0).max()
+    return apart / np.linalg.norm(affine[:3, :3], axis=0).min()
 
 
-def _is_gzip(path):
+def _is_gzip(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
-def _first_bytes(path):
-    """The header's bytes, unpacked, of a file that might be anything."""
-    if os.path.isdir(path):  # Path.is_dir raises where a folder above is closed
-        raise InputError(f"{path}: a folder; name the NIfTI file in it")
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(LONGEST_HEADER)
-    except FileNotFoundError:
-        what = "a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise InputError(f"{path}: {what}; mend the path in the manifest or restore the file") from None
-    except PermissionError:
-        raise InputError(
-            f"{path}: no permission to read it; change the mode or owner of the file and its folders"
-        ) from None
-    except (OSError, ValueError) as error:  # such as a name that is too long, or holds a null byte
-        raise InputError(
-            f"{path}: cannot be read ({error.args[-1]}); mend the path or check the disk"
-        ) from None
+def _first_bytes(path: Path) -> bytes:
+    """The bytes of the header, unpacked, of a file that might be anything."""
+    raw = _raw_start(path)
     if not raw:
         raise InputError(f"{path}: an empty file; copy it again")
     if raw.startswith(GIT_LFS):
-        raise InputError(
-            f"{path}: a pointer of git-LFS and not the file itself; fetch it with `git lfs pull`"
-        )
+        raise InputError(f"{path}: a git-LFS pointer, not the file itself; fetch it with `git lfs pull`")
     packed = raw[:2] == b"\x1f\x8b"
     if packed != _is_gzip(path):
-        raise InputError(
-            f"{path}: {'a gzip file not named .gz' if packed else 'not a gzip file though named .gz'}; rename or restore it"
-        )
+        fault = "a gzip file not named .gz" if packed else "not a gzip file though named .gz"
+        raise InputError(f"{path}: {fault}; rename or restore it")
     if not packed:
         return raw
     try:
@@ -196,57 +235,83 @@ def _first_bytes(path):
         raise InputError(f"{path}: damaged gzip data ({error}); copy the file again") from None
 
 
-def _stored_shape(stored):
-    """Shape in the file's order. nibabel's own replaces the shapes of some surfaces."""
+def _raw_start(path: Path) -> bytes:
+    """The first bytes of a file, as they are stored."""
+    if os.path.isdir(path):  # Path.is_dir raises where a folder above is closed
+        raise InputError(f"{path}: a folder; name the NIfTI file in it")
+    try:
+        with open(path, "rb") as file:
+            return file.read(LONGEST_HEADER)
+    except FileNotFoundError:
+        what = "a link to a file that does not exist" if path.is_symlink() else "does not exist"
+        raise InputError(f"{path}: {what}; correct the path in the manifest, or restore the file") from None
+    except PermissionError:
+        raise InputError(
+            f"{path}: no permission to read it; change the mode or owner of the file and its folders"
+        ) from None
+    except (OSError, ValueError) as error:  # such as a name that is too long, or contains a null byte
+        raise InputError(
+            f"{path}: cannot be read ({error.args[-1]}); correct the path, or check the disk"
+        ) from None
+
+
+def _stored_shape(stored: nib.Nifti1Header) -> tuple[int, ...]:
+    """Shape in the order of the file. nibabel's `get_data_shape` replaces the shapes of some surfaces."""
     return tuple(int(length) for length in stored["dim"][1 : 1 + max(0, int(stored["dim"][0]))])
 
 
-def _check_kind(path, stored, shape):
+def _check_kind(path: Path, stored: nib.Nifti1Header, shape: tuple[int, ...]) -> None:
+    """Refuse what is not one 3D volume of real numbers."""
     if len(shape) != 3:
-        raise InputError(f"{path}: {len(shape)}D with shape {shape}; give one 3D volume a file")
+        raise InputError(f"{path}: {len(shape)}D with shape {shape}; give one 3D volume per file")
     if min(shape) < 1:
-        raise InputError(f"{path}: shape {shape} holds no voxel; save the volume again")
+        raise InputError(f"{path}: shape {shape} has no voxels; save the volume again")
     dtype = stored.get_data_dtype()
     if dtype.kind not in "iuf":
         kind = {"V": "RGB colours", "c": "complex numbers"}[dtype.kind]
-        raise InputError(f"{path}: voxels are {kind}; give one real number a voxel")
+        raise InputError(f"{path}: voxels are {kind}; give one real number per voxel")
 
 
-def _check_length(path, stored, shape):
+def _check_length(path: Path, stored: nib.Nifti1Header, shape: tuple[int, ...]) -> None:
+    """Refuse a file that is too short for its voxels."""
     try:
         offset = stored.get_data_offset() or stored.single_vox_offset
     except (ValueError, OverflowError):  # NaN, infinity
         offset = -1
     if offset < stored.single_vox_offset:
         raise InputError(
-            f"{path}: the header does not say where its voxels begin (vox_offset); save the volume again"
+            f"{path}: the header does not say where the voxels begin (vox_offset); save the volume again"
         )
     promised, size = offset + prod(shape) * stored.get_data_dtype().itemsize, path.stat().st_size
     if promised > size * (GZIP_RATIO if _is_gzip(path) else 1):
         raise InputError(
-            f"{path}: {size} bytes cannot hold the {promised} that its header promises; the file is cut short, copy it again"
+            f"{path}: {size} bytes cannot hold the {promised} that its header promises; "
+            "the file is cut short, copy it again"
         )
 
 
-def _check_pose(path, stored):
-    """Refuse what says no standard where the volume lies, and every reader takes for something else."""
+def _check_pose(path: Path, stored: nib.Nifti1Header) -> None:
+    """Refuse headers whose place in space the standard does not define, so that readers differ."""
     codes, (qfac, *edges) = (int(stored["sform_code"]), int(stored["qform_code"])), stored["pixdim"][:4]
     if not all(0 <= code <= LAST_CODE for code in codes):
         fault = f"sform_code {codes[0]} and qform_code {codes[1]} are not both within 0 to {LAST_CODE}"
     elif not codes[0] and codes[1] and (qfac not in (-1, 0, 1) or min(edges) < 0):
-        fault = f"pixdim {', '.join(f'{value:g}' for value in (qfac, *edges))} is no -1 or 1 and three lengths, which the qform needs"
+        numbers = ", ".join(f"{value:g}" for value in (qfac, *edges))
+        fault = f"pixdim {numbers} is not -1 or 1 and three lengths, as the qform needs"
     else:
         return
-    raise InputError(f"{path}: {fault}; save the volume with a sound affine")
+    raise InputError(f"{path}: {fault}; save the volume with a valid affine")
 
 
-def _turn(path, stored, shape, zoomless):
+def _turn(
+    path: Path, stored: nib.Nifti1Header, shape: tuple[int, ...], zoomless: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """nibabel's orientation of the stored axes, and the affine of the turned volume."""
     try:
         affine = stored.get_best_affine()
     except UNREADABLE as error:
         raise InputError(
-            f"{path}: affine cannot be made of the header ({error}); save the volume with a sound one"
+            f"{path}: the header gives no affine ({error}); save the volume with a valid one"
         ) from None
     with np.errstate(over="ignore", invalid="ignore"):
         edges = np.linalg.norm(affine[:3, :3], axis=0)
@@ -259,34 +324,37 @@ def _turn(path, stored, shape, zoomless):
     else:
         turn = nib.orientations.io_orientation(affine)
         return turn, affine @ nib.orientations.inv_ornt_aff(turn, shape)
-    raise InputError(f"{path}: the affine has {fault}; save the volume with a sound one")
+    raise InputError(f"{path}: the affine has {fault}; save the volume with a valid one")
 
 
-def _doubts(path, stored):
+def _doubts(path: Path, stored: nib.Nifti1Header) -> tuple[str, ...]:
+    """Warnings about where the volume lies."""
     if not stored["sform_code"] and not stored["qform_code"]:
         return (
-            f"{path}: neither sform nor qform says how the volume lies; its first axis is taken to point to the patient's left",
+            f"{path}: neither sform nor qform gives the orientation; "
+            "the first axis is taken to point to the patient's left",
         )
     if not stored["sform_code"] or not stored["qform_code"]:
         return ()
     try:
         with np.errstate(all="ignore"):
             apart = corner_distance(stored.get_sform(), stored.get_qform(), stored["dim"][3:0:-1])
-    except UNREADABLE:  # a quaternion that is none
+    except UNREADABLE:  # not a quaternion
         apart = np.inf
     if apart <= AFFINE_TOLERANCE:
         return ()
     return (
-        f"{path}: sform and qform lie {apart:.3g} voxels apart (tolerance {AFFINE_TOLERANCE}); the sform is used",
+        f"{path}: sform and qform lie {apart:.3g} voxels apart (tolerance {AFFINE_TOLERANCE}); "
+        "the sform is used",
     )
 
 
-def _turned(header, voxels, shape):
-    """Voxels of a volume or of a plane across its last axis, rescaled and turned to `(z, y, x)` or `(y, x)`."""
+def _turned(header: Header, voxels: bytes | bytearray, shape: Sequence[int]) -> np.ndarray:
+    """Voxels of a volume, or of a plane across its last axis, rescaled, as `(z, y, x)` or `(y, x)` in RAS."""
     values = np.frombuffer(voxels, header.dtype).reshape(shape, order="F")
     slope, intercept = header.stored.get_slope_inter()
     if slope is not None and (slope, intercept) != (1, 0):
-        # In place and in float32: nibabel's float64 takes four times the memory of the file's int16.
+        # In place and in float32: nibabel's float64 would take four times the memory of int16 files.
         with np.errstate(over="ignore", invalid="ignore"):
             values = values.astype(np.float32)
             values *= slope
@@ -294,13 +362,11 @@ def _turned(header, voxels, shape):
     return nib.orientations.apply_orientation(values, header.turn[: len(shape)]).T
 
 
-def _blocks(header, size):
-    """Bytes of a file's voxels, as they are stored, in blocks of `size`, the last one with what remains."""
+def _blocks(header: Header, size: int) -> Iterator[bytes]:
+    """Yield the bytes of a file's voxels as they are stored, in blocks of `size`; the last may be shorter."""
     path = header.path
-    promised, offset = (
-        prod(header.shape) * header.dtype.itemsize,
-        header.stored.get_data_offset() or header.stored.single_vox_offset,
-    )
+    promised = prod(header.shape) * header.dtype.itemsize
+    offset = header.stored.get_data_offset() or header.stored.single_vox_offset
     read = 0
     try:
         with open(path, "rb") as opened:
@@ -314,7 +380,7 @@ def _blocks(header, size):
                 if len(block) < wanted:
                     break
                 yield block
-            while _is_gzip(path) and file.read(BLOCK):  # to its end, where the checksum stands
+            while _is_gzip(path) and file.read(BLOCK):  # to its end, where the checksum is
                 pass
     except UNREADABLE as error:
         raise InputError(f"{path}: damaged data ({error}); copy the file again") from None
@@ -325,16 +391,25 @@ def _blocks(header, size):
 
 
 class _Gunzip:
-    """What a gzip file holds. Python's own module unpacks a few KB at a time, which takes a third longer and slows other threads."""
+    """Reader of a gzip file.
 
-    def __init__(self, file):
+    Python's own unpacks a few KB at a time, which takes a third longer and slows other threads.
+    """
+
+    def __init__(self, file: BinaryIO):
         self._file, self._stream = file, zlib.decompressobj(GZIP_FORMAT)
 
-    def read(self, size):
-        """The next `size` bytes, fewer at the end; EOFError or zlib.error where the file is cut short or damaged."""
+    def read(self, size: int) -> bytes:
+        """Read the next `size` bytes, fewer at the end.
+
+        Raises
+        ------
+        EOFError, zlib.error
+            The file is cut short or damaged.
+        """
         pieces = []
         while size:
-            if self._stream.eof:  # of one member; another may follow, or padding
+            if self._stream.eof:  # the end of one member; another may follow, or padding
                 rest = self._stream.unused_data.lstrip(b"\0")
                 while not rest and (block := self._file.read(BLOCK)):
                     rest = block.lstrip(b"\0")
@@ -351,8 +426,18 @@ class _Gunzip:
         return b"".join(pieces)
 
 
-def write_nifti(path, array, affine):
-    """Write a `.nii.gz` whose bytes depend on the content alone: no time, no file name in the gzip header."""
+def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
+    """Write a `.nii.gz` whose bytes depend on its content alone: no time or file name in the gzip header.
+
+    Parameters
+    ----------
+    path : path
+        Replaced as a whole, once everything is written.
+    array : ndarray
+        `(x, y, z)`, not `(z, y, x)`.
+    affine : ndarray
+        `(4, 4)`, from indices to mm.
+    """
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     with atomic_path(path) as temporary:

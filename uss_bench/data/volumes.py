@@ -1,33 +1,45 @@
-"""CT volumes: checked, read, brought to the working grid and back, through a cache. Axes are `(z, y, x)`; `nifti` has seen to that."""
+"""CT volumes: checked, read, and brought to the working grid and back through a cache.
+
+All axes are `(z, y, x)`, as `nifti` gives them.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from ..runtime.errors import InputError
+from ..runtime.errors import InputError, refuse
 from ..runtime.prefetch import ahead
 from ..runtime.storage import atomic_folder, read_json, remembered_digest, write_json
 from .manifest import Case
-from .nifti import AFFINE_TOLERANCE, corner_distance, read_header, read_nifti, read_planes
+from .nifti import AFFINE_TOLERANCE, Header, corner_distance, read_header, read_nifti, read_planes
 
 ARRAYS = IMAGE, LABEL, REFERENCE = "image.npy", "label.npy", "reference.npy"
 CACHE_FORMAT = 7  # raised whenever the cached files would differ
-SPACINGS = (0.1, 20.0)  # mm, beyond which a header is not believed
+SPACINGS = (0.1, 20.0)  # mm; a header beyond this range is not believed
 
 
-def header_problems(case):
-    """What the headers of a case's two files tell against it, and what is doubtful, both as lists of lines.
+def header_problems(case: Case) -> tuple[list[str], list[str]]:
+    """Check a case by the headers of its two files.
 
-    Image and label must have one shape, and the corners of their volumes must lie within 0.1 voxel of each other. The spacing of the
-    image must be a CT's, unless the manifest gives another.
+    Image and label must have the same shape, and the corners of their volumes must lie within 0.1 voxel of
+    each other. The spacing of the image must be that of a CT, unless the manifest gives another.
+
+    Returns
+    -------
+    problems, warnings : list of str
+        What is wrong and what is doubtful, one line each.
     """
     headers, problems, warnings = [], [], []
     for path in (case.image, case.label):
@@ -41,30 +53,48 @@ def header_problems(case):
     spacing = case.spacing or next((header.spacing for header in headers if header.path == case.image), None)
     if spacing and not all(SPACINGS[0] <= size <= SPACINGS[1] for size in spacing):
         problems.append(
-            f"{case.image}: spacing {' x '.join(f'{size:g}' for size in reversed(spacing))} mm (x, y, z) is no CT's; "
-            "give the true one in the manifest's column spacing, or exclude the case"
+            f"{case.image}: spacing {' x '.join(f'{size:g}' for size in reversed(spacing))} mm (x, y, z) "
+            "is not that of a CT; give the true one in the manifest's column spacing, or exclude the case"
         )
-    return [[f"case {case.case_id}: {line}" for line in lines] for lines in (problems, warnings)]
+    problems, warnings = (
+        [f"case {case.case_id}: {line}" for line in lines] for lines in (problems, warnings)
+    )
+    return problems, warnings
 
 
-def _mismatch(image, label):
+def _mismatch(image: Header, label: Header) -> list[str]:
     if image.path.resolve() == label.path.resolve():
         return [f"{label.path}: image and label are the same file; give the reference segmentation as label"]
     if image.shape != label.shape:
         return [
-            f"{label.path}: shape {label.shape} and that of the image {image.shape} (z, y, x) differ; give a matching pair"
+            f"{label.path}: shape {label.shape} and that of the image {image.shape} (z, y, x) differ; "
+            "give a matching pair"
         ]
     apart = corner_distance(image.affine, label.affine, image.shape)
     if apart <= AFFINE_TOLERANCE:
         return []
     return [
-        f"{label.path}: lies {apart:.3g} voxels off its image (affines may differ by {AFFINE_TOLERANCE} voxel at the corners); "
-        "save the label with the image's affine"
+        f"{label.path}: lies {apart:.3g} voxels off its image "
+        f"(affines may differ by {AFFINE_TOLERANCE} voxel at the corners); "
+        "save it with the affine of the image"
     ]
 
 
-def read_label(case):
-    """Reference liver of a case as a bool volume, with its affine; codes that are no whole numbers are an InputError."""
+def read_label(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Reference liver of a case.
+
+    Returns
+    -------
+    liver : ndarray
+        Bool, `(z, y, x)` on the native grid.
+    affine : ndarray
+        `(4, 4)`, from `(x, y, z)` indices to mm.
+
+    Raises
+    ------
+    InputError
+        As `read_nifti`, or the codes are not whole numbers.
+    """
     header = read_header(case.label)
     liver = np.empty(header.shape, bool)
     for z, plane in read_planes(header):
@@ -72,14 +102,18 @@ def read_label(case):
             np.isfinite(plane).all() and np.array_equal(plane, np.rint(plane))
         ):
             raise InputError(
-                f"{case.label}: labels are not whole numbers; resample masks with nearest neighbours"
+                f"{case.label}: labels are not whole numbers; resample masks by nearest neighbour"
             )
         liver[z] = liver_of(plane, case.label_values)
     return liver, header.affine
 
 
-def liver_of(values, label_values):
-    """Liver as a bool array from label codes; no `label_values` stand for every non-zero one."""
+def liver_of(values: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
+    """Liver as a bool array from label codes; without `label_values` every code but 0 counts.
+
+    >>> liver_of(np.array([0, 1, 2, 3]), (1, 2)).tolist()
+    [False, True, True, False]
+    """
     if not label_values:
         return values != 0
     liver = np.zeros_like(values, bool)
@@ -88,13 +122,37 @@ def liver_of(values, label_values):
     return liver
 
 
-def resample(volume, spacing, new_spacing, new_shape=None):
-    """Resample `(z, y, x)` linearly onto a grid of other spacing about the same centre.
+def resample(
+    volume: np.ndarray,
+    spacing: Sequence[float],
+    new_spacing: Sequence[float],
+    new_shape: tuple[int, ...] | None = None,
+) -> np.ndarray:
+    """Resample a volume linearly onto a grid of another spacing with the same centre.
 
-    Voxel centres keep their physical place. Where the new grid is at least twice coarser, whole voxels are averaged first, so that a
-    coarse voxel is a mean and not a noisy sample. Beyond the outermost voxel centres the value there holds.
+    Voxel centres keep their physical place. Where the new grid is at least twice as coarse, whole voxels are
+    averaged first, so that a coarse voxel is a mean and not a noisy sample. Beyond the outermost voxel
+    centres their value continues.
 
-    Returns a float32 array, of `new_shape` (default: the size that covers the same extent).
+    Parameters
+    ----------
+    volume : ndarray
+        `(z, y, x)`, of any real type.
+    spacing, new_spacing : sequence of float
+        `(z, y, x)` in mm.
+    new_shape : tuple of int, optional
+        `(z, y, x)`; by default the one that covers the same extent, see `grid_shape`.
+
+    Returns
+    -------
+    ndarray
+        float32, of `new_shape`; a copy even where nothing changes.
+
+    Examples
+    --------
+    >>> line = np.array([0.0, 8.0, 4.0]).reshape(1, 1, 3)
+    >>> resample(line, (1, 1, 2), (1, 1, 1)).ravel().tolist()
+    [0.0, 2.0, 6.0, 7.0, 5.0, 4.0]
     """
     new_shape = new_shape or grid_shape(volume.shape, spacing, new_spacing)
     result = volume
@@ -108,32 +166,45 @@ def resample(volume, spacing, new_spacing, new_shape=None):
     return np.array(result, dtype=np.float32, order="C") if result is volume else result
 
 
-def _resample_axis(volume, axis, weights):
-    """By planes across another axis, so that no float32 copy of a whole int16 volume is made."""
+def _resample_axis(volume: np.ndarray, axis: int, weights: sparse.csr_array) -> np.ndarray:
+    """Resample one axis by planes, so that no float32 copy of a whole int16 volume is made."""
     result = np.empty((*volume.shape[:axis], weights.shape[0], *volume.shape[axis + 1 :]), np.float32)
     across = 0 if axis else 1
     _, rows, columns = np.moveaxis(volume, across, 0).shape
-    # Rows of an odd length: read across, those of 512 columns would all fall into the same few lines of the processor's cache.
+    # Rows of odd length: read across, rows of 512 columns would all fall into the same few lines of the
+    # processor's cache.
     lines = np.empty((rows, columns | 1), np.float32)[:, :columns]
     for index in range(volume.shape[across]):
         plane = (slice(None),) * across + (index,)
         lines[:] = volume[plane]
-        # The resampled axis of a plane `(z, x)`, `(y, x)` or `(y, x)` comes first, where a sparse product wants it.
+        # A plane is `(z, x)`, `(y, x)` or `(y, x)`; a sparse product needs the resampled axis first.
         result[plane] = (weights @ lines.T).T if axis == 2 else weights @ lines
     return result
 
 
-def grid_shape(shape, spacing, new_spacing):
-    """Shape of the grid of `new_spacing` that covers the extent of `shape` voxels of `spacing`."""
+def grid_shape(
+    shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]
+) -> tuple[int, ...]:
+    """Shape of the grid of `new_spacing` that covers the extent of `shape` voxels of `spacing`.
+
+    >>> grid_shape((10, 10, 10), (2.0, 1.0, 0.5), (1.0, 1.0, 1.0))
+    (20, 10, 5)
+    """
     return tuple(
         max(1, round(length * old / new))
         for length, old, new in zip(shape, spacing, new_spacing, strict=True)
     )
 
 
-@lru_cache(maxsize=8)  # the planes of a volume ask for the same
-def interpolation_weights(length, new_length, ratio):
-    """Sparse matrix `(new_length, length)` of linear interpolation at steps of `ratio` voxels about the common centre, float32."""
+@lru_cache(maxsize=8)  # all planes of a volume need the same
+def interpolation_weights(length: int, new_length: int, ratio: float) -> sparse.csr_array:
+    """Weights of linear interpolation at steps of `ratio` voxels about a common centre.
+
+    Returns
+    -------
+    csr_array
+        float32, `(new_length, length)`; rows sum to 1.
+    """
     block = max(1, int(ratio + 1e-6))  # 4.8 / 1.6 is a little less than 3
     centres = (np.arange(new_length) - (new_length - 1) / 2) * ratio + (length - 1) / 2
     position = np.clip(centres[:, None] + np.arange(block) - (block - 1) / 2, 0, length - 1)
@@ -147,60 +218,86 @@ def interpolation_weights(length, new_length, ratio):
 
 @dataclass(frozen=True)
 class Volume:
-    """A case on the working grid. Arrays are `(z, y, x)` and mapped from the cache, read only where touched.
+    """A case on the working grid. Its arrays are mapped from the cache, and read only where touched.
 
-    `native_shape` and `native_spacing` describe the reference grid of the evaluation; digests are SHA-256 of the source files.
+    Attributes
+    ----------
+    case : Case
+        Row of the manifest.
+    folder : Path
+        Entry of the cache.
+    spacing, shape : tuple
+        Of the working grid, `(z, y, x)`; mm and voxels.
+    native_spacing, native_shape : tuple
+        Of the image file, on whose grid models are evaluated.
+    liver_voxels : int
+        Voxels of the reference on the native grid.
+    label_codes : tuple of float
+        Codes of the label file if none of them is liver, else empty.
+    darkest, brightest : float
+        Extremes of the image file in HU.
+    image_digest, label_digest : str
+        SHA-256 of the files.
     """
 
     case: Case
     folder: Path
-    spacing: tuple
-    shape: tuple
-    native_shape: tuple
-    native_spacing: tuple
-    liver_voxels: int  # of the reference
-    label_codes: tuple  # the label file's, where none of them is liver
-    darkest: float  # HU
+    spacing: tuple[float, ...]
+    shape: tuple[int, ...]
+    native_shape: tuple[int, ...]
+    native_spacing: tuple[float, ...]
+    liver_voxels: int
+    label_codes: tuple[float, ...]
+    darkest: float
     brightest: float
     image_digest: str
     label_digest: str
 
     @cached_property
-    def image(self):
+    def image(self) -> np.ndarray:
         """HU on the working grid, int16."""
         return np.load(self.folder / IMAGE, mmap_mode="r")
 
     @cached_property
-    def label(self):
+    def label(self) -> np.ndarray:
         """Liver on the working grid, 0 or 1, uint8."""
         return np.load(self.folder / LABEL, mmap_mode="r")
 
-    def shows_liver(self, z):
+    def shows_liver(self, z: int) -> bool:
+        """Whether a slice of the working grid shows liver."""
         return bool(self.label[z].any())
 
-    def reference(self):
+    def reference(self) -> np.ndarray:
         """Liver on the native grid, bool."""
-        bits = np.load(self.folder / REFERENCE)
-        return (
-            np.unpackbits(bits, count=int(np.prod(self.native_shape))).reshape(self.native_shape).view(bool)
-        )
+        bits = np.unpackbits(np.load(self.folder / REFERENCE), count=prod(self.native_shape))
+        return bits.reshape(self.native_shape).view(bool)
 
-    def to_native(self, probability):
-        """Probability on the working grid, resampled to the native grid as a float32 array."""
+    def to_native(self, probability: np.ndarray) -> np.ndarray:
+        """Resample a probability from the working grid to the native grid, float32."""
         return resample(probability, self.spacing, self.native_spacing, self.native_shape)
 
 
-def load_volume(case, spacing, cache):
-    """Volume of a case on the grid of `spacing`, from the folder `cache` or put there first.
+def load_volume(case: Case, spacing: Sequence[float], cache: str | Path) -> Volume:
+    """Load a case on the working grid from the cache; if it is not there, put it there first.
 
-    The key is made of the files' content and everything that shapes the arrays, so a changed image is a new entry.
+    The key of an entry is made of the content of the files and everything that shapes the arrays, so a
+    changed image makes a new entry.
+
+    Parameters
+    ----------
+    case : Case
+        Row of the manifest.
+    spacing : sequence of float
+        `(z, y, x)` in mm, of the working grid.
+    cache : path
+        Folder of the cache.
 
     Raises
     ------
     InputError
-        With all that is wrong with the case, a line a fault; nothing is put into the cache.
+        The case is at fault: all faults in one message, one line per fault. Nothing is put into the cache.
     """
-    _raise(header_problems(case)[0])
+    refuse("", header_problems(case)[0])
     digests, folder = _entry(case, spacing, cache)
     if not folder.exists():
         _build_entry(case, spacing, folder)
@@ -208,20 +305,15 @@ def load_volume(case, spacing, cache):
         facts = read_json(folder / "volume.json")
         for name in ARRAYS:
             np.load(folder / name, mmap_mode="r")
-    except (
-        FileNotFoundError,
-        InputError,
-        ValueError,
-        EOFError,
-    ):  # only a cache: made again, like any entry that is not there
+    except (FileNotFoundError, InputError, ValueError, EOFError):  # a damaged entry is made again
         shutil.rmtree(folder)
         return load_volume(case, spacing, cache)
     facts = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
     return Volume(case=case, folder=folder, spacing=tuple(spacing), **facts, **digests)
 
 
-def missing_bytes(cases, spacing, cache):
-    """Bytes that `load_volume` will add to the cache for cases that are not there yet, from their headers."""
+def missing_bytes(cases: Iterable[Case], spacing: Sequence[float], cache: str | Path) -> int:
+    """Bytes that `load_volume` will add to the cache for cases that are not in it, by their headers."""
     begun = Path(cache).is_dir()
     return sum(
         entry_bytes(*grids(case, spacing))
@@ -230,18 +322,22 @@ def missing_bytes(cases, spacing, cache):
     )
 
 
-def entry_bytes(native_shape, shape):
-    """Bytes of a cache entry: image of two a voxel and label of one on the working grid, the native reference in bits."""
+def entry_bytes(native_shape: Sequence[int], shape: Sequence[int]) -> int:
+    """Bytes of a cache entry.
+
+    On the working grid two per voxel for the image and one for the label; on the native grid one bit per
+    voxel for the reference.
+    """
     return 3 * prod(shape) + prod(native_shape) // 8
 
 
-def grids(case, spacing):
-    """Native shape of a case and that of its working grid, from the image's header."""
+def grids(case: Case, spacing: Sequence[float]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of a case on its native and on its working grid, by the header of its image."""
     header = read_header(case.image)
     return header.shape, grid_shape(header.shape, case.spacing or header.spacing, spacing)
 
 
-def _entry(case, spacing, cache):
+def _entry(case: Case, spacing: Sequence[float], cache: str | Path) -> tuple[dict[str, str], Path]:
     """Digests of a case's files, and the folder of its cache entry."""
     digests = {f"{role}_digest": remembered_digest(getattr(case, role), cache) for role in ("image", "label")}
     key = {
@@ -254,7 +350,8 @@ def _entry(case, spacing, cache):
     return digests, Path(cache) / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _build_entry(case, spacing, folder):
+def _build_entry(case: Case, spacing: Sequence[float], folder: Path) -> None:
+    """Write image and label at once, in two threads; the entry appears whole, or not at all."""
     problems, facts = [], {}
     with atomic_folder(folder) as partial:
         with ThreadPoolExecutor(2) as threads:
@@ -264,15 +361,16 @@ def _build_entry(case, spacing, folder):
                 facts |= part.result()
             except InputError as error:
                 problems.append(f"case {case.case_id}: {error}")
-        _raise(problems)
+        refuse("", problems)
         write_json(partial / "volume.json", facts)
 
 
-def _write_image(case, spacing, folder):
+def _write_image(case: Case, spacing: Sequence[float], folder: Path) -> dict[str, Any]:
+    """Write the image on the working grid; returns facts for `Volume`."""
     header = read_header(case.image)
     native_spacing, extremes = case.spacing or header.spacing, []
 
-    def planes():
+    def planes() -> Iterator[tuple[int, np.ndarray]]:
         for z, plane in ahead(read_planes(header)):
             if plane.dtype.kind == "f" and not np.isfinite(plane).all():
                 raise InputError(f"{case.image}: NaN or infinite values; repair or exclude the case")
@@ -290,7 +388,8 @@ def _write_image(case, spacing, folder):
     }
 
 
-def _write_label(case, spacing, folder):
+def _write_label(case: Case, spacing: Sequence[float], folder: Path) -> dict[str, Any]:
+    """Write the label on the working grid and the reference; returns facts for `Volume`."""
     native_spacing = case.spacing or read_header(case.image).spacing
     reference, _ = read_label(case)
     liver = _resample_planes(enumerate(reference), reference.shape, native_spacing, spacing) >= 0.5
@@ -303,8 +402,13 @@ def _write_label(case, spacing, folder):
     }
 
 
-def _resample_planes(planes, shape, spacing, new_spacing):
-    """What `resample` makes of a volume of which `planes` gives `(z, plane)`: in the planes first, as they come, then across them."""
+def _resample_planes(
+    planes: Iterable[tuple[int, np.ndarray]],
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    new_spacing: Sequence[float],
+) -> np.ndarray:
+    """Resample a volume of which `planes` yields `(z, plane)`: each plane as it comes, then across them."""
     new_shape = grid_shape(shape, spacing, new_spacing)
     half_way = spacing[0], *new_spacing[1:]
     stack = np.zeros((shape[0], *new_shape[1:]), np.float32)
@@ -312,8 +416,3 @@ def _resample_planes(planes, shape, spacing, new_spacing):
         if plane.any():
             stack[z] = resample(plane[None], spacing, half_way, (1, *new_shape[1:]))[0]
     return resample(stack, half_way, new_spacing, new_shape)
-
-
-def _raise(problems):
-    if problems:
-        raise InputError("\n  ".join(problems))

@@ -1,1 +1,1 @@
-"""What any long program needs: files that are whole or absent, named random draws, a team that shares the work."""
+"""What any long program needs: files whole or absent, named random draws, a team that shares the work."""

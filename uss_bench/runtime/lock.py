@@ -1,15 +1,19 @@
-"""One process at a time in a run folder, on one machine or on several that share a disk.
+"""One run at a time in a folder, on one machine or on several that share a disk.
 
-The lock is a file that names its holder, which touches it every few seconds. A holder on this machine is looked up among the
-processes. One elsewhere is believed dead when its file has gone untouched for `PATIENCE`; both times are stamps of the file server, so
-clocks that differ do no harm. A holder that was taken for dead (a suspended machine) finds its lock replaced and stops.
+The lock is a file that names its holder, which touches it every few seconds. If the holder runs on this
+machine, its process is looked up. If it runs elsewhere, it counts as dead once the file has not been touched
+for `PATIENCE` seconds. Both times compared are stamps of the file server, so clocks may differ. A holder that
+was wrongly taken for dead (on a suspended machine, say) finds its lock replaced, and stops.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import secrets
 import socket
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -19,17 +23,26 @@ from .errors import InputError
 from .paths import LOCK
 
 HEARTBEAT = 10.0  # seconds between two touches
-PATIENCE = 60.0  # seconds without one after which a holder elsewhere is believed dead
+PATIENCE = 60.0  # seconds without a touch after which a holder elsewhere counts as dead
 
 
 @contextmanager
-def locked(folder, waiting=lambda text: None):
-    """Hold `folder`, made if need be, for the time of the block. `waiting` is told when a lock from elsewhere is being watched.
+def locked(folder: str | Path, waiting: Callable[[str], object] = lambda text: None) -> Iterator[None]:
+    """Hold a folder while the block runs; it is created if need be.
+
+    Parameters
+    ----------
+    folder : path
+        The folder to hold.
+    waiting : callable
+        Called with a line of text while a holder on another machine is watched for signs of life.
 
     Raises
     ------
     InputError
-        Another process holds the folder and lives, or the folder cannot be written.
+        Another process holds the folder and is alive, or the folder cannot be written.
+    KeyboardInterrupt
+        The program is to end while it waits.
     """
     path = Path(folder) / LOCK
     mine = {
@@ -46,7 +59,8 @@ def locked(folder, waiting=lambda text: None):
                 _remove_if_stale(path, waiting)
     except OSError as error:
         raise InputError(
-            f"{folder}: cannot be written ({error.strerror}); mend its permissions or choose another folder with --runs"
+            f"{folder}: cannot be written ({error.strerror}); "
+            "correct its permissions, or choose another folder with --runs"
         ) from None
     released = Event()
     heart = Thread(target=_beat, args=(path, mine, released), daemon=True)
@@ -60,24 +74,21 @@ def locked(folder, waiting=lambda text: None):
             path.unlink(missing_ok=True)
 
 
-def describe(folder):
-    """Who holds a run folder, as text, or None."""
+def describe(folder: str | Path) -> str | None:
+    """Who holds a folder, in words; None if nobody does."""
     path = Path(folder) / LOCK
     holder = _holder(path)
     if holder is None:
         return None
     alive = _alive(holder)
-    state = (
-        f"last sign of life {_age(path):.0f} s ago"
-        if alive is None
-        else "running"
-        if alive
-        else "ended without releasing it"
-    )
+    if alive is None:
+        state = f"last sign of life {_age(path):.0f} s ago"
+    else:
+        state = "running" if alive else "ended without releasing it"
     return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, {state}"
 
 
-def _take(path, mine):
+def _take(path: Path, mine: dict) -> bool:
     try:
         # Exclusive creation is atomic on local disks and on NFS.
         with open(path, "x", encoding="utf-8") as file:
@@ -92,7 +103,7 @@ def _take(path, mine):
     return True
 
 
-def _holder(path):
+def _holder(path: Path) -> dict | None:
     """Content of the lock; empty while it is being written, None without a lock."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -102,23 +113,20 @@ def _holder(path):
         return {}
 
 
-def _remove_if_stale(path, waiting):
-    """Return or raise FileNotFoundError when there may be no lock any more; InputError if its holder lives."""
+def _remove_if_stale(path: Path, waiting: Callable[[str], object]) -> None:
+    """Remove the lock of a dead holder, or raise InputError if the holder is alive.
+
+    After a return, or a FileNotFoundError, the folder may be free.
+    """
     touched, holder = path.stat().st_mtime_ns, _holder(path)
     if holder is None:
         return
-    alive = _alive(holder)
-    while alive is None and _age(path) < PATIENCE:
-        waiting(f"{describe(path.parent)} holds {path.parent}; waiting up to {PATIENCE:.0f} s for another")
-        stopping.check()
-        time.sleep(min(1.0, HEARTBEAT / 10))
-        if path.stat().st_mtime_ns != touched:
-            alive = True
-    if alive:
+    if _holder_lives(path, holder, touched, waiting):
         raise InputError(
             f"{path.parent} is in use by {describe(path.parent)}; let it finish, or choose another --name"
         )
-    # Only who makes the guard removes this very lock: of several that find it stale, one may have put up a lock of its own meanwhile.
+    # Several processes may find the lock stale, and one of them may have put up its own by now. So only the
+    # one that makes the guard removes the lock, and only this very lock.
     guard = path.with_name(f".partial-{holder.get('token', '')}-{LOCK}")
     try:
         guard.touch(exist_ok=False)
@@ -135,7 +143,23 @@ def _remove_if_stale(path, waiting):
         guard.unlink(missing_ok=True)
 
 
-def _beat(path, mine, released):
+def _holder_lives(path: Path, holder: dict, touched: int, waiting: Callable[[str], object]) -> bool:
+    """Whether the holder is alive; one elsewhere is watched until it touches its lock or time is up."""
+    alive = _alive(holder)
+    while alive is None and _age(path) < PATIENCE:
+        waiting(
+            f"{path.parent} is held by {describe(path.parent)}; "
+            f"waiting up to {PATIENCE:.0f} s for its next sign of life"
+        )
+        stopping.check()
+        time.sleep(min(1.0, HEARTBEAT / 10))
+        if path.stat().st_mtime_ns != touched:
+            alive = True
+    return bool(alive)
+
+
+def _beat(path: Path, mine: dict, released: Event) -> None:
+    """Touch the lock until it is released. Missing it three times in a row ends the program."""
     missed = 0
     while not released.wait(HEARTBEAT):
         try:
@@ -148,8 +172,8 @@ def _beat(path, mine, released):
             stopping.request(f"the lock of {path.parent} was lost to another process")
 
 
-def _age(path):
-    """Seconds since a lock was touched, by the clock of its disk."""
+def _age(path: Path) -> float:
+    """Seconds since a file was touched, by the clock of its disk."""
     probe = path.with_name(f".partial-{secrets.token_hex(6)}-probe")
     try:
         probe.touch()
@@ -160,8 +184,8 @@ def _age(path):
         probe.unlink(missing_ok=True)
 
 
-def _machine():
-    """What processes that can see each other have in common: the host, its last start, the process namespace of a container."""
+def _machine() -> list[str]:
+    """What all processes that can see each other share: host, boot, and process namespace (containers)."""
     parts = [socket.gethostname()]
     for read in (
         lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
@@ -174,19 +198,18 @@ def _machine():
     return parts
 
 
-def _began(pid):
-    """When a process began, in ticks since the machine did, which tells it from a later one of the same number."""
+def _began(pid: int) -> str:
+    """Start time of a process, in clock ticks since boot; process numbers are reused, these are not."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (
-            "" if fields[0] == "Z" else fields[19]
-        )  # a zombie has ended, and waits for its parent to notice
+        zombie = fields[0] == "Z"  # it has ended, and waits for its parent to notice
+        return "" if zombie else fields[19]
     except (OSError, IndexError):
         return ""
 
 
-def _alive(holder):
-    """Whether a holder on this machine lives; None for one elsewhere."""
+def _alive(holder: dict) -> bool | None:
+    """Whether a holder on this machine is alive; None for one elsewhere."""
     if holder.get("machine") != _machine():
         return None
     try:

@@ -1,7 +1,10 @@
 """Files: atomic writes and the formats of results.
 
-A file either exists whole or not at all: it is written under a temporary name in the same folder, flushed to the disk and renamed.
+A file exists whole or not at all: it is written under a temporary name in the same folder, flushed to the
+disk and renamed.
 """
+
+from __future__ import annotations
 
 import csv
 import errno
@@ -13,8 +16,10 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,8 +29,12 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @contextmanager
-def atomic_path(path):
-    """Yield a temporary path beside `path` (same suffixes) that replaces it when the block ends without an error."""
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` when the block ends without an error.
+
+    It lies in the same folder, which is created if need be, and has the same suffixes. OSErrors of the block
+    name `path`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial-{secrets.token_hex(6)}-{path.name}")
@@ -41,8 +50,11 @@ def atomic_path(path):
 
 
 @contextmanager
-def naming(path):
-    """Let errors of the block tell `path`: a full disk is told by the write, which knows no name, and NumPy's knows no reason either."""
+def naming(path: str | Path) -> Iterator[None]:
+    """Add `path` to OSErrors of the block that name no file.
+
+    An error from `write`, such as a full disk, knows no file name, and one from NumPy no reason either.
+    """
     try:
         yield
     except OSError as error:
@@ -51,8 +63,8 @@ def naming(path):
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
 
-def remove_partial_files(folder, age=0.0):
-    """Remove what killed processes left half written in a folder, files and folders, and did not touch for `age` seconds."""
+def remove_partial_files(folder: str | Path, age: float = 0.0) -> None:
+    """Remove half-written files and folders of killed processes that were not touched for `age` seconds."""
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent) / name for name in (*folders, *files) if name.startswith(".partial-")):
             with suppress(FileNotFoundError):  # another run has finished it at this moment
@@ -61,8 +73,11 @@ def remove_partial_files(folder, age=0.0):
 
 
 @contextmanager
-def atomic_folder(path):
-    """Yield a temporary folder beside `path` that becomes it when the block ends without an error, unless another process was first."""
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block ends without an error.
+
+    If another process has made `path` meanwhile, its folder stays and this one is dropped.
+    """
     path = Path(path)
     temporary = path.with_name(f".partial-{secrets.token_hex(6)}")
     temporary.mkdir(parents=True)
@@ -80,33 +95,46 @@ def atomic_folder(path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _flush(path):
-    """Wait until a file has reached the disk; else a machine that loses power may keep its name without its content."""
+def _flush(path: Path) -> None:
+    """Wait until a file is on the disk; else a power failure could leave its name without its content."""
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
+    """Write text in UTF-8, with line feeds on every system."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as JSON with sorted keys."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path):
-    """Content of a JSON file; InputError where it is damaged, which no crash of ours leaves behind."""
+def read_json(path: str | Path) -> Any:
+    """Content of a JSON file.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    InputError
+        The file is damaged. Writes are atomic, so no crash of this program can be the cause.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(
-            f"{path}: damaged ({error}); remove this file, and what it told is made again"
+            f"{path}: damaged ({error}); remove this file, and its content is made again"
         ) from None
 
 
-def write_csv(path, columns, rows):
-    """Write dictionaries as CSV. Floats keep six significant digits, None becomes an empty cell."""
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write dictionaries as CSV. Floats keep six significant digits, None becomes an empty cell.
+
+    Keys beyond `columns` are left out; a missing one is a KeyError.
+    """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
@@ -114,45 +142,60 @@ def write_csv(path, columns, rows):
     write_text(path, buffer.getvalue())
 
 
-def _cell(value):
+def _cell(value: Any) -> Any:
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def read_csv(path):
+def read_csv(path: str | Path) -> list[dict[str, str]]:
     """Rows of a CSV file as dictionaries of strings."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def save_checkpoint(path, value):
-    """Write tensors and plain values as `torch.load` reads them, with their SHA-256 appended: PyTorch does not look at checksums."""
-    buffer = (
-        io.BytesIO()
-    )  # torch.save itself would answer a full disk with an error of its own kind, and without the file's name
+def save_checkpoint(path: str | Path, value: Any) -> None:
+    """Write tensors and plain values for `torch.load`, followed by their SHA-256.
+
+    PyTorch alone does not check checksums, and ignores what follows its archive.
+    """
+    # Through a buffer: on a full disk torch.save would raise an error of its own, without the file's name.
+    buffer = io.BytesIO()
     torch.save(value, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest())
 
 
-def load_checkpoint(path, device="cpu"):
-    """Value of a checkpoint, tensors on `device`; InputError where it is not what was saved."""
+def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Any:
+    """Value of a checkpoint, with its tensors on `device`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    InputError
+        The file is not what `save_checkpoint` wrote.
+    """
     content = Path(path).read_bytes()
     value, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     if hashlib.sha256(value).digest() != digest:
         raise InputError(
-            f"{path}: damaged (its checksum does not fit); remove its folder, and the model is trained again"
+            f"{path}: damaged (its checksum does not match); "
+            "remove its folder, and the model is trained again"
         )
     return torch.load(io.BytesIO(value), map_location=device, weights_only=True)
 
 
-def natural_key(path):
-    """Sorting key by which `slice-2` comes before `slice-10`."""
+def natural_key(path: str | Path) -> list[int | str]:
+    """Sorting key by which `slice-2` comes before `slice-10`.
+
+    >>> sorted(["slice-10", "slice-2"], key=natural_key)
+    ['slice-2', 'slice-10']
+    """
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
-def file_digest(path):
+def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal text."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -161,11 +204,13 @@ def file_digest(path):
     return digest.hexdigest()
 
 
-def remembered_digest(path, folder):
-    """As `file_digest`, but remembered in `folder`/digests, for hashing hundreds of gigabytes takes an hour at every start.
+def remembered_digest(path: str | Path, folder: str | Path) -> str:
+    """Digest as by `file_digest`, remembered in `folder`/digests.
 
-    A memory holds while size and modification time are the same. A file modified less than two seconds before it was hashed may change
-    again within the same tick of a coarse clock, so its digest is not remembered: git's "racy" rule.
+    Without that, every start would spend an hour on hashing hundreds of gigabytes. A remembered digest is
+    valid while size and modification time stay the same. A file modified less than two seconds before it was
+    hashed may change again within the same tick of a coarse clock, so its digest is not remembered (git's
+    "racy" rule).
     """
     path = Path(path).absolute()
     memory = Path(folder) / "digests" / f"{hashlib.sha256(str(path).encode()).hexdigest()}.json"

@@ -1,15 +1,21 @@
-"""The processes that work on one run: this one alone, workers on this machine, or what torchrun started on one machine or many.
+"""The processes that work on one run: this one alone, its workers, or those that torchrun started.
 
-They share the run's folder on a disk and a store of PyTorch's distributed engine, which serves as work queue: who claims a piece of
-work first does it. What is claimed is forgotten with the job, so a job that continues another claims anew what was not finished.
+They share the run's folder on a disk, and a store of PyTorch's distributed engine as their work queue: who
+claims a piece of work first does it. Claims end with the job, so a job that continues another one claims
+unfinished work again.
 """
+
+from __future__ import annotations
 
 import multiprocessing
 import os
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from threading import Thread
+from typing import Any
 
 import torch
 from torch import distributed
@@ -19,48 +25,74 @@ from . import stopping
 
 PAUSE = 0.05  # seconds between two looks at what others do
 FAREWELL = 120.0  # seconds that workers get to write their checkpoints
-HELLO = timedelta(seconds=10)  # in which a leader answers a new worker
-LONG = timedelta(days=7)  # nobody waits for a network, only for work
+HELLO = timedelta(seconds=10)  # a leader answers a new worker within this time
+LONG = timedelta(days=7)  # time limit of the network: processes wait for each other's work, however long
 
 
 class PeerLostError(RuntimeError):
-    """Another process of the job has ended too early."""
+    """Another process of the job ended too early."""
 
 
 class Team:
     """A process's view of the team; without arguments a team of one.
 
+    Parameters
+    ----------
+    rank, size : int
+        As the attributes.
+    store : torch.distributed.Store, optional
+        What the processes share.
+    workers : sequence of processes
+        Those that this process started, to be watched.
+
     Attributes
     ----------
-    rank : number of this process, 0 for the one that prints and writes the report
-    size : number of processes
+    rank : int
+        Number of this process; 0 for the leader, which prints and writes the report.
+    size : int
+        Number of processes.
     """
 
-    def __init__(self, rank=0, size=1, store=None, workers=()):
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        store: distributed.Store | None = None,
+        workers: Sequence[BaseProcess] = (),
+    ):
         self.rank, self.size = rank, size
         self._store, self._workers, self._taken = store or distributed.HashStore(), workers, set()
 
     @property
-    def leads(self):
+    def leads(self) -> bool:
+        """Whether this process is the leader."""
         return self.rank == 0
 
-    def claim(self, name):
-        """True for the one process that asks first for a piece of work."""
+    def claim(self, name: str) -> bool:
+        """Return True to the one process that asks first for a piece of work."""
         if name in self._taken:
             return False
         self._taken.add(name)
         return self._count(f"claim/{name}", 1) == 1
 
-    def report(self, event):
-        """Tell the team that this process has reached an event."""
+    def report(self, event: str) -> None:
+        """Let the team know that this process has reached an event."""
         self._count(f"event/{event}", 1)
 
-    def reached(self, event):
-        """Processes that have reported an event."""
+    def reached(self, event: str) -> int:
+        """Number of processes that have reported an event."""
         return self._count(f"event/{event}", 0)
 
-    def pause(self):
-        """Wait a moment for others; raises PeerLostError if one has ended, KeyboardInterrupt if this process is to end."""
+    def pause(self) -> None:
+        """Wait a moment for the others.
+
+        Raises
+        ------
+        PeerLostError
+            A worker has failed, or the leader is gone.
+        KeyboardInterrupt
+            This process is to end; see `stopping.check`.
+        """
         stopping.check()
         for worker in self._workers:
             if worker.exitcode:
@@ -68,38 +100,42 @@ class Team:
         self.reached("pulse")
         time.sleep(PAUSE)
 
-    def _count(self, key, amount):
+    def _count(self, key: str, amount: int) -> int:
         with _leader_needed():
             return self._store.add(key, amount)
 
 
 @contextmanager
-def _leader_needed():
+def _leader_needed() -> Iterator[None]:
+    """Turn errors of a store whose process has ended into PeerLostError."""
     try:
         yield
     except RuntimeError as error:
         raise PeerLostError(f"the process that led the job is gone ({str(error).splitlines()[0]})") from None
 
 
-def under_torchrun():
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
     return distributed.is_torchelastic_launched()
 
 
-def torchrun_rank():
-    """Number of this process in torchrun's job; 0 without."""
+def torchrun_rank() -> int:
+    """Number of this process in torchrun's job; 0 without torchrun."""
     return int(os.environ.get("RANK", 0)) if under_torchrun() else 0
 
 
-def local_rank(team=None):
-    """Number of this process among those on its machine, for the choice of a GPU."""
-    return int(os.environ["LOCAL_RANK"]) if under_torchrun() else team.rank if team else 0
+def local_rank(team: Team | None = None) -> int:
+    """Number of this process among those on its machine, which chooses its GPU."""
+    if under_torchrun():
+        return int(os.environ["LOCAL_RANK"])
+    return team.rank if team else 0
 
 
 @contextmanager
-def torchrun_team(name, device):
-    """The team of torchrun's processes for the run `name`. Leaving the block waits for all of them."""
+def torchrun_team(name: str, device: torch.device) -> Iterator[Team]:
+    """Team of torchrun's processes for the run `name`. The end of the block waits for all of them."""
     store, rank, size = next(rendezvous("env://"))
-    # The launcher's store outlives runs and restarts, whose addresses and claims must not meet.
+    # The launcher's store outlives runs and restarts; their addresses and claims must not mix.
     store = distributed.PrefixStore(f"{name} {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONG)
@@ -114,8 +150,18 @@ def torchrun_team(name, device):
 
 
 @contextmanager
-def local_team(workers, target, arguments):
-    """A team of `workers` processes on this machine: this one and those that call `target(rank, workers, port, arguments)`."""
+def local_team(workers: int, target: Callable[..., None] | None, arguments: Any) -> Iterator[Team]:
+    """Team of processes on this machine, which end with the block.
+
+    Parameters
+    ----------
+    workers : int
+        Number of processes, this one included.
+    target : callable
+        What the others do: each calls `target(rank, workers, port, arguments)`; see `worker_team`.
+    arguments : object
+        Anything that can be pickled.
+    """
     if workers == 1:
         yield Team()
         return
@@ -131,7 +177,7 @@ def local_team(workers, target, arguments):
         yield Team(0, workers, store, processes)
     finally:
         for process in processes:
-            process.terminate()  # remembered by a worker, which writes its checkpoint first
+            process.terminate()  # a worker remembers it, and writes its checkpoint first
         deadline = time.monotonic() + FAREWELL
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
@@ -139,8 +185,8 @@ def local_team(workers, target, arguments):
                 process.kill()
 
 
-def worker_team(rank, size, port):
-    """The team as a worker of `local_team` sees it; PeerLostError if its leader has ended already."""
+def worker_team(rank: int, size: int, port: int) -> Team:
+    """Team as a worker of `local_team` sees it; PeerLostError if its leader has ended already."""
     leader = multiprocessing.parent_process()
     Thread(target=lambda: (leader.join(), stopping.request("its leader ended")), daemon=True).start()
     with _leader_needed():
