@@ -9,6 +9,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "uss_bench"
 FLOORS = [
     "manifest nifti config seeding storage stopping aunet metrics statistics annotation published painting prefetch",
+    "anatomy",
+    "livers",
+    "variants",
+    "cohort",
     "volumes phantoms patches uncertainty strategies dicom layouts progress lock team",
     "training inference evaluation results plan datasets status",
     "models tables intake",
