@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "uss_bench"
 FLOORS = [
     "manifest nifti config seeding storage stopping aunet metrics statistics annotation published painting prefetch",
     "anatomy",
-    "livers",
+    "livers organs",
     "variants",
     "cohort",
     "volumes phantoms patches uncertainty strategies dicom layouts progress lock team",

@@ -1,7 +1,7 @@
 """The embedded cohort: which variant of patient lies at which site and in which split.
 
-The pool is what an archive is: most patients are alike, and what is rare is there once. The test split holds enough of every
-variant to speak about it.
+The pool is what an archive is: most patients are alike, and what is rare is there once. The test split holds
+enough of every variant to speak about it.
 """
 
 from .variants import COMMON, RARE
@@ -25,7 +25,7 @@ COLUMNS = ("case_id", "site", "split", "image", "label", "phantom")
 
 
 def spread(counts, stagger):
-    """Each name as often as `counts` says, all of them spread over the list, so that its beginning is a mix too."""
+    """Each name as often as `counts` says, spread over the list, so that its beginning is a mix too."""
     starts = {name: (number + 1) * stagger % 1 for number, name in enumerate(counts)}
     places = [
         ((index + starts[name]) / count, name) for name, count in counts.items() for index in range(count)

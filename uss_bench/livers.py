@@ -35,7 +35,7 @@ class Lobes:
 def draw_lobes(body):
     """Lobes of a healthy liver. They differ in every proportion, as patients' do."""
     rng = body.rng
-    wide, deep, high = rng.uniform(0.4, 0.66), rng.uniform(0.68, 1.0), rng.uniform(62, 104)
+    wide, deep, high = rng.uniform(0.44, 0.68), rng.uniform(0.7, 1.0), rng.uniform(66, 104)
     right = body.place(0.96 - 0.9 * wide, rng.uniform(-0.15, 0.12), -0.9 * high)
     reach, notch = rng.uniform(0.22, 0.74), rng.uniform(-0.2, 0.1)
     left = body.place(0.25 - 0.6 * reach, rng.uniform(0.3, 0.55), rng.uniform(-70, -36))
@@ -61,7 +61,7 @@ def draw_lobes(body):
 
 
 def shape_liver(scene, body, lobes, kidney):
-    """Signed distance (x, y, z) of a liver before wall and diaphragm confine it. `scene` is bent as the liver is to be."""
+    """Signed distance (x, y, z) of a liver that wall and diaphragm do not yet confine, bent as `scene` is."""
     spine = (0, body.spine - 22, -90), (36, 54, 600)
     distance = join(ellipsoid(scene, *lobes.right), ellipsoid(scene, *lobes.left), 25)
     if lobes.tongue:
@@ -78,8 +78,8 @@ def shape_liver(scene, body, lobes, kidney):
     return distance
 
 
-def mould(liver, room, reach=20):
-    """The liver confined to its `room`, whose walls it clings to where it comes within about `reach` mm of them."""
+def mould(liver, room, reach=16):
+    """The liver confined to its `room`, to whose walls it clings where it comes within `reach` mm of them."""
     return np.minimum(liver + reach * (1 - room / 30).clip(0, 1), room)
 
 

@@ -1,7 +1,7 @@
 """Painting soft-edged shapes into a volume: what the phantoms are made with.
 
-Arrays are `(x, y, z)`. Shapes are signed distances in mm, positive inside; they are exact for tubes and good near the
-surface for the rest, which is all that painting with soft edges needs.
+Arrays are `(x, y, z)`. Shapes are signed distances in mm, positive inside; they are exact for tubes and good
+near the surface for the rest, which is all that painting with soft edges needs.
 """
 
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ from scipy.spatial.transform import Rotation
 class Scene:
     """An image being painted, and where each of its voxels lies in the body that is painted.
 
-    Shapes are given in the body's coordinates, so a body that lies turned, stretched or bent in the scanner is painted
-    as easily as a straight one.
+    Shapes are given in the body's coordinates, so a body that lies turned, stretched or bent in the scanner
+    is painted as easily as a straight one.
     """
 
     hu: np.ndarray  # (x, y, z), HU
@@ -33,9 +33,8 @@ class Scene:
     def of(cls, hu, grid, pose, edge):
         """The scene of an unbent body."""
         back = np.linalg.inv(np.vstack([pose, (0, 0, 0, 1)])).astype(np.float32)
-        body = (
-            sum(weight * axis for weight, axis in zip(row, grid, strict=False)) + row[3] for row in back[:3]
-        )
+        x, y, z = grid
+        body = (a * x + b * y + c * z + shift for a, b, c, shift in back[:3])
         return cls(hu, *body, grid, pose, 0.0, edge)
 
     def bent(self, rng, wavelength, amplitude):
@@ -45,9 +44,8 @@ class Scene:
 
     def box(self, lower, upper):
         """Slices of the grid that hold all between two points of the body, with room for a soft edge."""
-        corners = (
-            np.array(list(product(*zip(lower, upper, strict=True)))) @ self.pose[:, :3].T + self.pose[:, 3]
-        )
+        corners = np.array(list(product(*zip(lower, upper, strict=True))))
+        corners = corners @ self.pose[:, :3].T + self.pose[:, 3]
         margin = self.slack + 2 * self.edge
         lower, upper = corners.min(0) - margin, corners.max(0) + margin
         axes = zip(self.grid, lower, upper, strict=True)
@@ -55,10 +53,8 @@ class Scene:
 
     def crop(self, box):
         """The same scene seen through a box: what is painted there shows here."""
-        grid = tuple(
-            axis[tuple(box[i] if i == n else slice(None) for i in range(3))]
-            for n, axis in enumerate(self.grid)
-        )
+        (i, j, k), (x, y, z) = box, self.grid
+        grid = x[i], y[:, j], z[:, :, k]
         return replace(self, hu=self.hu[box], x=self.x[box], y=self.y[box], z=self.z[box], grid=grid)
 
     def paint(self, distance, value):
@@ -72,12 +68,11 @@ class Scene:
 
     def paint_tubes(self, points, radii, value, room=None):
         """A chain of tubes; `radii` is one number, or one for each of the tubes."""
-        for (start, end), radius in zip(
-            pairwise(points), np.broadcast_to(radii, len(points) - 1), strict=True
-        ):
+        radii = np.broadcast_to(radii, len(points) - 1)
+        for (start, end), radius in zip(pairwise(points), radii, strict=True):
             box = self.box(np.minimum(start, end) - radius, np.maximum(start, end) + radius)
             if any(side.start == side.stop for side in box):
-                continue
+                continue  # not in the scan
             distance = tube(self.crop(box), start, end, radius)
             self.crop(box).paint(distance if room is None else np.minimum(distance, room[box]), value)
 
@@ -109,7 +104,7 @@ def smooth_path(points, step):
 
 
 def wobble(scene, rng, wavelength, amplitude):
-    """Smooth random field (x, y, z), fixed in the scanner, of a standard deviation near `amplitude` and below six of it."""
+    """Smooth random field (x, y, z): standard deviation near `amplitude`, no value beyond six of it."""
     field = 0.0
     for _ in range(4):
         lengths, shifts = wavelength * rng.uniform(0.7, 1.6, 3), rng.uniform(0, 2 * np.pi, 3)

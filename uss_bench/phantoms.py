@@ -1,8 +1,8 @@
 """Synthetic abdominal CT, so that the whole benchmark runs without a download.
 
-A phantom is painted organ by organ in the patient's coordinates (`anatomy`, `livers`, `variants`) and stored the way its
-"site" stores its scans: five sites differ in spacing, scan range, noise, contrast phases and file orientation. The volumes
-are coarse (a few mm) to keep a run short.
+A phantom is painted organ by organ in the patient's coordinates (`anatomy`, `livers`, `variants`) and stored
+the way its "site" stores its scans: five sites differ in spacing, scan range, noise, contrast phases and file
+orientation. The volumes are coarse (a few mm) to keep a run short.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 from nibabel import orientations
 from scipy.ndimage import gaussian_filter1d
 
-from . import InputError, anatomy
+from . import InputError, anatomy, organs
 from .anatomy import AIR, WATER, Body
 from .livers import draw_lobes, paint_vessels, shape_liver
 from .painting import Scene, wobble
@@ -57,12 +57,11 @@ def scan_range(rng, protocol, top, bottom):
 
 
 def open_scene(protocol, body, bottom):
-    """An image of air on the grid that the site would scan, and its affine. `bottom`: z in mm of the liver's lower edge."""
+    """Air on the grid that the site would scan for a liver down to z = `bottom`, and its affine."""
     rng = body.rng
-    field_of_view = (2.1 * (body.width + 1.25 * (body.wall + body.fat)) * body.stretch[0] + 16) * rng.uniform(
-        1, 1.2
-    )
-    spacing, slice_spacing = field_of_view / protocol.matrix, rng.uniform(*protocol.slice_spacing)
+    patient = body.stretch[0] * 2.1 * (body.width + 1.25 * (body.wall + body.fat))
+    spacing = rng.uniform(1, 1.2) * (patient + 16) / protocol.matrix
+    slice_spacing = rng.uniform(*protocol.slice_spacing)
     steps = (np.arange(protocol.matrix) - (protocol.matrix - 1) / 2) * spacing
     x, y = steps + rng.uniform(-14, 14), steps + rng.uniform(-18, 6)
     low, high = scan_range(rng, protocol, 0, bottom * body.stretch[2])
@@ -78,7 +77,7 @@ def paint_case(protocol, variant, rng, variant_rng):
     """Paint a patient. Returns the scene, the signed distance (x, y, z) of its liver, and the affine."""
     body = Body.draw(rng)
     tissue = vary_tissue(variant, anatomy.draw_tissue(rng, protocol.phases), variant_rng)
-    healthy, kidneys = draw_lobes(body), anatomy.draw_kidneys(body)
+    healthy, kidneys = draw_lobes(body), organs.draw_kidneys(body)
     scene, affine = open_scene(protocol, body, healthy.bottom)
     scene = scene.bent(rng, 330, 4)
     soft = scene.bent(rng, 170, 6)  # how the liver bends beyond that
@@ -89,12 +88,12 @@ def paint_case(protocol, variant, rng, variant_rng):
     liver, inclusions = vary_liver(variant, scene, liver, room, tissue, variant_rng)
     if (fluid := draw_fluid(variant, scene, body, liver, cavity, variant_rng)) is not None:
         scene.paint(np.minimum(fluid, room), WATER)
-    anatomy.paint_viscera(scene, body, tissue, np.minimum(room, -liver), healthy.bottom)
+    organs.paint_viscera(scene, body, tissue, np.minimum(room, -liver), healthy.bottom)
     scene.paint_ellipsoid(*healthy.gallbladder, WATER + 4)
-    anatomy.paint_kidneys(scene, tissue, kidneys)
+    organs.paint_kidneys(scene, tissue, kidneys)
     anatomy.paint_pelvis(scene, body, tissue, cavity)
     anatomy.paint_spine(scene, body, tissue)
-    anatomy.paint_heart_and_vessels(scene, body, tissue, below)
+    organs.paint_heart_and_vessels(scene, body, tissue, below)
     anatomy.paint_arms(scene, body, tissue)
     anatomy.paint_table(scene, body)
 
@@ -106,7 +105,7 @@ def paint_case(protocol, variant, rng, variant_rng):
 
 
 def add_noise(scene, protocol, rng):
-    """Noise as filtered back projection leaves it: correlated in plane, independent between slices, weaker in air."""
+    """Noise of a filtered back projection: correlated in plane, not between slices, weaker in air."""
     noise = rng.standard_normal(scene.hu.shape, np.float32)
     for axis in (0, 1):
         noise = gaussian_filter1d(noise, protocol.blur, axis, truncate=3)
@@ -149,20 +148,22 @@ def make_phantom(case_id, site, variant):
 
 
 def check_phantom(case_id, site, variant):
+    instead = "or leave the column phantom empty"
     if site not in SITES:
         raise InputError(
-            f"case {case_id}: no phantom has the site {site!r}; use {', '.join(SITES)}, or leave the column phantom empty"
+            f"case {case_id}: no phantom has the site {site!r}; use {', '.join(SITES)}, {instead}"
         )
     if variant not in VARIANTS:
         raise InputError(
-            f"case {case_id}: phantom {variant!r} is unknown; use {', '.join(VARIANTS)}, or leave the column phantom empty"
+            f"case {case_id}: phantom {variant!r} is unknown; use {', '.join(VARIANTS)}, {instead}"
         )
 
 
 def write_missing_phantoms(cases):
     """Write the phantoms among `cases` (a variant in the manifest column `phantom`) that lack a file.
 
-    Files that exist are left alone, and every row is checked before the first file is written. Returns the number of cases written.
+    Files that exist are left alone, and every row is checked before the first file is written. Returns the
+    number of cases written.
     """
     phantoms = [case for case in cases if case.extra.get("phantom")]
     for case in phantoms:

@@ -1,6 +1,7 @@
 """What befalls some of the phantoms' livers: the variants that the manifest's column `phantom` names.
 
-Coordinates as in `anatomy`. Draws come from a generator of their own, so all variants of a case share the rest of its anatomy.
+Coordinates as in `anatomy`. Draws come from a generator of their own, so all variants of a case share the
+rest of its anatomy. (A `mirrored` phantom is the finished image turned over.)
 """
 
 from dataclasses import dataclass, replace
@@ -18,11 +19,11 @@ VARIANTS = COMMON + RARE
 
 @dataclass(frozen=True)
 class Inclusion:
-    """A roundish thing in the liver: the box it lies in, its signed distance there, and (depth in mm, HU) of its layers from outside in."""
+    """Something in the liver, from rim to core."""
 
-    box: tuple
-    distance: np.ndarray
-    layers: tuple
+    box: tuple  # of the scene, that it lies in
+    distance: np.ndarray  # signed, in that box
+    layers: tuple  # (depth in mm, HU) of each, the outermost first
 
     def paint(self, scene, liver):
         for depth, value in self.layers:
@@ -52,10 +53,11 @@ def vary_lobes(variant, lobes, rng):
 def vary_liver(variant, scene, liver, room, tissue, rng):
     """Shape a liver as its variant does.
 
-    Returns the liver's signed distance, which then holds lesions, cysts and tumours too, and the `Inclusion`s to be painted in it.
+    Returns its signed distance, which then holds lesions, cysts and tumours too, and the `Inclusion`s to be
+    painted in it.
     """
     if variant == "cirrhotic":
-        liver = liver + np.maximum(wobble(scene, rng, 32, 3.5), 0) - 1
+        liver = liver + np.maximum(wobble(scene, rng, 30, 5), 0) - 2
     if variant == "ascites":
         room = room - rng.uniform(7, 18) - wobble(scene, rng, 120, 3)  # the fluid floats it off the wall
     liver = mould(liver, room)
@@ -77,7 +79,7 @@ def resect(scene, liver, rng):
 
 
 def draw_balls(scene, liver, rng, count, radii, depth=4):
-    """`count` roundish shapes centred at least `depth` mm deep in the liver: a box and the signed distance in it, each."""
+    """Box and signed distance in it of `count` roundish shapes, centred `depth` mm deep in the liver."""
     inside = np.argwhere(liver > min(depth, 0.8 * liver.max()))
     for voxel in inside[rng.integers(len(inside), size=count)]:
         centre = np.float32([axis[tuple(voxel)] for axis in (scene.x, scene.y, scene.z)])
@@ -108,13 +110,12 @@ def tumour(scene, liver, tissue, rng):
 
 def embolized(scene, liver, tissue, rng):
     """Treated tumours, patchily filled with iodized oil, and a coil in a vessel."""
-    balls = list(draw_balls(scene, liver, rng, rng.integers(2, 5), (11, 26)))
-    items = [
-        Inclusion(*ball, ((0, tissue["liver"] - 40), (2, 900 + wobble(scene.crop(ball[0]), rng, 22, 450))))
-        for ball in balls
-    ]
+    rim, inclusions = tissue["liver"] - 40, []
+    for box, distance in list(draw_balls(scene, liver, rng, rng.integers(2, 5), (11, 26))):
+        oil = 900 + wobble(scene.crop(box), rng, 22, 450)
+        inclusions.append(Inclusion(box, distance, ((0, rim), (2, np.maximum(oil, rim)))))
     ((box, coil),) = draw_balls(scene, liver, rng, 1, (5, 8))
-    return [*items, Inclusion(box, coil, ((0, 2600),))], 0
+    return [*inclusions, Inclusion(box, coil, ((0, 2600),))], 0
 
 
 GROWTHS = {"lesions": lesions, "cysts": cysts, "tumour": tumour, "embolized": embolized}
@@ -127,6 +128,5 @@ def draw_fluid(variant, scene, body, liver, cavity, rng):
     if rng.random() >= share:
         return None
     reach = np.maximum(around + liver, flank - cavity)
-    return np.minimum(
-        reach, scene.y + 0.4 * body.depth + wobble(scene, rng, 90, 4)
-    )  # the kidneys lie behind it
+    kidneys = -0.4 * body.depth + wobble(scene, rng, 90, 4)  # which lie behind the fluid
+    return np.minimum(reach, scene.y - kidneys)
