@@ -60,7 +60,7 @@ class Body:
             squareness=rng.uniform(2, 2.5),
             wall=rng.uniform(13, 24),
             fat=rng.choice((rng.uniform(4, 14), rng.uniform(10, 34))),
-            gap=rng.choice((0, rng.uniform(0, 8))),
+            gap=rng.choice((rng.uniform(0, 3), rng.uniform(2, 10))),
             domes=(right, left, tendon),
             turns=rng.normal(0, (2.5, 2.5, 6)).clip((-5, -5, -13), (5, 5, 13)),
             stretch=rng.uniform(0.9, 1.1, 3),

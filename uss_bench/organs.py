@@ -51,7 +51,7 @@ def paint_stomach(scene, body, tissue, room):
     pancreas = [body.place(*part) for part in (head, middle, tail)]
     scene.paint_tubes(smooth_path(pancreas, 20), rng.uniform(9, 15), tissue["pancreas"], room)
 
-    fullness, content = rng.uniform(0.55, 1.25), rng.choice((rng.uniform(5, 40), rng.uniform(40, 110)))
+    fullness, content = rng.uniform(0.55, 1.25), rng.choice((rng.uniform(5, 40), rng.uniform(40, 90)))
     parts = (
         (body.place(-0.45, 0.05, -55), body.size(0.32, 0.5, 48, 0.2) * fullness),
         (body.place(-0.32, 0.42, -90), body.size(0.28, 0.34, 38, 0.2) * fullness),
