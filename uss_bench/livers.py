@@ -27,9 +27,8 @@ class Lobes:
     @property
     def bottom(self):
         """z in mm near the lower edge."""
-        return min(
-            float(centre[2] - 0.95 * axes[2]) for centre, axes, _ in (self.right, self.tongue or self.right)
-        )
+        lowest = self.right, self.tongue or self.right
+        return min(float(centre[2] - 0.95 * axes[2]) for centre, axes, _ in lowest)
 
 
 def draw_lobes(body):
@@ -41,22 +40,16 @@ def draw_lobes(body):
     left = body.place(0.25 - 0.6 * reach, rng.uniform(0.3, 0.55), rng.uniform(-70, -36))
     tongue = body.place(0.66, 0.05, right[2] - 0.95 * high), body.size(0.26, 0.42, 62, 0.2), (0, 0, 0)
     hilum, hollow = body.place(notch, -0.1, right[2] - 52), body.size(0.46, 0.56, rng.uniform(42, 70), 0.15)
+    at_the_edge = hilum + hollow * np.float32([0.6, 0.55, 0.3])
+    thick = rng.uniform(0.28, 0.52), rng.uniform(26, 50)
     return Lobes(
         right=(right, body.size(wide, deep, high), rng.uniform((-12, -12, -15), (12, 16, 15))),
-        left=(
-            left,
-            body.size(reach, rng.uniform(0.28, 0.52), rng.uniform(26, 50)),
-            rng.uniform((0, -24, -10), (0, 6, 25)),
-        ),
+        left=(left, body.size(reach, *thick), rng.uniform((0, -24, -10), (0, 6, 25))),
         caudate=(body.place(0.16, -0.18, -62), body.size(0.2, 0.26, 34, 0.2), (0, 0, 0)),
         tongue=tongue if rng.random() < 0.12 else None,
         hilum=(hilum, hollow, (0, rng.uniform(-10, 25), 0)),
         fissure=(body.place(notch + 0.1, 0.75, hilum[2] + 38), (5, 26, 24), (0, 0, rng.uniform(-25, 25))),
-        gallbladder=(
-            hilum + hollow * np.float32([0.6, 0.55, 0.3]),
-            rng.uniform((10, 12, 18), (19, 26, 34)),
-            (25, 0, 0),
-        ),
+        gallbladder=(at_the_edge, rng.uniform((10, 12, 18), (19, 26, 34)), (25, 0, 0)),
     )
 
 

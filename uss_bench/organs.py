@@ -67,14 +67,11 @@ def paint_stomach(scene, body, tissue, room):
 def draw_kidneys(body):
     """Centre, half axes and turns of the right and the left kidney."""
     rng = body.rng
-    return [
-        (
-            body.place(side * 0.44, -0.46, z),
-            rng.uniform((22, 21, 44), (31, 29, 62)),
-            (rng.uniform(-15, 3), side * rng.uniform(-18, -2), rng.uniform(-20, 20)),
-        )
-        for side, z in ((1, -150), (-1, -138))
-    ]
+    kidneys = []
+    for side, z in ((1, -150), (-1, -138)):
+        turns = rng.uniform((-15, -18, -20), (3, -2, 20)) * (1, side, 1)
+        kidneys.append((body.place(side * 0.44, -0.46, z), rng.uniform((22, 21, 44), (31, 29, 62)), turns))
+    return kidneys
 
 
 def paint_kidneys(scene, tissue, kidneys):

@@ -34,26 +34,21 @@ class Protocol:
     blur: float  # pixels, in-plane correlation length of the noise
 
 
+NATIVE, ARTERIAL, PORTAL, LATE = "native", "arterial", "portal", "late"
 SITES = {
-    "north": Protocol(
-        "LPS", 96, (4.5, 5.0), (15, 50), (20, 110), ("portal", "portal", "late"), (10, 16), 0.8
-    ),
-    "east": Protocol("RAS", 104, (4.2, 4.6), (10, 45), (30, 120), ("arterial", "portal"), (14, 22), 0.5),
-    "south": Protocol(
-        "LAS", 88, (5.4, 6.0), (15, 60), (120, 250), ("native", "portal", "portal"), (9, 14), 1.0
-    ),
-    "west": Protocol(
-        "RPI", 100, (3.8, 4.3), (5, 30), (10, 60), ("late", "portal", "arterial"), (16, 24), 0.7
-    ),
-    "island": Protocol("ASR", 84, (4.6, 5.2), (5, 35), (90, 240), ("portal", "native"), (8, 11), 0.9),
+    "north": Protocol("LPS", 96, (4.5, 5.0), (15, 50), (20, 110), (PORTAL, PORTAL, LATE), (8, 13), 0.8),
+    "east": Protocol("RAS", 104, (4.2, 4.6), (10, 45), (30, 120), (ARTERIAL, PORTAL), (12, 18), 0.5),
+    "south": Protocol("LAS", 88, (5.4, 6.0), (15, 60), (120, 250), (NATIVE, PORTAL, PORTAL), (8, 12), 1.0),
+    "west": Protocol("RPI", 100, (3.8, 4.3), (5, 30), (10, 60), (LATE, PORTAL, ARTERIAL), (13, 19), 0.7),
+    "island": Protocol("ASR", 84, (4.6, 5.2), (5, 35), (90, 240), (PORTAL, NATIVE), (7, 10), 0.9),
 }
 
 
-def scan_range(rng, protocol, top, bottom):
-    """z in mm of a scan's end and start, given those of the liver. Some scans miss a part of the liver."""
+def scan_range(rng, protocol, bottom):
+    """z in mm of a scan's ends for a liver from z = `bottom` to 0; some scans miss a part of it."""
     above, below, missed = rng.uniform(*protocol.above), rng.uniform(*protocol.below), rng.uniform(8, 45)
     cut = rng.choice(("nowhere", "dome", "tip"), p=(0.76, 0.12, 0.12))
-    return bottom - (-missed if cut == "tip" else below), top + (-missed if cut == "dome" else above)
+    return bottom + missed if cut == "tip" else bottom - below, -missed if cut == "dome" else above
 
 
 def open_scene(protocol, body, bottom):
@@ -64,7 +59,7 @@ def open_scene(protocol, body, bottom):
     slice_spacing = rng.uniform(*protocol.slice_spacing)
     steps = (np.arange(protocol.matrix) - (protocol.matrix - 1) / 2) * spacing
     x, y = steps + rng.uniform(-14, 14), steps + rng.uniform(-18, 6)
-    low, high = scan_range(rng, protocol, 0, bottom * body.stretch[2])
+    low, high = scan_range(rng, protocol, bottom * body.stretch[2])
     z = np.arange(low, high, slice_spacing)
     affine = np.diag([spacing, spacing, slice_spacing, 1])
     affine[:3, 3] = x[0], y[0], z[0]
@@ -89,7 +84,7 @@ def paint_case(protocol, variant, rng, variant_rng):
     if (fluid := draw_fluid(variant, scene, body, liver, cavity, variant_rng)) is not None:
         scene.paint(np.minimum(fluid, room), WATER)
     organs.paint_viscera(scene, body, tissue, np.minimum(room, -liver), healthy.bottom)
-    scene.paint_ellipsoid(*healthy.gallbladder, WATER + 4)
+    soft.paint_ellipsoid(*healthy.gallbladder, WATER + 4)
     organs.paint_kidneys(scene, tissue, kidneys)
     anatomy.paint_pelvis(scene, body, tissue, cavity)
     anatomy.paint_spine(scene, body, tissue)

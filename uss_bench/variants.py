@@ -95,7 +95,7 @@ def lesions(scene, liver, tissue, rng):
 
 
 def cysts(scene, liver, tissue, rng):
-    balls = draw_balls(scene, liver, rng, rng.integers(14, 32), (7, 24))
+    balls = draw_balls(scene, liver, rng, rng.integers(10, 26), (7, 22))
     return [Inclusion(*ball, ((0, WATER),)) for ball in balls], 8
 
 
