@@ -1,27 +1,29 @@
-"""Phantoms, checked as any reader of the files would see them: through nibabel, in world coordinates, against clinical ranges."""
+"""Phantoms as a reader of the files sees them: by nibabel, in world coordinates, against clinical ranges."""
 
 import dataclasses
 import gzip
-from collections import Counter
 from functools import cache
-from pathlib import Path
+from itertools import combinations
 
 import nibabel as nib
 import numpy as np
 import pytest
+from builders import ROOT
 from scipy import ndimage
 
 from uss_bench.data.manifest import Case, read_manifest
-from uss_bench.data.phantoms import make_phantom, write_missing_phantoms
+from uss_bench.data.phantoms import VARIANTS, make_phantom, write_missing_phantoms
 from uss_bench.runtime.errors import InputError
 
-MANIFEST = Path(__file__).parents[2] / "data_manifest.csv"
+MANIFEST = ROOT / "data_manifest.csv"
 
 # What radiology books give for parenchyma, widened by patient and phase: native 40-75 HU, enhanced 50-140 HU.
-LIVER_HU = {"north": (80, 140), "east": (50, 140), "south": (38, 75), "west": (70, 140), "island": (80, 140)}
+LIVER_HU = {"north": (75, 140), "east": (55, 140), "south": (38, 140), "west": (55, 140), "island": (38, 140)}
 ORIENTATION = {"north": "LPS", "east": "RAS", "south": "LAS", "west": "RPI", "island": "ASR"}
 
 make_phantom = cache(make_phantom)
+CASES = read_manifest(MANIFEST)
+SAMPLE = CASES[::3]  # across splits, sites and variants
 
 
 def case_in(folder, case_id="east-02", site="east", variant="normal"):
@@ -38,7 +40,24 @@ def world_points(mask, affine):
     return np.argwhere(mask) @ affine[:3, :3].T + affine[:3, 3]
 
 
-# --- files ----------------------------------------------------------------------------------------------------------------
+def made(case_id, variant="normal"):
+    """HU, mask and voxel size in mm of a phantom, axes in RAS order."""
+    hu, mask, affine = make_phantom(case_id, case_id.split("-")[0], variant)
+    image, label = (nib.as_closest_canonical(nib.Nifti1Image(array, affine)) for array in (hu, mask))
+    return np.asarray(image.dataobj), np.asarray(label.dataobj) > 0, np.array(image.header.get_zooms())
+
+
+def sample(variants=VARIANTS):
+    return [made(case.case_id, kind) for case in SAMPLE if (kind := case.extra["phantom"]) in variants]
+
+
+def height(mask):
+    """First and last slice (RAS order) that show the mask."""
+    z = np.flatnonzero(mask.any((0, 1)))
+    return z[0], z[-1]
+
+
+# --- files ------------------------------------------------------------------------------------------------
 
 
 def test_files_are_the_same_bytes_wherever_and_whenever_they_are_written(tmp_path):
@@ -111,49 +130,64 @@ def test_cases_without_a_variant_are_real_data_and_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("site", "variant", "named"), [("Rumc", "normal", "Rumc"), ("east", "cirrhotic", "cirrhotic")]
+    ("site", "variant", "named"), [("Rumc", "normal", "Rumc"), ("east", "pregnant", "pregnant")]
 )
 def test_unknown_site_or_variant_stops_before_any_file(tmp_path, site, variant, named):
     with pytest.raises(InputError, match=named) as caught:
         write_missing_phantoms([case_in(tmp_path), case_in(tmp_path, "x-01", site, variant)])
     message = str(caught.value)
     assert "x-01" in message
-    assert "use " in message  # how to mend it
+    assert "use " in message  # how to correct it
     assert "\n" not in message
     assert not list(tmp_path.iterdir())
 
 
-# --- anatomy --------------------------------------------------------------------------------------------------------------
+# --- anatomy ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", read_manifest(MANIFEST)[1::4], ids=lambda case: case.case_id)
-def test_liver_is_one_plausible_organ_on_the_right(case):
+@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.case_id}-{case.extra['phantom']}")
+def test_liver_is_one_plausible_organ_on_its_side(case):
     variant = case.extra["phantom"]
     hu, mask, affine = make_phantom(case.case_id, case.site, variant)
     labels, _ = ndimage.label(mask)
     assert np.bincount(labels.ravel())[1:].max() >= 0.99 * mask.sum()
-    low, high = (250, 1700) if variant == "resected" else (800, 2400)
-    assert low < volume_ml(mask, affine) < high
-    assert all(
-        not side.any() for axis in range(3) for side in (mask.take(0, axis), mask.take(-1, axis))
-    )  # wholly inside the scan
+    assert 350 < volume_ml(mask, affine) < 3000
+    sides = (
+        side
+        for axis in (0, 1)
+        for side in (made(case.case_id, variant)[1].take(end, axis) for end in (0, -1))
+    )
+    assert not any(side.any() for side in sides)  # in plane, the field of view holds it all
 
-    body_right = world_points(hu > -300, affine)[:, 0].mean()
-    right = world_points(mask, affine)[:, 0]
+    right = world_points(mask, affine)[:, 0] - world_points(hu > -300, affine)[:, 0].mean()
+    if variant == "mirrored":
+        right = -right
     if variant != "resected":
-        assert right.mean() > body_right + 20
-        assert (right > body_right).mean() > 0.7
+        assert right.mean() > 12
+        assert (right > 0).mean() > 0.6
+
+
+@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.case_id}-{case.extra['phantom']}")
+def test_the_mask_is_the_organ_that_the_image_shows(case):
+    """Inside it looks like liver, and along most of its border something else begins within a few mm."""
+    hu, mask, _ = made(case.case_id, case.extra["phantom"])
+    core = ndimage.binary_erosion(mask, iterations=2)
+    liver = np.median(hu[core])
+    if case.extra["phantom"] not in ("cysts", "tumour", "lesions", "embolized"):
+        assert np.mean(np.abs(ndimage.uniform_filter(hu.astype(float), 3)[core] - liver) < 30) > 0.9
+    ring = ndimage.binary_dilation(mask, iterations=2) & ~ndimage.binary_dilation(mask)
+    assert np.mean(np.abs(hu[ring] - liver) > 25) > 0.6
 
 
 @pytest.mark.parametrize("site", ORIENTATION)
 def test_up_and_front_are_where_the_affine_says(site):
     hu, mask, affine = make_phantom(f"{site}-01", site, "normal")
     liver = world_points(mask, affine).mean(axis=0)
-    lungs = world_points((hu > -950) & (hu < -700), affine)
+    airy, _ = ndimage.label((hu > -950) & (hu < -700))
+    lungs = world_points(airy == 1 + np.argmax(np.bincount(airy.ravel())[1:]), affine)
     spine = world_points(hu > 350, affine)
-    spine = spine[np.abs(spine[:, 0]) < 25]  # the trunk is centred on x = 0
-    lungs = lungs[np.abs(lungs[:, 0] - liver[0]) < 60]
-    assert np.median(lungs[:, 2]) > liver[2] + 40  # the lung lies above the liver
+    spine = spine[np.abs(spine[:, 0] - world_points(hu > -300, affine)[:, 0].mean()) < 25]
+    assert np.median(lungs[:, 2]) > liver[2] + 25  # the lung lies above the liver
     assert np.median(spine[:, 1]) < liver[1] - 20  # the spine lies behind it
 
 
@@ -178,7 +212,7 @@ def test_liver_cannot_be_found_by_its_density_alone():
     assert np.count_nonzero(alike & ~liver) > 0.2 * np.count_nonzero(liver)
 
 
-# --- sites ----------------------------------------------------------------------------------------------------------------
+# --- sites ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("site", ORIENTATION)
@@ -191,15 +225,15 @@ def test_site_geometry(site):
     superior = ["S" in codes or "I" in codes for codes in nib.aff2axcodes(affine)].index(True)
     in_plane = [axis for axis in range(3) if axis != superior]
     assert 3 < spacing[superior] < 6.5
-    assert 30 <= hu.shape[superior] <= 70
+    assert 20 <= hu.shape[superior] <= 110
     assert spacing[in_plane[0]] == pytest.approx(spacing[in_plane[1]])
-    assert 3 < spacing[in_plane[0]] < 5.5
+    assert 3 < spacing[in_plane[0]] < 6
     assert hu.shape[in_plane[0]] == hu.shape[in_plane[1]]
 
 
 def test_noise_is_correlated_in_plane_only():
     hu, _, _ = make_phantom("south-01", "south", "normal")
-    air = hu[:12, :12].astype(float)  # a corner outside the patient, all slices
+    air = hu[:10, -10:].astype(float)  # the corner before the patient's right shoulder, all slices
     air -= air.mean()
 
     def correlation(axis):
@@ -211,19 +245,95 @@ def test_noise_is_correlated_in_plane_only():
     assert abs(correlation(2)) < 0.1
 
 
-# --- variants -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("site", ORIENTATION)
+def test_contrast_phases_vary_within_a_site(site):
+    numbers = range(1, 9)
+    kidneys = [
+        np.percentile(hu[mask], 50) for hu, mask, _ in (made(f"{site}-{number:02d}") for number in numbers)
+    ]
+    assert np.ptp(kidneys) > 20
+
+
+# --- patients differ --------------------------------------------------------------------------------------
+
+
+def test_scans_begin_and_end_anywhere():
+    """Some miss a part of the liver, some show the pelvis, most show all of the liver."""
+    above, below = [], []
+    for _, mask, size in sample():
+        first, last = height(mask)
+        above.append((mask.shape[2] - 1 - last) * size[2])
+        below.append(first * size[2])
+    cut = np.mean([a == 0 or b == 0 for a, b in zip(above, below, strict=True)])
+    assert 0.1 < cut < 0.45
+    assert np.median(above) < 50
+    assert np.quantile(below, 0.9) > 150
+    assert 40 < np.median(below) < 100
+
+
+def test_patients_lie_turned_on_a_table_that_is_level():
+    turns = []
+    for hu, mask, _ in sample():
+        body = np.argwhere(ndimage.binary_opening(hu[:, :, int(np.mean(height(mask)))] > -200, iterations=3))
+        axis = np.linalg.eigh(np.cov(body.T))[1][:, -1]  # the long one, left to right
+        turns.append(np.degrees(np.arctan2(axis[1], axis[0])) % 180)
+    turns = (np.array(turns) + 90) % 180 - 90
+    assert np.std(turns) > 3
+    assert np.abs(turns).max() > 7
+
+
+def test_arms_are_in_view_at_times():
+    seen = [max((hu[end] > 0).mean() for end in (0, -1)) > 0.02 for hu, _, _ in sample()]
+    assert 0.03 < np.mean(seen) < 0.5
+
+
+def test_patients_are_as_different_as_real_ones():
+    """Medians of the figures by which phantoms were compared with eleven patients, in 6 mm voxels.
+
+    isodense, fat : shares of an 18 mm ring around the liver within 25 HU of it, and below -30 HU
+    overlap : DICE of two livers brought to the same box of body and liver
+    """
+    isodense, fat, volumes, shapes = [], [], [], []
+    for hu, mask, size in sample():
+        ct = ndimage.zoom(hu.astype(np.float32), size / 6, order=1)
+        liver = ndimage.zoom(mask.astype(np.float32), size / 6, order=1) >= 0.5
+        ring = ndimage.binary_dilation(liver, iterations=3) & ~liver
+        isodense.append(np.mean(np.abs(ct[ring] - np.median(ct[ndimage.binary_erosion(liver)])) < 25))
+        fat.append(np.mean(ct[ring] < -30))
+        volumes.append(liver.sum() * 0.216 / 1000)
+        first, last = height(liver)
+        x, y = (np.flatnonzero(side) for side in ((ct > -200).sum((1, 2)) > 40, (ct > -200).sum((0, 2)) > 40))
+        box = liver[x[0] : x[-1] + 1, y[0] : y[-1] + 1, first : last + 1].astype(np.float32)
+        shapes.append(ndimage.zoom(box, np.array([64, 48, 24]) / box.shape, order=1) > 0.5)
+    overlap = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in combinations(shapes, 2)]
+    assert 0.06 < np.median(isodense) < 0.15
+    assert 0.38 < np.median(fat) < 0.53
+    assert 0.5 < np.median(overlap) < 0.7
+    assert 1.2 < np.median(volumes) < 1.8
+    assert np.quantile(volumes, 0.9) > 1.5 * np.quantile(volumes, 0.1)
+
+
+# --- variants ---------------------------------------------------------------------------------------------
 
 PAIRS = pytest.mark.parametrize(("case_id", "site"), [("north-01", "north"), ("south-01", "south")])
 
 
 @PAIRS
-def test_lesions_darken_parts_of_the_same_liver(case_id, site):
+@pytest.mark.parametrize("variant", ["lesions", "embolized", "fatty"])
+def test_changes_inside_the_liver_leave_its_shape_and_all_else(case_id, site, variant):
     normal, mask, _ = make_phantom(case_id, site, "normal")
-    lesions, lesion_mask, _ = make_phantom(case_id, site, "lesions")
-    np.testing.assert_array_equal(mask, lesion_mask)
-    changed = normal != lesions
-    assert np.mean(changed[~ndimage.binary_dilation(mask)]) < 1e-4  # but for soft edges
-    assert 0.002 < np.mean(changed[mask == 1]) < 0.5
+    changed, changed_mask, _ = make_phantom(case_id, site, variant)
+    np.testing.assert_array_equal(mask, changed_mask)
+    assert (
+        np.mean((normal != changed)[~ndimage.binary_dilation(mask, iterations=2)]) < 1e-3
+    )  # but for soft edges
+
+
+@PAIRS
+def test_lesions_darken_parts_of_the_liver(case_id, site):
+    normal, mask, _ = make_phantom(case_id, site, "normal")
+    lesions, _, _ = make_phantom(case_id, site, "lesions")
+    assert 0.002 < np.mean((normal != lesions)[mask == 1]) < 0.5
     assert lesions[mask == 1].mean() < normal[mask == 1].mean()
 
 
@@ -235,7 +345,7 @@ def test_cysts_hold_water_inside_the_mask(case_id, site):
         return volume_ml((np.abs(smooth - 8) < 12) & ndimage.binary_erosion(mask), affine)
 
     assert near_water("cysts") > 20
-    assert near_water("cysts") > 10 * near_water("normal")
+    assert near_water("cysts") > 5 * near_water("normal")
 
 
 @PAIRS
@@ -253,47 +363,66 @@ def test_resected_is_part_of_the_normal_liver(case_id, site):
     _, normal, _ = make_phantom(case_id, site, "normal")
     _, resected, _ = make_phantom(case_id, site, "resected")
     assert not (resected > normal).any()
-    assert 0.15 < resected.sum() / normal.sum() < 0.95
+    assert 0.2 < resected.sum() / normal.sum() < 0.8
 
 
 @PAIRS
-def test_fatty_liver_is_darker_and_nothing_else_changes(case_id, site):
+def test_fatty_liver_is_darker(case_id, site):
     normal, mask, _ = make_phantom(case_id, site, "normal")
-    fatty, fatty_mask, _ = make_phantom(case_id, site, "fatty")
-    np.testing.assert_array_equal(mask, fatty_mask)
-    inner, outer = ndimage.binary_erosion(mask, iterations=2), ~ndimage.binary_dilation(mask, iterations=2)
+    fatty, _, _ = make_phantom(case_id, site, "fatty")
+    inner = ndimage.binary_erosion(mask, iterations=2)
     assert 30 < normal[inner].mean() - fatty[inner].mean() < 60
-    assert np.mean(normal[outer] != fatty[outer]) < 1e-4  # but for soft edges
 
 
-# --- the embedded manifest ------------------------------------------------------------------------------------------------
+@PAIRS
+def test_a_tumour_is_large_and_belongs_to_the_liver(case_id, site):
+    normal, mask, affine = make_phantom(case_id, site, "normal")
+    hu, with_tumour, _ = make_phantom(case_id, site, "tumour")
+    assert not (mask > with_tumour).any()
+    difference = ndimage.uniform_filter(hu.astype(float) - normal, 3)
+    labels, _ = ndimage.label((np.abs(difference) > 10) & (with_tumour > 0))
+    assert volume_ml(labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]), affine) > 100
 
 
-def test_manifest_counts():
-    cases = read_manifest(MANIFEST)
-    assert Counter(case.split for case in cases) == {"pool": 24, "val": 4, "test": 20}
-    for case in cases:
-        assert case.site == case.case_id.split("-")[0]
-        assert case.image == MANIFEST.parent / "data" / "phantoms" / f"{case.case_id}.nii.gz"
-        assert case.label == MANIFEST.parent / "data" / "phantoms" / f"{case.case_id}_liver.nii.gz"
-    for split in ("pool", "test"):
-        chosen = [case for case in cases if case.split == split]
-        sizes = Counter(case.site for case in chosen)
-        assert set(sizes) == set(ORIENTATION)
-        assert max(sizes.values()) >= 2 * min(sizes.values())
-        variants = Counter(case.extra["phantom"] for case in chosen)
-        assert 0.2 <= 1 - variants["normal"] / len(chosen) <= 0.25
-        assert set(variants) == {"normal", "lesions", "cysts", "resected", "fatty"}
+@PAIRS
+def test_embolized_livers_hold_what_is_brighter_than_bone(case_id, site):
+    normal, mask, _ = make_phantom(case_id, site, "normal")
+    hu, _, affine = make_phantom(case_id, site, "embolized")
+    assert not (normal[mask == 1] > 600).any()
+    assert volume_ml((hu > 600) & (mask == 1), affine) > 5
 
 
-def test_the_first_rows_of_each_split_mix_sites_and_hold_a_hard_case():
-    cases = read_manifest(MANIFEST)
-    first = {
-        split: [case for case in cases if case.split == split][:rows]
-        for split, rows in (("pool", 6), ("val", 2), ("test", 4))
-    }
-    assert all(len({case.site for case in chosen}) >= min(3, len(chosen)) for chosen in first.values())
-    assert any(case.extra["phantom"] != "normal" for chosen in first.values() for case in chosen)
+@PAIRS
+def test_ascites_surrounds_the_liver_with_water(case_id, site):
+    def water_around(variant):
+        hu, liver, _ = made(case_id, variant)
+        ring = ndimage.binary_dilation(liver, iterations=2) & ~liver
+        return np.mean(np.abs(ndimage.uniform_filter(hu.astype(float), 3)[ring] - 8) < 20)
+
+    assert water_around("ascites") > 0.2
+    assert water_around("ascites") > 1.7 * water_around("normal")
+
+
+@PAIRS
+def test_a_cirrhotic_liver_is_nodular_and_its_right_side_small(case_id, site):
+    def roughness(mask):
+        smooth = ndimage.gaussian_filter(mask.astype(float), 1.5) > 0.5
+        faces = [sum(np.count_nonzero(np.diff(m, axis=axis)) for axis in range(3)) for m in (mask, smooth)]
+        return faces[0] / faces[1]
+
+    (_, normal, _), (_, cirrhotic, _) = made(case_id), made(case_id, "cirrhotic")
+    assert roughness(cirrhotic) > 1.1 * roughness(normal)
+    assert cirrhotic.sum() < normal.sum()
+    assert np.argwhere(cirrhotic)[:, 0].mean() < np.argwhere(normal)[:, 0].mean()  # the left lobe grows
+
+
+@PAIRS
+def test_a_mirrored_body_is_mirrored_in_all(case_id, site):
+    (hu, mask, _), (mirrored, mirrored_mask, _) = made(case_id), made(case_id, "mirrored")
+    np.testing.assert_array_equal(mirrored, hu[::-1])
+    np.testing.assert_array_equal(mirrored_mask, mask[::-1])
+    body = np.argwhere(mirrored > -300)[:, 0].mean()
+    assert np.argwhere(mirrored_mask)[:, 0].mean() < body  # the liver lies on the left
 
 
 def test_image_files_are_valid_gzip_with_a_compact_size(tmp_path):

@@ -1,40 +1,61 @@
 """Painting soft-edged shapes into a volume: what the phantoms are made with.
 
-Arrays are `(x, y, z)`. Shapes are signed distances in mm, positive inside; they are exact for tubes and good near the surface for the
-rest, which is all that painting with soft edges needs.
+Arrays are `(x, y, z)`. Shapes are signed distances in mm, positive inside; they are exact for tubes and good
+near the surface for the rest, which is all that painting with soft edges needs.
 """
 
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
 
 import numpy as np
+from scipy.interpolate import make_interp_spline
 from scipy.spatial.transform import Rotation
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image being painted, `hu` of shape (x, y, z) in HU, and the open coordinate grid it lies on, in mm."""
+    """An image being painted, and where each of its voxels lies in the body that is painted.
 
-    hu: np.ndarray
-    x: np.ndarray  # (x, 1, 1)
-    y: np.ndarray  # (1, y, 1)
-    z: np.ndarray  # (1, 1, z)
+    Shapes are given in the body's coordinates, so a body that lies turned, stretched or bent in the scanner
+    is painted as easily as a straight one.
+    """
+
+    hu: np.ndarray  # (x, y, z), HU
+    x: np.ndarray  # (x, y, z), mm in the body; y and z likewise
+    y: np.ndarray
+    z: np.ndarray
+    grid: tuple  # the scanner's axes in mm, of shapes (x, 1, 1), (1, y, 1) and (1, 1, z)
+    pose: np.ndarray  # (3, 4), affine map from body to scanner
+    slack: float  # mm by which bending takes a point at most off where `pose` puts it
     edge: float  # mm over which a surface fades: the partial volume of a voxel
 
+    @classmethod
+    def of(cls, hu, grid, pose, edge):
+        """The scene of an unbent body."""
+        back = np.linalg.inv(np.vstack([pose, (0, 0, 0, 1)])).astype(np.float32)
+        x, y, z = grid
+        body = (a * x + b * y + c * z + shift for a, b, c, shift in back[:3])
+        return cls(hu, *body, grid, pose, 0.0, edge)
+
+    def bent(self, rng, wavelength, amplitude):
+        """The same image, the body smoothly bent by about `amplitude` mm along each axis."""
+        x, y, z = (axis + wobble(self, rng, wavelength, amplitude) for axis in (self.x, self.y, self.z))
+        return replace(self, x=x, y=y, z=z, slack=self.slack + 6 * amplitude)
+
     def box(self, lower, upper):
-        """Slices of the grid between two points, with room for a soft edge."""
-        axes = zip(
-            (self.x, self.y, self.z),
-            np.subtract(lower, 2 * self.edge),
-            np.add(upper, 2 * self.edge),
-            strict=True,
-        )
+        """Slices of the grid that hold all between two points of the body, with room for a soft edge."""
+        corners = np.array(list(product(*zip(lower, upper, strict=True))))
+        corners = corners @ self.pose[:, :3].T + self.pose[:, 3]
+        margin = self.slack + 2 * self.edge
+        lower, upper = corners.min(0) - margin, corners.max(0) + margin
+        axes = zip(self.grid, lower, upper, strict=True)
         return tuple(slice(*np.searchsorted(axis.ravel(), (low, high))) for axis, low, high in axes)
 
     def crop(self, box):
         """The same scene seen through a box: what is painted there shows here."""
-        i, j, k = box
-        return Scene(self.hu[box], self.x[i], self.y[:, j], self.z[:, :, k], self.edge)
+        (i, j, k), (x, y, z) = box, self.grid
+        grid = x[i], y[:, j], z[:, :, k]
+        return replace(self, hu=self.hu[box], x=self.x[box], y=self.y[box], z=self.z[box], grid=grid)
 
     def paint(self, distance, value):
         self.hu[...] += np.clip(distance / self.edge + 0.5, 0, 1) * (value - self.hu)
@@ -45,9 +66,13 @@ class Scene:
         distance = ellipsoid(self.crop(box), centre, radii, turns)
         self.crop(box).paint(distance if room is None else np.minimum(distance, room[box]), value)
 
-    def paint_tubes(self, points, radius, value, room=None):
-        for start, end in pairwise(points):
+    def paint_tubes(self, points, radii, value, room=None):
+        """A chain of tubes; `radii` is one number, or one for each of the tubes."""
+        radii = np.broadcast_to(radii, len(points) - 1)
+        for (start, end), radius in zip(pairwise(points), radii, strict=True):
             box = self.box(np.minimum(start, end) - radius, np.maximum(start, end) + radius)
+            if any(side.start == side.stop for side in box):
+                continue  # not in the scan
             distance = tube(self.crop(box), start, end, radius)
             self.crop(box).paint(distance if room is None else np.minimum(distance, room[box]), value)
 
@@ -57,10 +82,9 @@ def ellipsoid(scene, centre, radii, turns=(0, 0, 0)):
     axes = Rotation.from_euler("xyz", turns, degrees=True).as_matrix()
     form = (axes / np.square(radii) @ axes.T).astype(np.float32)
     dx, dy, dz = scene.x - centre[0], scene.y - centre[1], scene.z - centre[2]
-    in_plane = form[0, 0] * dx * dx + form[1, 1] * dy * dy + 2 * form[0, 1] * dx * dy
-    slope = 2 * (form[0, 2] * dx + form[1, 2] * dy)
-    radius = np.sqrt(np.maximum(in_plane + dz * (slope + form[2, 2] * dz), 0))
-    return (1 - radius) * float(np.prod(radii)) ** (1 / 3)
+    squares = dx * (form[0, 0] * dx + 2 * form[0, 1] * dy + 2 * form[0, 2] * dz)
+    squares += dy * (form[1, 1] * dy + 2 * form[1, 2] * dz) + form[2, 2] * dz * dz
+    return (1 - np.sqrt(np.maximum(squares, 0))) * float(np.prod(radii)) ** (1 / 3)
 
 
 def tube(scene, start, end, radius):
@@ -71,12 +95,20 @@ def tube(scene, start, end, radius):
     return radius - np.sqrt((dx - t * along[0]) ** 2 + (dy - t * along[1]) ** 2 + (dz - t * along[2]) ** 2)
 
 
+def smooth_path(points, step):
+    """Points (n, 3) about `step` mm apart on a smooth curve through `points`."""
+    points = np.asarray(points, np.float64)
+    lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    curve = make_interp_spline(lengths, points, k=min(3, len(points) - 1))
+    return curve(np.linspace(0, lengths[-1], int(lengths[-1] / step) + 2)).astype(np.float32)
+
+
 def wobble(scene, rng, wavelength, amplitude):
-    """Smooth random field (x, y, z) with a standard deviation near `amplitude`."""
+    """Smooth random field (x, y, z): standard deviation near `amplitude`, no value beyond six of it."""
     field = 0.0
     for _ in range(4):
         lengths, shifts = wavelength * rng.uniform(0.7, 1.6, 3), rng.uniform(0, 2 * np.pi, 3)
-        waves = zip((scene.x, scene.y, scene.z), lengths, shifts, strict=True)
+        waves = zip(scene.grid, lengths, shifts, strict=True)
         x, y, z = (np.sin(axis * float(2 * np.pi / length) + float(shift)) for axis, length, shift in waves)
         field = field + x * y * z
     return field * (amplitude * 2**0.5)

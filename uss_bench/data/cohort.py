@@ -1,0 +1,45 @@
+"""The embedded cohort: which variant of patient lies at which site and in which split.
+
+The pool is what an archive is: most patients are alike, and what is rare is there once. The test split holds
+enough of every variant to speak about it.
+"""
+
+from .variants import COMMON, RARE
+
+# Cases by site and by variant. Both columns of a split have the same sum.
+SPLITS = {
+    "pool": (
+        {"north": 15, "east": 8, "south": 6, "west": 5, "island": 2},
+        {"normal": 25, "lesions": 2, "fatty": 2, "cysts": 1} | dict.fromkeys(RARE, 1),
+    ),
+    "val": (
+        {"north": 3, "east": 2, "south": 1, "west": 1, "island": 1},
+        {"normal": 4, "lesions": 1, "resected": 1, "cirrhotic": 1, "ascites": 1},
+    ),
+    "test": (
+        {"north": 13, "east": 10, "south": 9, "west": 8, "island": 5},
+        {"normal": 18} | dict.fromkeys(COMMON[1:] + RARE, 3),
+    ),
+}
+COLUMNS = ("case_id", "site", "split", "image", "label", "phantom")
+
+
+def spread(counts, stagger):
+    """Each name as often as `counts` says, spread over the list, so that its beginning is a mix too."""
+    starts = {name: (number + 1) * stagger % 1 for number, name in enumerate(counts)}
+    places = [
+        ((index + starts[name]) / count, name) for name, count in counts.items() for index in range(count)
+    ]
+    return [name for _, name in sorted(places)]
+
+
+def default_cohort(folder="data/phantoms"):
+    """Rows of the embedded manifest: one dict a case, keys as in `COLUMNS`, paths in `folder`."""
+    rows, seen = [], dict.fromkeys(SPLITS["pool"][0], 0)
+    for split, (sites, variants) in SPLITS.items():
+        for site, variant in zip(spread(sites, 0.618), spread(variants, 0.82), strict=True):
+            seen[site] += 1
+            case_id = f"{site}-{seen[site]:02d}"
+            paths = f"{folder}/{case_id}.nii.gz", f"{folder}/{case_id}_liver.nii.gz"
+            rows.append(dict(zip(COLUMNS, (case_id, site, split, *paths, variant), strict=True)))
+    return rows
