@@ -4,13 +4,15 @@ import ctypes
 import os
 import sys
 import traceback
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from . import config
+from .data import cohort
 from .data.phantoms import write_missing_phantoms
 from .data.volumes import load_volume
 from .intake import check_cases, load_volumes
@@ -60,6 +62,7 @@ class Run:
     reports: Path
     name: str
     workers: int | None = None
+    make_manifest: bool = False  # where it is missing: it is the embedded one
 
     @property
     def folder(self) -> Path:
@@ -75,7 +78,7 @@ class Run:
 
 
 def run_seeds(
-    strategy, seed, preset, overrides, reports, name, dry_run, status, report_only, program, **options
+    strategy, manifest, seed, preset, overrides, reports, name, dry_run, status, report_only, program, **options
 ):
     """Do what the command line asks for, seed by seed, and with several seeds write the report across them.
 
@@ -88,8 +91,8 @@ def run_seeds(
     names = {seed: f"{name or preset}-seed{seed}" if len(seeds) > 1 or not name else name for seed in seeds}
     for number in seeds:
         run = Run(
-            strategies=tuple(strategy), preset=preset, overrides=tuple(overrides), seed=number, reports=reports,
-            name=names[number], **options,
+            manifest=manifest or cohort.FILE, make_manifest=manifest is None, strategies=tuple(strategy),
+            preset=preset, overrides=tuple(overrides), seed=number, reports=reports, name=names[number], **options,
         )  # fmt: skip
         if status:
             print(describe_run(run.folder))
@@ -132,18 +135,34 @@ def check(run: Run, team: Team | None = None) -> Checked:
         raise InputError(
             "--workers: torchrun sets the number of processes by --nproc-per-node; leave --workers out"
         )
+    # Under torchrun whoever comes first: all would write the same bytes, and not all machines share the folder.
+    if run.make_manifest and cohort.write_default_manifest(run.manifest):
+        print(f"{run.manifest}: written, the manifest of the embedded phantoms", file=sys.stderr)
     return Checked(settings, strategies, device, *check_cases(run.manifest, settings, strategies))
 
 
 def print_plan(run: Run) -> None:
     """What `--dry-run` prints; it writes nothing."""
-    checked = check(run)
+    with _borrowed_manifest(run) as run:
+        checked = check(run)
     if torchrun_rank() == 0:
         workers = run.workers or _workers(checked.device)
         plan = describe_plan(
             checked.settings, checked.cases, checked.strategies, checked.device, run.runs, workers
         )
         print(plan, *(f"warning: {text}" for text in checked.warnings), sep="\n")
+
+
+@contextmanager
+def _borrowed_manifest(run):
+    """The run, with a passing copy of the embedded manifest where that has not been written yet."""
+    if not run.make_manifest or os.path.lexists(run.manifest):
+        yield run
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / run.manifest.name
+        cohort.write_default_manifest(copy, Path("data/phantoms").absolute())
+        yield replace(run, manifest=copy, make_manifest=False)
 
 
 def execute(run: Run, program: str, team: Team | None = None) -> None:
