@@ -78,7 +78,18 @@ class Run:
 
 
 def run_seeds(
-    strategy, manifest, seed, preset, overrides, reports, name, dry_run, status, report_only, program, **options
+    strategy,
+    manifest,
+    seed,
+    preset,
+    overrides,
+    reports,
+    name,
+    dry_run,
+    status,
+    report_only,
+    program,
+    **options,
 ):
     """Do what the command line asks for, seed by seed, and with several seeds write the report across them.
 
