@@ -26,6 +26,8 @@ from uss_bench.report import document
 from uss_bench.runtime import paths, storage
 from uss_bench.study import models
 
+pytestmark = pytest.mark.process
+
 NAME = "run"
 SETTINGS = {
     "data.pool": 3,
