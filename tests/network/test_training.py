@@ -22,7 +22,7 @@ WINDOW, SCALE = (-150.0, 250.0), 200.0
 NAME = {"seed": 1, "strategy": "USS", "iteration": 2}
 
 
-# --- equation 1 -----------------------------------------------------------------------------------------------------------
+# --- equation 1 ----
 
 PROBABILITY, LABEL = [0.8, 0.4, 0.1, 0.6], [1.0, 0.0, 1.0, 0.0]
 LOSSES = [
@@ -68,7 +68,7 @@ def test_a_perfect_segmentation_has_no_loss():
     assert soft_dice_loss(label, label, torch.ones(4)) == 0
 
 
-# --- schedule -------------------------------------------------------------------------------------------------------------
+# --- schedule ----
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_learning_rate_by_hand(decay, step, limit, expected):
     assert learning_rate(Training(learning_rate=0.01, decay=decay), step, limit) == pytest.approx(expected)
 
 
-# --- training -------------------------------------------------------------------------------------------------------------
+# --- training ----
 
 
 def box_volume(seed, shape=(6, 24, 24)):
@@ -292,7 +292,7 @@ def test_same_name_same_result_bit_for_bit_and_other_names_others(sampler):
 @pytest.mark.parametrize("converge", [False, True])
 @pytest.mark.parametrize("stop", [1, 5, 7, 13, 20])
 def test_a_training_continued_from_a_state_ends_as_if_never_interrupted(sampler, tmp_path, stop, converge):
-    """Steps 5 and 20 have their validation still to come; 13 lies in the second epoch; with `converge` the third validation ends it."""
+    """Steps 5 and 20 have their validation still to come; 13 lies in the second epoch."""
     limits = settings(decay=1.0, converged_max_steps=30)
 
     def run(scores, net=0, **options):
@@ -336,7 +336,7 @@ def test_a_state_seen_during_a_validation_can_be_continued_from(sampler):
 
 
 def test_training_starts_from_the_given_weights_with_steps_of_the_learning_rate(sampler):
-    """Adam's first step moves every weight by the rate, towards the sign of its gradient, or not at all where that is zero."""
+    """Adam's first step moves every weight by the rate, or not at all where its gradient is zero."""
     before = {key: value.clone() for key, value in tiny_net().named_parameters()}
     result = train(tiny_net(), sampler, lambda net: 0.5, settings(max_steps=1, learning_rate=0.003), NAME)
     moves = torch.cat([(result.state[key] - value).abs().flatten() for key, value in before.items()])

@@ -1,27 +1,40 @@
-"""Training of one model from scratch (section II-B): soft Dice loss over what is annotated, Adam, best checkpoint by validation."""
+"""Training of one model from scratch (section II-B): soft Dice loss, Adam, best checkpoint by validation."""
+
+from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..runtime.prefetch import ahead
 from ..runtime.seeding import generator, torch_generator
-from .aunet import liver_probability
+from .aunet import AUNet, liver_probability
+from .patches import Patch, PatchSampler
 
 
-def soft_dice_loss(probability, label, weight):
-    """Weighted soft Dice loss (equation 1) over a whole mini-batch.
+def soft_dice_loss(probability: torch.Tensor, label: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted soft Dice loss over a whole mini-batch (equation 1).
 
-    All arguments are tensors of one shape: liver probability, label (1 liver, 0 background) and weight (1 annotated, 0 not).
+    Parameters
+    ----------
+    probability, label, weight : tensors of one shape
+        Liver probability; 1 for liver and 0 for background; 1 where annotated and 0 elsewhere.
+
+    Examples
+    --------
+    >>> soft_dice_loss(*torch.tensor([[0.5, 0.5, 0.9], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])).item()
+    0.5
     """
     overlap = (weight * label * probability).sum()
     return 1 - 2 * overlap / ((weight * label).sum() + (weight * probability).sum())
 
 
-def learning_rate(settings, step, limit):
-    """Rate of a step, counted from 1: constant as in the paper, or with `settings.decay` falling to zero at `limit` steps."""
+def learning_rate(settings: Any, step: int, limit: int | None) -> float:
+    """Rate of a step, counted from 1: constant, or with `settings.decay` falling to zero at `limit`."""
     if not settings.decay:
         return settings.learning_rate
     return settings.learning_rate * (1 - (step - 1) / limit) ** settings.decay
@@ -30,18 +43,32 @@ def learning_rate(settings, step, limit):
 class Training:
     """A training between two of its steps: everything that the steps to come depend on.
 
+    Parameters
+    ----------
+    model : AUNet
+    settings : config.Training
+    name : dict
+        Names the random draws, see `runtime.seeding`.
+    limit : int, optional
+        Limit of steps.
+
     Attributes
     ----------
-    step, limit : steps done, and their limit (None: none)
-    loss : of the last step, until it is validated
-    best_jaccard, best_step, best_state : the best validation, its step and the model's state there
-    curve : `[step, mean loss since the validation before, validation Jaccard]` of each validation
-    without_progress : validations since the best one
+    step : int
+        Steps done.
+    loss : float
+        Of the last step, until it is validated.
+    best_jaccard, best_step, best_state
+        The best validation, its step and the model's state there.
+    curve : list
+        `[step, mean loss since the validation before, validation Jaccard]` of each validation.
+    without_progress : int
+        Validations since the best one.
     """
 
     _KEPT = ("step", "losses", "curve", "best_state", "best_step", "best_jaccard", "without_progress")
 
-    def __init__(self, model, settings, name, limit):
+    def __init__(self, model: AUNet, settings: Any, name: dict[str, Any], limit: int | None):
         self.model, self.settings, self.limit = model, settings, limit
         self._device = next(model.parameters()).device
         self._dropout = torch_generator(self._device, **name, purpose="training dropout")
@@ -50,11 +77,11 @@ class Training:
         self.best_state, self.best_step, self.best_jaccard, self.without_progress = None, 0, -math.inf, 0
 
     @property
-    def loss(self):
+    def loss(self) -> float:
         return self.losses[-1]
 
-    def state(self):
-        """Everything that `load` needs to go on from here, as tensors and plain Python values."""
+    def state(self) -> dict[str, Any]:
+        """Everything that `load` needs to go on from here: tensors and plain Python values."""
         tensors = {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -62,19 +89,28 @@ class Training:
         }
         return {**tensors, **{name: getattr(self, name) for name in self._KEPT}}
 
-    def load(self, state):
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._dropout.set_state(state["dropout"].cpu())
         for name in self._KEPT:
             setattr(self, name, state[name])
 
-    def staged(self, tensors):
+    def staged(self, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor] | tuple[torch.Tensor, ...]:
         """Tensors of a mini-batch in memory from which a GPU fetches them fast."""
         return [tensor.pin_memory() for tensor in tensors] if self._device.type == "cuda" else tensors
 
-    def update(self, image, label, weight, batch):
-        """One step of the optimizer; FloatingPointError where the loss is not finite, with the weights as they were."""
+    def update(
+        self, image: torch.Tensor, label: torch.Tensor, weight: torch.Tensor, batch: list[Patch] | str
+    ) -> None:
+        """One step of the optimizer, on what `PatchSampler.load` gave for `batch`.
+
+        Raises
+        ------
+        FloatingPointError
+            The loss is not finite; the weights are as they were.
+        """
         image, label, weight = (
             tensor.to(self._device, non_blocking=True) for tensor in (image, label, weight)
         )
@@ -83,7 +119,8 @@ class Training:
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"step {self.step + 1}: the loss is {value} on {batch}; lower training.learning_rate or check these cases"
+                f"step {self.step + 1}: the loss is {value} on {batch}; "
+                "lower training.learning_rate or check these cases"
             )
         self.step += 1
         self._optimizer.param_groups[0]["lr"] = learning_rate(self.settings, self.step, self.limit)
@@ -93,10 +130,11 @@ class Training:
         self.losses.append(value)
 
     @property
-    def validated(self):
+    def validated(self) -> bool:
+        """Whether the last step has been validated."""
         return bool(self.curve) and self.curve[-1][0] == self.step
 
-    def judge(self, jaccard):
+    def judge(self, jaccard: float) -> None:
         """Take in the validation after the last step."""
         self.curve.append([self.step, sum(self.losses) / len(self.losses), jaccard])
         self.losses, self.without_progress = [], self.without_progress + 1
@@ -109,29 +147,55 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """Outcome of a training. `curve` holds `[step, mean loss since the last validation, validation Jaccard]`."""
+    """Outcome of a training.
 
-    state: dict
+    Attributes
+    ----------
+    state : dict
+        The model's state at the best validation, on the CPU.
+    best_step, last_step : int
+    best_jaccard : float
+    curve : list
+        `[step, mean loss since the validation before, validation Jaccard]` of each validation.
+    """
+
+    state: dict[str, torch.Tensor]
     best_step: int
     last_step: int
     best_jaccard: float
-    curve: list
+    curve: list[list]
 
 
-def train(model, sampler, validate, settings, name, converge=False, after_step=None, resume=None):
+def train(
+    model: AUNet,
+    sampler: PatchSampler,
+    validate: Callable[[AUNet], float],
+    settings: Any,
+    name: dict[str, Any],
+    converge: bool = False,
+    after_step: Callable[[Training], None] | None = None,
+    resume: dict[str, Any] | None = None,
+) -> Trained:
     """Train `model` in place and return its best state.
 
     Parameters
     ----------
-    model : freshly initialised `aunet.AUNet`, on the device to train on
-    sampler : `patches.PatchSampler`
-    validate : callable from the model to the mean validation Jaccard
-    settings : `config.Training`
-    name : keywords `seed, strategy, iteration` that name the training's random draws
-    converge : train until `settings.patience` validations bring nothing better, instead of for `settings.max_epochs`
-    after_step : callable that takes the `Training` after every step (the last one again when resuming), before the validation that may
-        be due; what its `state()` gives then or during that validation can be continued from
-    resume : such a state; the outcome is that of a training which was never interrupted
+    model : AUNet
+        Freshly initialised, on the device to train on.
+    sampler : PatchSampler
+    validate : callable
+        From the model to the mean validation Jaccard.
+    settings : config.Training
+    name : dict
+        `seed, strategy, iteration` that name the training's random draws.
+    converge : bool
+        Train until `settings.patience` validations bring nothing better, instead of for
+        `settings.max_epochs`.
+    after_step : callable, optional
+        Takes the `Training` after every step (the last one again when resuming), before the validation that
+        may be due. What its `state()` gives then or during that validation can be continued from.
+    resume : dict, optional
+        Such a state; the outcome is that of a training which was never interrupted.
 
     Raises
     ------
