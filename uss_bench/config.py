@@ -38,6 +38,12 @@ class Network:
     bfloat16: bool = _setting(
         False, "compute convolutions in bfloat16, with float32 weights, normalization statistics and loss"
     )
+    prior: float | None = _setting(
+        None,
+        "probability of liver at which training starts, by the classifier's bias (None: about 1/2)",
+        1e-6,
+        1 - 1e-6,
+    )
 
 
 @dataclass(frozen=True)

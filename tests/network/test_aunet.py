@@ -150,9 +150,49 @@ def test_every_convolution_doubles_the_variance_as_a_relu_behind_it_halves_the_p
         assert output.square().mean().item() == pytest.approx(2, rel=0.6 if few else 0.2)
 
 
+def probability_at_the_start(prior):
+    """Mean probability of liver over images and fresh networks, as the first training step sees it."""
+    found = []
+    for seed in range(20):
+        net = AUNet((8, 16), 1, prior=prior)
+        net.draw_weights(seeded(seed))
+        with torch.no_grad():
+            logits = net.train()(noise(2, 1, *net.input_size(net.output_size((4, 12, 12))), seed=seed))
+        found.append(liver_probability(logits).mean().item())
+    return sum(found) / len(found)
+
+
+def test_without_a_prior_a_fresh_network_is_undecided():
+    assert probability_at_the_start(None) == pytest.approx(0.5, abs=0.08)
+
+
+@pytest.mark.parametrize("prior", [0.02, 0.05, 0.2, 0.8])
+def test_a_fresh_network_starts_near_the_prior(prior):
+    """Only near, as the classifier's drawn weights spread the logits about the bias."""
+    assert abs(probability_at_the_start(prior) - prior) < 0.08
+
+
+def test_the_prior_is_the_odds_of_the_biases_and_changes_no_other_weight():
+    with_prior, without = AUNet((4, 6), 1, prior=0.05), AUNet((4, 6), 1)
+    for net in (with_prior, without):
+        net.draw_weights(seeded(1))
+    assert torch.softmax(with_prior.classify.bias, 0).tolist() == pytest.approx([0.95, 0.05])
+    assert without.classify.bias.tolist() == [0, 0]
+    for name, value in without.named_parameters():
+        assert name == "classify.bias" or torch.equal(value, with_prior.get_parameter(name))
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [{"widths": ()}, {"flat_levels": 6}, {"flat_levels": -1}, {"dropout": 1.0}, {"dropout": -0.1}],
+    [
+        {"widths": ()},
+        {"flat_levels": 6},
+        {"flat_levels": -1},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"prior": 0.0},
+        {"prior": 1.0},
+    ],
 )
 def test_impossible_nets_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):

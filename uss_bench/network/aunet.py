@@ -38,6 +38,9 @@ class AUNet(nn.Module):
     bfloat16 : bool
         Compute convolutions and what lies between them in bfloat16 (autocast). Weights, statistics of
         normalization and logits are float32 all the same.
+    prior : float, optional
+        Probability of liver with which `draw_weights` lets training start, in (0, 1); None: the classifier's
+        bias is zero. See Lin et al., *Focal Loss for Dense Object Detection*, section 3.3.
 
     Attributes
     ----------
@@ -49,7 +52,7 @@ class AUNet(nn.Module):
     Raises
     ------
     ValueError
-        No level at all, more flat levels than levels, a rate out of range.
+        No level at all, more flat levels than levels, a rate or a prior out of range.
 
     Examples
     --------
@@ -76,6 +79,7 @@ class AUNet(nn.Module):
         flat_levels: int = 2,
         dropout: float = 0.25,
         bfloat16: bool = False,
+        prior: float | None = None,
     ):
         super().__init__()
         if len(widths) < 1 or not 0 <= flat_levels <= len(widths):
@@ -85,7 +89,9 @@ class AUNet(nn.Module):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1); got {dropout}")
-        self.dropout, self.bfloat16 = dropout, bfloat16
+        if prior is not None and not 0 < prior < 1:
+            raise ValueError(f"prior must lie in (0, 1); got {prior}")
+        self.dropout, self.bfloat16, self.prior = dropout, bfloat16, prior
         flat = [number < flat_levels for number in range(len(widths))]
         self.pools = [layers.FLAT if is_flat else layers.FULL for is_flat in flat[:-1]]
         self._margins = [layers.level_margin(is_flat) for is_flat in flat]
@@ -160,7 +166,7 @@ class AUNet(nn.Module):
     def draw_weights(self, generator: torch.Generator) -> None:
         """Draw all convolution weights from a CPU generator, uniformly, with the variance of He et al.
 
-        Biases, which only the classifier has, become zero.
+        Biases, which only the classifier has, become zero. With a `prior`, liver's bias becomes its log-odds.
         """
         for module in self.modules():
             if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
@@ -171,6 +177,8 @@ class AUNet(nn.Module):
                 module.weight.data.uniform_(-bound, bound, generator=generator)
                 if module.bias is not None:
                     module.bias.data.zero_()
+        if self.prior is not None:
+            self.classify.bias.data[1] = math.log(self.prior / (1 - self.prior))
 
     def output_size(self, at_least: tuple[int, int, int]) -> tuple[int, int, int]:
         """Smallest valid output `(z, y, x)` that covers `at_least` voxels."""
