@@ -33,8 +33,15 @@ def soft_dice_loss(probability: torch.Tensor, label: torch.Tensor, weight: torch
     return 1 - 2 * overlap / ((weight * label).sum() + (weight * probability).sum())
 
 
-def learning_rate(settings: Any, step: int, limit: int | None) -> float:
-    """Rate of a step, counted from 1: constant, or with `settings.decay` falling to zero at `limit`."""
+def learning_rate(settings: Any, step: int, limit: int | None, annealed_from: int | None = None) -> float:
+    """Rate of a step, counted from 1.
+
+    Constant as in the paper; with `settings.decay` falling to zero at `limit` steps; with `settings.anneal`
+    falling to zero in a straight line over that many steps after step `annealed_from`, and constant before
+    (None: still so).
+    """
+    if annealed_from is not None:
+        return settings.learning_rate * (1 - (step - 1 - annealed_from) / settings.anneal)
     if not settings.decay:
         return settings.learning_rate
     return settings.learning_rate * (1 - (step - 1) / limit) ** settings.decay
@@ -50,7 +57,7 @@ class Training:
     name : dict
         Names the random draws, see `runtime.seeding`.
     limit : int, optional
-        Limit of steps.
+        Limit of steps, those of annealing included.
 
     Attributes
     ----------
@@ -64,9 +71,16 @@ class Training:
         `[step, mean loss since the validation before, validation Jaccard]` of each validation.
     without_progress : int
         Validations since the best one.
+    ended : str or None
+        What ended training at a constant rate, one of `Trained.ended`; None before.
+    annealed_from : int or None
+        Step with which that happened, after which `settings.anneal` steps with a falling rate remain.
     """
 
-    _KEPT = ("step", "losses", "curve", "best_state", "best_step", "best_jaccard", "without_progress")
+    _KEPT = (
+        *("step", "losses", "curve", "best_state", "best_step", "best_jaccard", "without_progress"),
+        *("ended", "annealed_from"),
+    )
 
     def __init__(self, model: AUNet, settings: Any, name: dict[str, Any], limit: int | None):
         self.model, self.settings, self.limit = model, settings, limit
@@ -75,6 +89,7 @@ class Training:
         self._optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
         self.step, self.losses, self.curve = 0, [], []
         self.best_state, self.best_step, self.best_jaccard, self.without_progress = None, 0, -math.inf, 0
+        self.ended, self.annealed_from = None, None
 
     @property
     def loss(self) -> float:
@@ -123,11 +138,22 @@ class Training:
                 "lower training.learning_rate or check these cases"
             )
         self.step += 1
-        self._optimizer.param_groups[0]["lr"] = learning_rate(self.settings, self.step, self.limit)
+        rate = learning_rate(self.settings, self.step, self.limit, self.annealed_from)
+        self._optimizer.param_groups[0]["lr"] = rate
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
         self.losses.append(value)
+
+    def end(self, reason: str) -> None:
+        """Take no more steps at the constant rate; the first reason given is kept."""
+        if not self.ended:
+            self.ended, self.annealed_from = reason, self.step
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left."""
+        return bool(self.ended) and self.step == self.annealed_from + self.settings.anneal
 
     @property
     def validated(self) -> bool:
@@ -157,6 +183,8 @@ class Trained:
     best_jaccard : float
     curve : list
         `[step, mean loss since the validation before, validation Jaccard]` of each validation.
+    ended : str
+        What ended training, or its part at a constant rate: "epochs", "steps" (their limits) or "patience".
     """
 
     state: dict[str, torch.Tensor]
@@ -164,6 +192,7 @@ class Trained:
     last_step: int
     best_jaccard: float
     curve: list[list]
+    ended: str
 
 
 def train(
@@ -178,6 +207,10 @@ def train(
 ) -> Trained:
     """Train `model` in place and return its best state.
 
+    The rate is constant until the limit of epochs or, with `converge`, until the patience runs out. Then,
+    with `settings.anneal`, that many steps follow in which it falls to zero. A limit of steps counts these
+    in: annealing begins early enough to be done by then, so no training ends without it.
+
     Parameters
     ----------
     model : AUNet
@@ -190,7 +223,7 @@ def train(
         `seed, strategy, iteration` that name the training's random draws.
     converge : bool
         Train until `settings.patience` validations bring nothing better, instead of for
-        `settings.max_epochs`.
+        `settings.max_epochs` epochs.
     after_step : callable, optional
         Takes the `Training` after every step (the last one again when resuming), before the validation that
         may be due. What its `state()` gives then or during that validation can be continued from.
@@ -202,40 +235,40 @@ def train(
     FloatingPointError
         The loss of a step is not finite.
     """
-    training = Training(
-        model, settings, name, settings.converged_max_steps if converge else settings.max_steps
-    )
+    limit = settings.converged_max_steps if converge else settings.max_steps
+    training = Training(model, settings, name, limit)
     if resume:
         training.load(resume)
-    batches = enumerate(
-        _batches(sampler, name, None if converge else settings.max_epochs, training.limit), start=1
-    )
-    batches = itertools.islice(batches, max(training.step - 1, 0), None)
-    loaded = (
-        (step, batch, is_last, training.staged(sampler.load(batch))) for step, (batch, is_last) in batches
-    )
-    for step, batch, is_last, tensors in ahead(loaded):
+    batches = itertools.islice(enumerate(_batches(sampler, name), start=1), max(training.step - 1, 0), limit)
+    loaded = ((step, batch, epoch, training.staged(sampler.load(batch))) for step, (batch, epoch) in batches)
+    for step, batch, epoch, tensors in ahead(loaded):
         if step > training.step:
             training.update(*tensors, batch)
         if after_step:
             after_step(training)
-        if (is_last or step % settings.validate_every == 0) and not training.validated:
+        if not converge and epoch == settings.max_epochs:
+            training.end("epochs")
+        if limit and step == limit - settings.anneal:
+            training.end("steps")
+        if (training.finished or step % settings.validate_every == 0) and not training.validated:
             training.judge(validate(model))
-        if converge and training.without_progress == settings.patience:
+        if converge and training.without_progress >= settings.patience:
+            training.end("patience")
+        if training.finished:
             break
     return Trained(
-        training.best_state, training.best_step, training.step, training.best_jaccard, training.curve
+        training.best_state,
+        training.best_step,
+        training.step,
+        training.best_jaccard,
+        training.curve,
+        training.ended,
     )
 
 
-def _batches(sampler, name, max_epochs, max_steps):
-    """Mini-batches of consecutive epochs, each with whether it is the last one that the limits allow."""
-    step = 0
+def _batches(sampler, name):
+    """Mini-batches of epoch after epoch; the last one of each comes with its number, others with None."""
     for epoch in itertools.count(1):
-        batches = sampler.epoch(generator(**name, purpose=f"epoch {epoch}"))
-        for position, batch in enumerate(batches, start=1):
-            step += 1
-            is_last = step == max_steps or (epoch == max_epochs and position == len(batches))
-            yield batch, is_last
-            if is_last:
-                return
+        *batches, last = sampler.epoch(generator(**name, purpose=f"epoch {epoch}"))
+        yield from ((batch, None) for batch in batches)
+        yield last, epoch
