@@ -9,7 +9,8 @@ from ..runtime import paths, storage
 from ..runtime.errors import InputError
 from ..study.annotation import COUNTS
 from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
-from ..study.metrics import METRICS, volume_diagonal
+from ..study.metrics import METRICS
+from ..study.surfaces import volume_diagonal
 from ..study.strategies import in_order
 
 SPACING, SIZE = ([f"{name}_{axis}" for axis in "zyx"] for name in ("spacing", "size"))
@@ -189,7 +190,7 @@ def read_results(folder):
         missed={key: sum(int(row["missed"]) for row in found) for key, found in by_model.items()},
         cases=[row["case_id"] for row in first],
         sites=[row["site"] for row in first],
-        effort={key: efforts[key.annotations] for key in by_model},
+        effort={key: efforts[key.annotation_key] for key in by_model},
         training={
             ModelKey.from_row(row): {
                 "best_step": int(row["best_step"]),
