@@ -14,7 +14,8 @@ from uss_bench.network.aunet import AUNet
 def random_net():
     """Builds an au-net in evaluation mode whose output depends visibly on all of its input.
 
-    A net as initialised does not: in evaluation mode its activations fade with depth, and faults in the geometry with them.
+    A net as initialised does not: in evaluation mode its activations fade with depth, and faults in the
+    geometry with them.
     """
 
     def build(widths=(3, 4), flat_levels=1, dropout=0.25, seed=0):
@@ -39,7 +40,7 @@ def random_net():
 
 @pytest.fixture
 def nifti_case(tmp_path):
-    """Writes `(z, y, x)` arrays as an RAS image and label file and returns their `Case`. Spacing `(z, y, x)` in mm."""
+    """Writes `(z, y, x)` arrays as RAS image and label files and returns their `Case`; spacing in mm."""
 
     def write(image, label, spacing=(2.0, 1.0, 1.0), case_id="case", label_affine=None, **fields):
         affine = np.diag([*spacing[::-1], 1.0])

@@ -105,7 +105,7 @@ def test_every_room_has_a_test_file_where_it_lies():
         "runtime/errors": "every refusal", "runtime/paths": "names alone", "runtime/exits": "test_benchmark, test_torchrun",
         "runtime/prefetch": "network/test_training", "data/layouts": "data/test_datasets", "data/dicom": "data/test_datasets",
         "data/painting": "data/test_phantoms", "data/anatomy": "data/test_phantoms", "data/organs": "data/test_phantoms",
-        "data/livers": "data/test_phantoms", "data/variants": "data/test_phantoms", "study/models": "study/test_simulation", "report/captions": "report/test_figures",
+        "data/livers": "data/test_phantoms", "data/variants": "data/test_phantoms", "study/models": "study/test_simulation", "study/records": "study/test_simulation", "study/surfaces": "study/test_metrics", "report/captions": "report/test_figures", "report/plots": "report/test_figures", "report/pictures": "report/test_figures", "report/style": "report/test_figures", "report/words": "report/test_tables", "report/summary": "report/test_document", "report/appendix": "report/test_document",
     }  # fmt: skip
     without = {
         room for room in ROOMS if not (tests / Path(room).parent / f"test_{Path(room).name}.py").exists()

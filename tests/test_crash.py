@@ -22,7 +22,7 @@ import torch
 from builders import ROOT, benchmark, deterministic_files, finish, write_case
 
 from uss_bench import provenance
-from uss_bench.report import document
+from uss_bench.report import appendix
 from uss_bench.runtime import paths, storage
 from uss_bench.study import models
 
@@ -587,7 +587,7 @@ def test_another_run_is_refused(undisturbed, finished, arguments, prepare, diffe
 
 
 def other_words():
-    document.PAPER = "of a paper, its title corrected"
+    appendix.PAPER = "of a paper, its title corrected"
 
 
 def test_other_words_of_the_report_let_a_run_continue_and_rebuild_it(undisturbed, finished):

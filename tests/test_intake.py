@@ -190,7 +190,7 @@ def test_all_faulty_cases_are_named_in_one_message_and_the_cache_keeps_the_other
         f"case empty: {empty.label}: no liver: no voxel has label_values 1, 7 (the file holds 0, 2), and val cases need one",
         f"case holes: {holes.image}: NaN or infinite values",
         f"case holes: {holes.label}: labels are not whole numbers",
-        f"case pointer: {pointer.image}: a pointer of git-LFS",
+        f"case pointer: {pointer.image}: a git-LFS pointer",
     ]
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
     entries = [path for path in (tmp_path / "cache").iterdir() if path.name != "digests"]

@@ -38,6 +38,12 @@ class Network:
     bfloat16: bool = _setting(
         False, "compute convolutions in bfloat16, with float32 weights, normalization statistics and loss"
     )
+    prior: float | None = _setting(
+        None,
+        "probability of liver at which training starts, by the classifier's bias (None: about 1/2)",
+        1e-6,
+        1 - 1e-6,
+    )
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,9 @@ class Training:
     learning_rate: float = _setting(1e-5, "of Adam", 0.0)
     decay: float = _setting(
         0.0, "exponent with which the rate falls to zero at the limit of steps (0: constant rate)", 0.0
+    )
+    anneal: int = _setting(
+        0, "steps at the end, within the limits of steps, in which the rate falls to zero (0: none)", 0
     )
     validate_every: int = _setting(1000, "steps between validations", 1)
     max_epochs: int = _setting(30, "limit of the initial and the iterations' models", 1)
@@ -280,6 +289,18 @@ def _combination_problems(config):
         problems.append(
             "--set training.decay: a rate that falls to zero needs training.max_steps and training.converged_max_steps"
         )
+    if training.anneal and training.decay:
+        problems.append(
+            f"--set training.anneal: the rate falls either at the end or, by training.decay={training.decay}, "
+            "all the time; set one of them to 0"
+        )
+    for name in ("max_steps", "converged_max_steps"):
+        limit = getattr(training, name)
+        if training.anneal and limit is not None and limit <= training.anneal:
+            problems.append(
+                f"--set training.anneal: {training.anneal} steps leave none of training.{name}={limit} "
+                "at the full rate; give fewer"
+            )
     if network.flat_levels > len(network.widths):
         problems.append(
             f"--set network.flat_levels: {network.flat_levels} levels asked for, widths name {len(network.widths)}"

@@ -1,4 +1,4 @@
-"""The au-net against the paper's figures, an independent count of its parameters, and probes of what its output depends on."""
+"""The au-net against the paper's figures, an independent count of its parameters and probes of its reach."""
 
 import copy
 import inspect
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from uss_bench.network import aunet
+from uss_bench.network import layers
 from uss_bench.network.aunet import AUNet, liver_probability
 
 GEOMETRIES = [(levels, flat) for levels in range(1, 6) for flat in range(levels + 1)]
@@ -27,7 +27,7 @@ def paper_net():
     return AUNet().to("meta")  # shapes and counts without memory
 
 
-# --- the published figures ------------------------------------------------------------------------------------------------
+# --- the published figures ----
 
 
 def test_paper_net_has_the_published_number_of_parameters(paper_net):
@@ -53,11 +53,11 @@ def test_valid_inputs_of_the_paper_net_grow_by_its_stride_from_44_188_188(paper_
     assert len(widths) == 4
 
 
-# --- layers ---------------------------------------------------------------------------------------------------------------
+# --- layers ----
 
 
 def counted_by_hand(widths, flat_levels):
-    """Kernel entries of every convolution and two numbers a channel for the normalization behind it; bias in the last layer only."""
+    """Kernel entries of each convolution, two per channel for its normalization, a bias in the last layer."""
 
     def level(inputs, width, flat):
         first_unit, second_unit = 9 * inputs * width + 2 * width, 9 * width * width + 2 * width
@@ -120,96 +120,7 @@ def test_every_convolution_but_the_last_is_followed_by_normalization_and_relu(pa
         if isinstance(module, nn.Sequential) and isinstance(module[0], (nn.Conv3d, nn.ConvTranspose3d))
     ]
     assert len(triples) == 32
-    assert {tuple(type(layer) for layer in triple[1:]) for triple in triples} == {(aunet.BatchNorm, nn.ReLU)}
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
-@pytest.mark.parametrize("kernel", [(1, 3, 3), (3, 1, 1), (1, 1, 1)])
-@pytest.mark.parametrize("bias", [False, True])
-def test_thin_convolutions_are_plain_ones_in_values_and_gradients(kernel, bias, memory_format):
-    thin = aunet.ThinConv3d(3, 5, kernel, bias=bias).to(memory_format=memory_format)
-    images = [noise(2, 3, 5, 7, 8).contiguous(memory_format=memory_format).requires_grad_() for _ in range(2)]
-    results = [thin(images[0]), nn.functional.conv3d(images[1], thin.weight, thin.bias)]
-    assert results[0].shape == results[1].shape
-    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-5)
-    gradients = [
-        torch.autograd.grad(result, [image, *thin.parameters()], noise(*result.shape, seed=1))
-        for result, image in zip(results, images, strict=True)
-    ]
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("momentum", [0.1, 0.7])
-def test_batch_normalization_is_pytorchs_in_values_gradients_and_running_statistics(momentum):
-    layers = [kind(3, momentum=momentum).double() for kind in (aunet.BatchNorm, nn.BatchNorm3d)]
-    found = []
-    for layer in layers:
-        layer.weight.data, layer.bias.data = noise(3, seed=1).double(), noise(3, seed=2).double()
-        image = (
-            (5 * noise(2, 3, 4, 5, 6) + 2)
-            .double()
-            .contiguous(memory_format=torch.channels_last_3d)
-            .requires_grad_()
-        )
-        results = [layer(image), layer(2 * image)]
-        gradients = torch.autograd.grad(
-            (results[0] * noise(*image.shape, seed=3)).sum(), [image, layer.weight, layer.bias]
-        )
-        found.append([*results, *gradients, *layer.buffers(), layer.eval()(image)])
-    for ours, expected in zip(*found, strict=True):
-        torch.testing.assert_close(ours, expected, atol=1e-10, rtol=1e-10)
-
-
-def test_statistics_of_a_large_patch_are_exact_to_float32():
-    """Added up one by one, a million numbers leave an error of 1e-4 in the deviation and a gradient as far off."""
-    image = (noise(2, 8, 16, 256, 256) + 0.5).contiguous(memory_format=torch.channels_last_3d)
-    found = []
-    for values in (image, image.double()):
-        layer = aunet.BatchNorm(8).to(values.dtype)
-        values.requires_grad_()
-        result = layer(values)
-        found.append([result, torch.autograd.grad((result * result.detach().roll(1, 4)).sum(), values)[0]])
-    for single, double in zip(*found, strict=True):
-        assert ((single - double).norm() / double.norm()).item() < 2e-6
-
-
-@pytest.mark.parametrize(
-    "convolution",
-    [
-        aunet.ThinConv3d(3, 5, (1, 3, 3), bias=False),
-        aunet.ThinConv3d(3, 5, (3, 1, 1), bias=False),
-        aunet.Upsampling(3, 5, aunet.FULL),
-    ],
-    ids=["in plane", "across planes", "upsampling"],
-)
-def test_in_evaluation_normalization_by_the_running_statistics_is_part_of_the_convolution(convolution):
-    unit = aunet._normalized(convolution).double()
-    normalization = unit[1]
-    for values in (normalization.weight, normalization.bias, normalization.running_mean):
-        values.data.normal_(generator=seeded(0))
-    normalization.running_var.uniform_(0.1, 3, generator=seeded(1))
-    image = noise(2, 3, 5, 7, 8).double()
-    plain = nn.functional.conv_transpose3d if convolution.transposed else nn.functional.conv3d
-    features = plain(image, convolution.weight, stride=convolution.stride)
-    mean, variance, scale, shift = (
-        values.view(-1, 1, 1, 1)
-        for values in (
-            normalization.running_mean,
-            normalization.running_var,
-            normalization.weight,
-            normalization.bias,
-        )
-    )
-    expected = torch.relu((features - mean) / torch.sqrt(variance + 1e-5) * scale + shift)
-    result = unit.eval()(image)
-    torch.testing.assert_close(result, expected, atol=1e-12, rtol=1e-12)
-    gradients = [
-        torch.autograd.grad(values.square().sum(), list(unit.parameters()), retain_graph=True)
-        for values in (result, expected)
-    ]
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+    assert {tuple(type(layer) for layer in triple[1:]) for triple in triples} == {(layers.BatchNorm, nn.ReLU)}
 
 
 def test_weights_are_drawn_from_the_generator_and_nothing_else():
@@ -239,9 +150,49 @@ def test_every_convolution_doubles_the_variance_as_a_relu_behind_it_halves_the_p
         assert output.square().mean().item() == pytest.approx(2, rel=0.6 if few else 0.2)
 
 
+def probability_at_the_start(prior):
+    """Mean probability of liver over images and fresh networks, as the first training step sees it."""
+    found = []
+    for seed in range(20):
+        net = AUNet((8, 16), 1, prior=prior)
+        net.draw_weights(seeded(seed))
+        with torch.no_grad():
+            logits = net.train()(noise(2, 1, *net.input_size(net.output_size((4, 12, 12))), seed=seed))
+        found.append(liver_probability(logits).mean().item())
+    return sum(found) / len(found)
+
+
+def test_without_a_prior_a_fresh_network_is_undecided():
+    assert probability_at_the_start(None) == pytest.approx(0.5, abs=0.08)
+
+
+@pytest.mark.parametrize("prior", [0.02, 0.05, 0.2, 0.8])
+def test_a_fresh_network_starts_near_the_prior(prior):
+    """Only near, as the classifier's drawn weights spread the logits about the bias."""
+    assert abs(probability_at_the_start(prior) - prior) < 0.08
+
+
+def test_the_prior_is_the_odds_of_the_biases_and_changes_no_other_weight():
+    with_prior, without = AUNet((4, 6), 1, prior=0.05), AUNet((4, 6), 1)
+    for net in (with_prior, without):
+        net.draw_weights(seeded(1))
+    assert torch.softmax(with_prior.classify.bias, 0).tolist() == pytest.approx([0.95, 0.05])
+    assert without.classify.bias.tolist() == [0, 0]
+    for name, value in without.named_parameters():
+        assert name == "classify.bias" or torch.equal(value, with_prior.get_parameter(name))
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [{"widths": ()}, {"flat_levels": 6}, {"flat_levels": -1}, {"dropout": 1.0}, {"dropout": -0.1}],
+    [
+        {"widths": ()},
+        {"flat_levels": 6},
+        {"flat_levels": -1},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"prior": 0.0},
+        {"prior": 1.0},
+    ],
 )
 def test_impossible_nets_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
@@ -254,7 +205,7 @@ def test_liver_probability_is_the_softmax_of_the_two_classes():
     assert torch.allclose(liver_probability(logits), torch.softmax(logits, dim=1)[:, 1])
 
 
-# --- geometry -------------------------------------------------------------------------------------------------------------
+# --- geometry ----
 
 
 @pytest.mark.parametrize(("levels", "flat_levels"), GEOMETRIES)
@@ -294,7 +245,7 @@ def test_computed_output_has_the_predicted_shape(widths, flat_levels):
 def test_the_smallest_output_at_a_multiple_of_the_stride_sees_exactly_a_halo_around_it(
     random_net, widths, flat_levels, axis
 ):
-    """A single voxel sees up to a stride further, since it sees whole pooling windows. Tiling needs the reach of such blocks."""
+    """Tiling needs the reach of such blocks; one voxel sees up to a stride further: whole pooling windows."""
     net = random_net(widths, flat_levels)
     smallest, stride, halo = net.output_size((1, 1, 1)), net.stride[axis], net.halo[axis]
     output = [size + (2 * stride if other == axis else 0) for other, size in enumerate(smallest)]
@@ -322,7 +273,7 @@ def test_the_smallest_output_at_a_multiple_of_the_stride_sees_exactly_a_halo_aro
 @pytest.mark.parametrize("axis", range(3))
 @pytest.mark.parametrize(("widths", "flat_levels"), [((3, 4), 0), ((3, 4, 5), 1), ((2, 3, 4, 4), 2)])
 def test_a_mirrored_net_sees_a_mirrored_image_mirrored(random_net, widths, flat_levels, axis):
-    """Holds only where every skip feature meets the upsampled one of its own place: a crop off the centre is off to one side."""
+    """Holds only where skip features meet the upsampled ones of their own place: crops must be central."""
     net, mirrored = (random_net(widths, flat_levels) for _ in range(2))
     for module in mirrored.modules():
         if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
@@ -334,22 +285,7 @@ def test_a_mirrored_net_sees_a_mirrored_image_mirrored(random_net, widths, flat_
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
 
 
-# --- pooling --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pool", [aunet.FLAT, aunet.FULL])
-def test_pooling_for_cuda_equals_max_pool_in_values_and_behind_a_relu_in_gradients(pool):
-    values = [noise(2, 3, 4, 6, 8).requires_grad_() for _ in range(2)]
-    upstream = noise(2, 3, 4 // pool[0], 3, 4, seed=1)
-    pooled = [aunet._block_max(values[0].relu(), pool), nn.functional.max_pool3d(values[1].relu(), pool)]
-    assert torch.equal(*pooled)
-    for result in pooled:
-        result.backward(upstream)
-    assert values[0].grad.count_nonzero() > 0
-    assert torch.equal(values[0].grad, values[1].grad)
-
-
-# --- dropout --------------------------------------------------------------------------------------------------------------
+# --- dropout ----
 
 
 def test_without_a_generator_nothing_is_random(random_net):
@@ -364,7 +300,8 @@ def test_encoder_holds_no_dropout_and_decoder_with_a_generator_is_the_rest_of_th
     image = noise(1, 1, *net.input_size(net.output_size((2, 4, 4))))
     assert list(inspect.signature(net.encode).parameters) == ["x"]
     features = net.encode(image)
-    # By hand from the output (2, 4, 4): two voxels a side that a level's units take off, halved by pooling, and so on.
+    # By hand from the output (2, 4, 4): two voxels per side that a level's units take off, halved by pooling,
+    # and so on.
     assert [tuple(feature.shape[2:]) for feature in features] == [(2, 8, 8), (6, 8, 8), (3, 4, 4)]
     first, again, other = (net.decode(features, seeded(seed)) for seed in (5, 5, 6))
     assert torch.equal(first, again)
@@ -374,13 +311,13 @@ def test_encoder_holds_no_dropout_and_decoder_with_a_generator_is_the_rest_of_th
 
 
 def test_dropout_sits_behind_each_concatenation(monkeypatch):
-    widths, seen, dropout = (2, 3, 4, 5, 6), [], aunet._dropout
+    widths, seen, dropout = (2, 3, 4, 5, 6), [], layers.dropout
 
     def spy(features, rate, generator):
         seen.append((features.shape[1], rate))
         return dropout(features, rate, generator)
 
-    monkeypatch.setattr(aunet, "_dropout", spy)
+    monkeypatch.setattr(layers, "dropout", spy)
     net = AUNet(widths, 2, dropout=0.25).to("meta")
     net(torch.empty(1, 1, *net.input_size(net.output_size((1, 1, 1))), device="meta"))
     assert seen == [(2 * width, 0.25) for width in (5, 4, 3, 2)]
@@ -405,30 +342,6 @@ def test_dropout_and_normalization_are_switched_independently(random_net):
     assert not torch.equal(statistics(), before)
 
 
-@pytest.mark.parametrize(
-    ("rate", "exact"), [(0.25, 64 / 256), (0.5, 128 / 256), (0.3, 77 / 256), (0.9, 230 / 256)]
-)
-def test_dropout_drops_its_share_of_every_channel_and_keeps_the_mean(rate, exact):
-    dropped = aunet._dropout(torch.ones(2, 8, 8, 64, 64), rate, seeded(0))
-    assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - exact)])
-    count = dropped.numel() / 8
-    # Eight channels, eight bytes a draw: a byte that is not uniform shows as a channel of another rate. Five standard errors.
-    for channel in range(8):
-        assert (dropped[:, channel] == 0).double().mean() == pytest.approx(
-            exact, abs=5 * (exact * (1 - exact) / count) ** 0.5
-        )
-    assert dropped.double().mean() == pytest.approx(1, abs=5 * (exact / (1 - exact) / dropped.numel()) ** 0.5)
-
-
-def test_dropout_of_bfloat16_is_as_strong_as_any():
-    """The factor 4/3 itself, rounded to bfloat16, is 0.2% too large; products rounded one by one are right on average."""
-    features = torch.rand(1, 8, 16, 64, 64, generator=seeded(0)).add(1).bfloat16()
-    dropped = aunet._dropout(features.clone(), 0.25, seeded(1))
-    assert dropped.dtype == torch.bfloat16
-    kept = dropped > 0
-    assert (dropped[kept].double() / features[kept].double()).mean().item() == pytest.approx(4 / 3, rel=2e-4)
-
-
 def test_bfloat16_leaves_all_that_is_kept_in_float32_and_the_values_nearly_the_same(random_net):
     net = random_net((8, 16))
     image = noise(1, 1, *net.input_size(net.output_size((4, 8, 8))))
@@ -449,26 +362,3 @@ def test_bfloat16_leaves_all_that_is_kept_in_float32_and_the_values_nearly_the_s
     assert (rough[0] - logits).norm() < 0.03 * logits.norm()
     assert torch.cosine_similarity(rough[1], gradients, dim=0) > 0.9  # of noise, most of which cancels out
     torch.testing.assert_close(rough[2], running, atol=1e-3, rtol=1e-3)
-
-
-@pytest.mark.parametrize("axis", range(5))
-def test_dropout_of_neighbours_is_independent(axis):
-    kept = (aunet._dropout(torch.ones(8, 8, 16, 32, 32), 0.5, seeded(1)) > 0).double()
-    first, second = kept.narrow(axis, 0, kept.shape[axis] - 1), kept.narrow(axis, 1, kept.shape[axis] - 1)
-    assert ((first - 0.5) * (second - 0.5)).mean().item() == pytest.approx(
-        0, abs=5 * 0.25 / first.numel() ** 0.5
-    )
-
-
-def test_dropout_masks_do_not_depend_on_the_memory_format():
-    features = noise(2, 5, 3, 7, 6)
-    channels_last = features.contiguous(memory_format=torch.channels_last_3d)
-    assert channels_last.stride() != features.stride()
-    assert torch.equal(
-        aunet._dropout(features, 0.4, seeded(3)), aunet._dropout(channels_last, 0.4, seeded(3))
-    )
-
-
-def test_dropout_of_rate_zero_changes_nothing():
-    features = noise(1, 2, 3, 4, 5)
-    assert torch.equal(aunet._dropout(features, 0, seeded(0)), features)

@@ -47,7 +47,7 @@ def whole_pass(net, volume, generator=None):
     return (1 / (1 + np.exp(logits[0] - logits[1])))[:z, :y, :x]
 
 
-# --- tiling ---------------------------------------------------------------------------------------------------------------
+# --- tiling ----
 
 
 @pytest.mark.parametrize("tile", TILES)
@@ -85,7 +85,7 @@ def test_a_view_with_other_strides_gives_the_same(random_net):
     np.testing.assert_array_equal(predict(net, mirrored), predict(net, mirrored.copy()))
 
 
-# --- Monte Carlo dropout --------------------------------------------------------------------------------------------------
+# --- Monte Carlo dropout ----
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -97,7 +97,9 @@ def test_mc_is_the_entropy_of_the_mean_of_separate_full_passes(random_net, name,
     mean = np.mean(passes, axis=0)
     by_hand = -mean * np.log(mean) - (1 - mean) * np.log(1 - mean)
 
-    probability, entropy = predict_mc(net, volume, samples, seed=11)
+    result = predict_mc(net, volume, samples, seed=11)
+    probability, entropy = result
+    assert probability is result.mean and entropy is result.entropy
     assert probability.dtype == entropy.dtype == np.float32
     assert samples == 1 or np.std(passes, axis=0).max() > 0.01  # the passes differ
     np.testing.assert_allclose(probability, mean, atol=1e-5)
@@ -105,9 +107,9 @@ def test_mc_is_the_entropy_of_the_mean_of_separate_full_passes(random_net, name,
 
 
 def test_tiled_mc_agrees_with_whole_volume_mc_up_to_the_masks(random_net):
-    """Tiles draw other masks, so only the expectations agree: the means of many passes, within sampling error."""
+    """Tiles draw other masks, so only the means of many passes agree, within sampling error."""
     net, volume = random_net(), noise((6, 17, 20))
-    tiled, whole = (predict_mc(net, volume, 200, seed=1, tile=tile)[0] for tile in ((4, 8, 8), None))
+    tiled, whole = (predict_mc(net, volume, 200, seed=1, tile=tile).mean for tile in ((4, 8, 8), None))
     spread = np.std([whole_pass(net, volume, seeded(seed)) for seed in range(30)], axis=0).mean()
     assert 0.001 < np.abs(tiled - whole).mean() < 2 * spread / 200**0.5
 
@@ -123,7 +125,7 @@ def test_a_sure_net_has_zero_entropy_and_never_nan(random_net):
     net = random_net()
     with torch.no_grad():
         net.classify.weight.mul_(1e4)
-    _, entropy = predict_mc(net, noise((5, 11, 13)), 3, seed=0)
+    entropy = predict_mc(net, noise((5, 11, 13)), 3, seed=0).entropy
     assert np.isfinite(entropy).all()
     assert entropy.min() == 0
     assert entropy.max() <= np.float32(np.log(2))
@@ -166,13 +168,13 @@ def test_same_seed_same_result_whatever_the_order_of_the_cases(random_net):
 
 def test_the_seed_makes_the_masks_and_the_global_stream_is_not_touched(random_net):
     net, volume, state = random_net(), noise((5, 9, 9)), torch.get_rng_state()
-    first, again, other = (predict_mc(net, volume, 2, seed)[0] for seed in (1, 1, 2))
+    first, again, other = (predict_mc(net, volume, 2, seed).mean for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_mc_runs_the_encoder_once_a_tile_and_the_decoder_once_a_sample(random_net):
+def test_mc_runs_the_encoder_once_per_tile_and_the_decoder_once_per_sample(random_net):
     net, calls = random_net(), []
     net.encoder[0].register_forward_hook(lambda *_: calls.append("encoder"))
     net.classify.register_forward_hook(lambda *_: calls.append("decoder"))

@@ -59,7 +59,7 @@ def patches_of(epoch):
     return [patch for batch in epoch for patch in batch]
 
 
-# --- crops ----------------------------------------------------------------------------------------------------------------
+# --- crops ----
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 12])
@@ -96,11 +96,11 @@ def test_intensities_are_clipped_and_divided():
     )
 
 
-# --- grid -----------------------------------------------------------------------------------------------------------------
+# --- grid ----
 
 
 @pytest.mark.parametrize("patch", [1, 2, 5, 16])
-def test_origins_cover_an_axis_with_as_few_patches_as_can(patch):
+def test_origins_cover_an_axis_with_as_few_patches_as_possible(patch):
     for length in range(1, 80):
         origins = spread_origins(length, patch)
         assert {voxel for origin in origins for voxel in range(origin, origin + patch)} >= set(range(length))
@@ -126,7 +126,7 @@ def test_runs_of_consecutive_integers(indices, runs):
     assert runs_of(indices) == runs
 
 
-# --- epochs ---------------------------------------------------------------------------------------------------------------
+# --- epochs ----
 
 ANNOTATED = {"full": range(20), "gaps": [0, 5, 6, 7, 8, 9, 10, 19], "lone": [13]}
 
@@ -150,8 +150,8 @@ def test_every_epoch_covers_every_annotated_voxel(sampler):
         assert all(covered[case_id][list(slices)].all() for case_id, slices in ANNOTATED.items())
 
 
-def test_cells_are_cut_once_a_run_and_every_cell_occurs(sampler):
-    """Runs of 20, 1, 6, 1 and 1 slices are 5 + 1 + 2 + 1 + 1 cells of four slices, each of 2 x 3 cells in the plane."""
+def test_cells_are_cut_once_per_run_and_every_cell_occurs(sampler):
+    """Runs of 20, 1, 6, 1 and 1 slices are 5 + 1 + 2 + 1 + 1 cells of four slices, 2 x 3 in the plane."""
     for epoch in epochs(sampler):
         counts = Counter(patches_of(epoch))
         assert len(counts) == (5 + 1 + 2 + 1 + 1) * 6
@@ -242,7 +242,7 @@ def test_only_the_volumes_of_annotated_cases_are_touched():
     assert {patch.case_id for patch in patches_of(sampler.epoch(rng()))} == {"a"}
 
 
-# --- arrays ---------------------------------------------------------------------------------------------------------------
+# --- arrays ----
 
 
 def loaded_by_hand(volume, annotated, origin, size, halo):

@@ -22,7 +22,7 @@ WINDOW, SCALE = (-150.0, 250.0), 200.0
 NAME = {"seed": 1, "strategy": "USS", "iteration": 2}
 
 
-# --- equation 1 -----------------------------------------------------------------------------------------------------------
+# --- equation 1 ----
 
 PROBABILITY, LABEL = [0.8, 0.4, 0.1, 0.6], [1.0, 0.0, 1.0, 0.0]
 LOSSES = [
@@ -68,7 +68,7 @@ def test_a_perfect_segmentation_has_no_loss():
     assert soft_dice_loss(label, label, torch.ones(4)) == 0
 
 
-# --- schedule -------------------------------------------------------------------------------------------------------------
+# --- schedule ----
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,17 @@ def test_learning_rate_by_hand(decay, step, limit, expected):
     assert learning_rate(Training(learning_rate=0.01, decay=decay), step, limit) == pytest.approx(expected)
 
 
-# --- training -------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("step", "annealed_from", "expected"),
+    [(1, None, 0.01), (999, None, 0.01), (31, 30, 0.01), (32, 30, 0.0075), (33, 30, 0.005), (34, 30, 0.0025)],
+)
+def test_annealed_learning_rate_by_hand(step, annealed_from, expected):
+    """Four steps after step 30; the fifth would have a rate of zero."""
+    settings = Training(learning_rate=0.01, anneal=4)
+    assert learning_rate(settings, step, 1000, annealed_from) == pytest.approx(expected)
+
+
+# --- training ----
 
 
 def box_volume(seed, shape=(6, 24, 24)):
@@ -218,32 +228,23 @@ def test_the_curve_holds_step_mean_loss_and_jaccard(sampler):
 
 
 @pytest.mark.parametrize(
-    ("changes", "converge", "values", "best_step", "last_step"),
+    ("changes", "converge", "values", "best_step", "last_step", "ended"),
     [
-        ({"max_steps": 7}, False, [0.1, 0.2], 7, 7),
-        ({"max_steps": 7, "converged_max_steps": 12}, True, [0.1, 0.2, 0.3], 12, 12),
-        (
-            {"max_steps": 7},
-            True,
-            [0.1, 0.5, 0.4, 0.5, 0.3],
-            10,
-            25,
-        ),  # patience 3; an equal value is no better one
-        ({"patience": 1}, True, [0.1, 0.2, 0.3, 0.3], 15, 20),
-        (
-            {"patience": 2, "max_epochs": 1},
-            True,
-            [0.3, 0.1, 0.4, 0.1, 0.1],
-            15,
-            25,
-        ),  # epochs do not end a converged training
-        ({"patience": 1, "max_steps": 20}, False, [0.3, 0.1, 0.1, 0.1], 5, 20),  # nor does patience another
+        ({"max_steps": 7}, False, [0.1, 0.2], 7, 7, "steps"),
+        ({"max_steps": 7, "converged_max_steps": 12}, True, [0.1, 0.2, 0.3], 12, 12, "steps"),
+        # Patience 3; an equal value is no better one.
+        ({"max_steps": 7}, True, [0.1, 0.5, 0.4, 0.5, 0.3], 10, 25, "patience"),
+        ({"patience": 1}, True, [0.1, 0.2, 0.3, 0.3], 15, 20, "patience"),
+        # Epochs do not end a converged training,
+        ({"patience": 2, "max_epochs": 1}, True, [0.3, 0.1, 0.4, 0.1, 0.1], 15, 25, "patience"),
+        # nor does patience another.
+        ({"patience": 1, "max_steps": 20}, False, [0.3, 0.1, 0.1, 0.1], 5, 20, "steps"),
     ],
 )
-def test_limits(sampler, changes, converge, values, best_step, last_step):
+def test_limits(sampler, changes, converge, values, best_step, last_step, ended):
     validate, states = scripted(values)
     result = train(tiny_net(), sampler, validate, settings(**changes), NAME, converge)
-    assert (result.best_step, result.last_step) == (best_step, last_step)
+    assert (result.best_step, result.last_step, result.ended) == (best_step, last_step, ended)
     assert len(states) == len(values)
 
 
@@ -255,6 +256,7 @@ def test_epochs_end_a_training(sampler, max_epochs):
     validate, states = scripted(np.arange(100.0))
     result = train(tiny_net(), sampler, validate, settings(max_steps=None, max_epochs=max_epochs), NAME)
     assert result.last_step == result.best_step == steps
+    assert result.ended == "epochs"
     assert len(states) == -(-steps // 5)
 
 
@@ -292,7 +294,7 @@ def test_same_name_same_result_bit_for_bit_and_other_names_others(sampler):
 @pytest.mark.parametrize("converge", [False, True])
 @pytest.mark.parametrize("stop", [1, 5, 7, 13, 20])
 def test_a_training_continued_from_a_state_ends_as_if_never_interrupted(sampler, tmp_path, stop, converge):
-    """Steps 5 and 20 have their validation still to come; 13 lies in the second epoch; with `converge` the third validation ends it."""
+    """Steps 5 and 20 have their validation still to come; 13 lies in the second epoch."""
     limits = settings(decay=1.0, converged_max_steps=30)
 
     def run(scores, net=0, **options):
@@ -336,7 +338,7 @@ def test_a_state_seen_during_a_validation_can_be_continued_from(sampler):
 
 
 def test_training_starts_from_the_given_weights_with_steps_of_the_learning_rate(sampler):
-    """Adam's first step moves every weight by the rate, towards the sign of its gradient, or not at all where that is zero."""
+    """Adam's first step moves every weight by the rate, or not at all where its gradient is zero."""
     before = {key: value.clone() for key, value in tiny_net().named_parameters()}
     result = train(tiny_net(), sampler, lambda net: 0.5, settings(max_steps=1, learning_rate=0.003), NAME)
     moves = torch.cat([(result.state[key] - value).abs().flatten() for key, value in before.items()])
@@ -353,6 +355,110 @@ def test_the_rate_decays_in_training(sampler):
 
     assert min(moves(0.0)) > 1e-3
     assert max(moves(60.0)) < 1e-6  # (3/4) ** 60 is 3e-8
+
+
+# --- annealing ----
+
+
+def annealed(sampler, values, converge, **changes):
+    """Outcome of a scripted training, and `(step, rate)` of each step."""
+    rates = []
+
+    def after_step(training):
+        rates.append((training.step, training._optimizer.param_groups[0]["lr"]))
+
+    validate, states = scripted(values)
+    result = train(tiny_net(), sampler, validate, settings(**changes), NAME, converge, after_step=after_step)
+    assert len(states) == len(values)
+    return result, rates
+
+
+FALLING = [0.01, 0.01 * 5 / 6, 0.01 * 4 / 6, 0.01 * 3 / 6, 0.01 * 2 / 6, 0.01 * 1 / 6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "converge", "values", "constant", "ended"),
+    [
+        # Nothing better at 15 and 20; validations at 25 and at the last step, better or not.
+        ({"patience": 2}, True, [0.1, 0.5, 0.4, 0.3, 0.6, 0.2], 20, "patience"),
+        # The limit comes first: six steps before it annealing begins, whatever the patience.
+        ({"converged_max_steps": 12}, True, [0.1, 0.2, 0.3], 6, "steps"),
+        ({"patience": 1, "converged_max_steps": 17}, True, [0.3, 0.2, 0.1, 0.4], 10, "patience"),
+        ({"patience": 1, "converged_max_steps": 15}, True, [0.3, 0.2, 0.1], 9, "steps"),
+        ({"max_steps": 12}, False, [0.1, 0.2, 0.3], 6, "steps"),
+    ],
+)
+def test_the_rate_is_constant_and_then_always_annealed(sampler, changes, converge, values, constant, ended):
+    result, rates = annealed(sampler, values, converge, anneal=6, **changes)
+    assert result.ended == ended
+    assert result.last_step == constant + 6
+    assert [step for step, _ in rates] == list(range(1, constant + 7))
+    assert [rate for _, rate in rates] == pytest.approx([0.01] * constant + FALLING)
+    assert result.best_jaccard == max(values)
+    assert [jaccard for _, _, jaccard in result.curve] == values
+    assert result.curve[-1][0] == result.last_step  # the last step is validated
+
+
+def test_epochs_are_followed_by_annealing_with_batches_of_the_next_one(sampler):
+    epochs = [sampler.epoch(generator(**NAME, purpose=f"epoch {epoch}")) for epoch in (1, 2)]
+    loaded = []
+    recording = SimpleNamespace(
+        epoch=sampler.epoch, load=lambda batch: loaded.append(batch) or sampler.load(batch)
+    )
+    limits = settings(max_epochs=1, max_steps=None, anneal=3)
+    result = train(tiny_net(), recording, lambda net: 0.5, limits, NAME)
+    assert (result.ended, result.last_step) == ("epochs", len(epochs[0]) + 3)
+    assert loaded[: result.last_step] == epochs[0] + epochs[1][:3]
+
+
+def test_without_annealing_the_rate_stays_where_it_is(sampler):
+    result, rates = annealed(sampler, [0.3, 0.2, 0.1], True, patience=2)
+    assert (result.ended, result.last_step) == ("patience", 15)
+    assert {rate for _, rate in rates} == {0.01}
+
+
+@pytest.mark.parametrize(
+    ("where", "stop"),
+    [
+        *(("after a step", stop) for stop in (10, 11, 15, 17)),
+        *(("in a validation", stop) for stop in (10, 15, 17)),
+    ],
+)
+def test_a_training_continued_while_it_anneals_ends_as_if_never_interrupted(sampler, tmp_path, stop, where):
+    """The patience runs out at step 10, 17 is the last step; validations are at 5, 10, 15 and 17."""
+    limits, scores = settings(patience=1, anneal=7), [0.3, 0.2, 0.4, 0.1]
+
+    class KilledError(Exception):
+        pass
+
+    def run(net=0, interrupt=None, **options):
+        current = None
+
+        def after_step(training):
+            nonlocal current
+            current = training
+            if interrupt == "after a step" and training.step == stop:
+                save_checkpoint(tmp_path / "state.pt", training.state())
+                raise KilledError
+
+        def validate(net):
+            if interrupt == "in a validation" and current.step == stop:
+                save_checkpoint(tmp_path / "state.pt", current.state())
+                raise KilledError
+            return scores[[5, 10, 15, 17].index(current.step)]
+
+        return train(tiny_net(net), sampler, validate, limits, NAME, True, after_step, **options)
+
+    whole = run()
+    assert (whole.last_step, whole.ended, len(whole.curve)) == (17, "patience", 4)
+    with pytest.raises(KilledError):
+        run(interrupt=where)
+    continued = run(net=8, resume=load_checkpoint(tmp_path / "state.pt"))
+    assert same(continued.state, whole.state)
+    assert vars(continued) | {"state": 0} == vars(whole) | {"state": 0}
+
+
+# --- faults ----
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_ends_the_training(sampler):

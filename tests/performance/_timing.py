@@ -1,4 +1,4 @@
-"""What the timing scripts share: cases to work on, and rounds in turn, so that other work on the machine slows ours and the peers alike."""
+"""What the timing scripts share: cases, and rounds in turn, so that a busy machine slows all rows alike."""
 
 import importlib
 import importlib.metadata
@@ -20,7 +20,7 @@ def default_folders(*names):
 
 
 def case_of(folder, scratch):
-    """`Case` of a folder that holds `ct.nii.gz` and `liver.nii.gz`; without a folder, of a phantom written to the folder `scratch`."""
+    """`Case` of a folder with `ct.nii.gz` and `liver.nii.gz`; without one, of a phantom in `scratch`."""
     home = Path(folder or scratch)
     case = Case(
         home.name,
@@ -38,12 +38,14 @@ def case_of(folder, scratch):
 def alternate(callables, rounds):
     """Time callables in turn; the first of each round is another one each time.
 
-    Args:
-      callables: dict of name to callable without arguments.
-      rounds: how often each is called.
+    Parameters
+    ----------
+    callables : dict of name to callable without arguments
+    rounds : how often each is called
 
-    Returns:
-      dict of name to its wall seconds, one a round.
+    Returns
+    -------
+    dict of name to list of wall seconds, one per round
     """
     names = list(callables)
     seconds = {name: [] for name in names}
@@ -57,15 +59,18 @@ def alternate(callables, rounds):
 
 
 def table(title, seconds, ours):
-    """Print a Markdown table of medians, their ratios to the median of the row named `ours`, and ranges; fastest first."""
+    """Print a Markdown table of medians, their ratios to that of `ours`, and ranges; fastest first."""
     medians = {name: median(times) for name, times in seconds.items()}
     print(
-        f"\n| {title} | median [s] | ratio to ours | range [s] | rounds |\n| --- | ---: | ---: | ---: | ---: |"
+        f"\n| {title} | median [s] | ratio to ours | range [s] | rounds |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        sep="\n",
     )
     for name in sorted(medians, key=medians.get):
         times = seconds[name]
         print(
-            f"| {name} | {medians[name]:.3f} | {medians[name] / medians[ours]:.2f} | {min(times):.3f}-{max(times):.3f} | {len(times)} |"
+            f"| {name} | {medians[name]:.3f} | {medians[name] / medians[ours]:.2f} "
+            f"| {min(times):.3f}-{max(times):.3f} | {len(times)} |"
         )
 
 

@@ -1,4 +1,4 @@
-"""How much a network computes and how fast the machine could: operations counted from the layers, plain kernels timed."""
+"""How much a network computes and how fast the machine could: operations counted, plain kernels timed."""
 
 import copy
 import time
@@ -16,7 +16,7 @@ CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def begin(parser):
-    """Options of a script, `--rounds` and `--threads` among them; sets the threads, keeps freed memory and tells of the machine."""
+    """Options of a script, `--rounds` and `--threads` added; sets threads and memory, prints the machine."""
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -28,9 +28,10 @@ def begin(parser):
 
 
 def operations(network, size, batch=1):
-    """Floating-point operations of the convolutions in one forward pass: `{name of the layer: count}`, two to a product and its sum.
+    """Floating-point operations of the convolutions in one forward pass: `{name of the layer: count}`.
 
-    A training step is three times that: values, gradients of the input, gradients of the weights. The input is `(batch, 1, *size)`.
+    A product and its sum count as two. A training step is three times that: values, gradients of the input,
+    gradients of the weights. The input is `(batch, 1, *size)`.
     """
     counts = {}
 
@@ -50,7 +51,7 @@ def operations(network, size, batch=1):
 
 
 def gemm(device="cpu", dtype=torch.float32, size=2048):
-    """A product of square matrices by `torch.mm`, to be timed among the rounds, and its operations: what convolutions can hope for."""
+    """A product of square matrices, to be timed, and its operations: what convolutions can hope for."""
     matrix = torch.ones(size, size, dtype=dtype, device=device)
     return lambda: torch.mm(matrix, matrix), 2 * size**3
 
@@ -70,7 +71,7 @@ def copy_rate(device="cpu", values=2**26, rounds=7):
 
 
 def print_work(title, seconds, counts, reference):
-    """Print a Markdown table of operations and rates reached, by name, beside the rate of the row `reference`."""
+    """Print a Markdown table of operations and rates reached, beside the rate of the row `reference`."""
     rates = {name: count / median(seconds[name]) for name, count in counts.items()}
     print(f"\n| {title} | GFLOP | GFLOP/s | of {reference} |\n| --- | ---: | ---: | ---: |")
     for name, count in counts.items():

@@ -1,10 +1,11 @@
-"""Evaluation of a test split: ours in one process a core, beside the peers of `metrics.py` one case after the other.
+"""Evaluation of a test split: ours in one process per core, beside the peers of `metrics.py`, case by case.
 
     python tests/performance/evaluation.py [--data FOLDER ...] [--cases N] [--workers N] [--rounds N]
 
-Each FOLDER holds `ct.nii.gz` and `liver.nii.gz` (default: the real cases where there are any, else a phantom). A case's probability on
-the working grid is resampled to the native grid, thresholded and compared with the reference there; a peer gets our resampling. Peers
-run once, after one of our rounds and before the others: one of them takes minutes.
+Each FOLDER holds `ct.nii.gz` and `liver.nii.gz` (default: the real cases where there are any, else a
+phantom). A case's probability on the working grid is resampled to the native grid, thresholded and compared
+with the reference there; a peer gets our resampling. Peers run once, after one of our rounds and before the
+others: one of them takes minutes.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def evaluate(volume, probability_path):
 
 
 def write_cases(folders, count, scratch):
-    """`count` pairs of a `Volume` and the path of a probability, over the folders in turn, each with another prediction."""
+    """`count` pairs of a `Volume` and the path of a probability, over the folders in turn, all different."""
     pairs = []
     for number in range(count):
         case = case_of(folders[number % len(folders)], scratch)
@@ -102,7 +103,8 @@ def main():
         seconds = {row: first[row] + others.get(row, []) for row in first}
         table(f"evaluation of {len(pairs)} cases", seconds, name)
         print(
-            f"\n{median(busy):.2f} of {options.workers} cores busy in the workers (CPU seconds a wall second, median)"
+            f"\n{median(busy):.2f} of {options.workers} cores busy in the workers "
+            "(CPU seconds per wall second, median)"
         )
 
 

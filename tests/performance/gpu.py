@@ -1,9 +1,9 @@
-"""The network on a GPU: correctness against the CPU, determinism, times, memory, and what the paper's whole protocol would take.
+"""The network on a GPU: correctness against the CPU, determinism, times, memory, the paper's whole protocol.
 
     python tests/performance/gpu.py [--rounds 5]
 
-Needs CUDA and about ten minutes; without CUDA it says so and ends with exit code 2. bfloat16 is what `--set network.bfloat16=True`
-asks for; without it the benchmark computes in float32 (TF32 in cuDNN's convolutions).
+Needs CUDA and about ten minutes; without CUDA it says so and ends with exit code 2. bfloat16 is what `--set
+network.bfloat16=True` asks for; without it the benchmark computes in float32 (TF32 in cuDNN's convolutions).
 """
 
 import argparse
@@ -22,11 +22,11 @@ from _work import GEMM, copy_rate, deterministic, gemm, operations, print_work, 
 from training_step import BATCH, EagerAUNet, mini_batch, peer_step
 
 from uss_bench.config import Config
-from uss_bench.network import inference
 from uss_bench.network.aunet import AUNet, liver_probability
-from uss_bench.network.inference import predict, predict_mc
+from uss_bench.network.inference import predict, predict_mc, tile_steps
 from uss_bench.network.training import Training, soft_dice_loss
 from uss_bench.report import published
+from uss_bench.study.keys import DATA_POOL
 
 GOALS = {"step [ms]": 35, "scoring [s]": 2.5, "memory [GB]": 16, "protocol [days]": 3}
 KINDS = FLOAT32, BFLOAT16, EAGER = "float32", "bfloat16", "plain eager Conv3d, float32"
@@ -41,7 +41,7 @@ def new_network(kind, network, device):
 
 
 def loss_and_gradient(model, image, label, weight):
-    """Loss of a training pass without dropout, whose masks differ between devices, and the gradients of all weights in one row."""
+    """Loss and all gradients in one row, without dropout, whose masks differ between devices."""
     loss = soft_dice_loss(liver_probability(model.train()(image)), label, weight)
     return loss.item(), torch.cat(
         [gradient.flatten() for gradient in torch.autograd.grad(loss, model.parameters())]
@@ -49,9 +49,11 @@ def loss_and_gradient(model, image, label, weight):
 
 
 def check_against_cpu(network, device, at_least):
-    """Loss, gradients and prediction against the CPU: float64 for the first two, float32 for the last. TF32 is off.
+    """Loss, gradients and prediction against the CPU.
 
-    Gradients of noise are ill-conditioned, since rectifiers and pooling switch: how far float32 may be off is what the CPU's is, tripled.
+    The CPU computes in float64 for the first two and in float32 for the last. TF32 is off.
+    Gradients of noise are ill-conditioned, since rectifiers and pooling switch: how far float32 may be off is
+    what the CPU's is, tripled.
     """
     models = {kind: new_network(kind, network, device) for kind in (FLOAT32, BFLOAT16)}
     reference = new_network(FLOAT32, network, "cpu")
@@ -73,7 +75,8 @@ def check_against_cpu(network, device, at_least):
         errors["loss"] = abs(found - loss)
         gradients = f"gradients, relative {off(of_weights):.1e} (on the CPU in float32 {on_cpu:.1e})"
         print(
-            f"{kind} against the CPU (limit {limit}): {', '.join(f'{name} {error:.1e}' for name, error in errors.items())}, {gradients}"
+            f"{kind} against the CPU (limit {limit}):",
+            ", ".join([*(f"{name} {error:.1e}" for name, error in errors.items()), gradients]),
         )
         if not max(errors.values()) < limit or not (kind == BFLOAT16 or off(of_weights) < 3 * on_cpu):
             raise AssertionError(f"{kind} on {device} is not the CPU's: {errors}, {gradients}")
@@ -134,7 +137,7 @@ def time_steps(settings, device, rounds):
 
 
 def time_scoring(settings, device, shape, tiles, rounds):
-    """Seconds of Monte Carlo scoring and of a plain prediction of a CT of `shape`, by kind and tile, where memory holds it."""
+    """Seconds of a scoring and a prediction of a CT of `shape`, by kind and tile, if memory holds it."""
     volume = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     calls, work, samples = {}, {}, settings.inference.samples
     reference = new_network(FLOAT32, settings.network, "cpu")
@@ -171,10 +174,7 @@ def time_scoring(settings, device, shape, tiles, rounds):
 def tiled_operations(model, shape, tile, samples):
     """Operations of Monte Carlo scoring of a volume by the tiles that `inference` makes of it."""
     total = 0
-    steps = [
-        inference._step(length, limit, stride)
-        for length, limit, stride in zip(shape, tile, model.stride, strict=True)
-    ]
+    steps = tile_steps(shape, tile, model.stride)
     for start in product(*(range(0, length, step) for length, step in zip(shape, steps, strict=True))):
         lengths = [min(step, length - begin) for begin, length, step in zip(start, shape, steps, strict=True)]
         counts = operations(model, model.input_size(model.output_size(lengths)))
@@ -185,8 +185,8 @@ def tiled_operations(model, shape, tile, samples):
 
 
 def mean_ct(settings):
-    """Mean size `(z, y, x)` of a pool CT on the working grid: slices of Table 2, and the middle of Table 1's in-plane spacings."""
-    everything = published.effort()["data pool", None]
+    """Mean size `(z, y, x)` of a pool CT on the working grid, from Tables 2 (slices) and 1 (spacing)."""
+    everything = published.effort()[DATA_POOL]
     depth = round(everything["annotated_slices"] / everything["unique_patients"])
     edges = [
         site.inplane_size * sum(site.inplane_spacing_mm) / 2 / settings.data.spacing[1]
@@ -197,14 +197,14 @@ def mean_ct(settings):
 
 
 def protocol_days(settings, step, scoring, prediction):
-    """Days of one such GPU for the paper's whole study, from seconds of a step, a Monte Carlo scoring and a prediction of a CT.
+    """Days of one such GPU for the paper's whole study, from seconds of a step, a scoring and a prediction.
 
-    Steps are those of Table 3 up to each evaluated checkpoint, and for models trained until convergence the patience after it. UVS
-    and USS score the whole pool in every iteration, the first one together. Every model predicts the test split, and the validation
-    split at each validation.
+    Steps are those of Table 3 up to each evaluated checkpoint, and for models trained until convergence the
+    patience after it. UVS and USS score the whole pool in every iteration, the first one together. Every
+    model predicts the test split, and the validation split at each validation.
     """
     models = published.training_steps()
-    until_convergence = sum(model in ("converged", "data pool") for model, _, _ in models)
+    until_convergence = sum(key.converges for key in models)
     steps = (
         sum(models.values())
         + until_convergence * settings.training.patience * settings.training.validate_every

@@ -1,10 +1,10 @@
-"""From `.nii.gz` to the working grid, image and label: ours, without and with its cache, beside SimpleITK, MONAI, TorchIO and nibabel.
+"""From `.nii.gz` to the working grid: ours, with and without its cache, and four peers.
 
     python tests/performance/loading.py [--data FOLDER] [--rounds N]
 
-FOLDER holds `ct.nii.gz` and `liver.nii.gz` (default: a real case where there is one, else a phantom). All read both files, turn them to
-RAS and resample the image linearly and the label to nearest voxels (ours: linearly, at least half). Ours alone checks the files'
-checksums and values, hashes them and writes its cache.
+FOLDER holds `ct.nii.gz` and `liver.nii.gz` (default: a real case where there is one, else a phantom). All
+read both files, turn them to RAS and resample the image linearly and the label to nearest voxels (ours:
+linearly, at least half). Ours alone checks the files' checksums and values, hashes them and writes its cache.
 """
 
 import argparse
@@ -94,7 +94,7 @@ PEERS = {
 
 
 def check(name, expected, given):
-    """Peers place their grids up to a voxel apart, so what must agree is the size, the liver's volume and place and its mean HU."""
+    """Grids lie up to a voxel apart, so size and the liver's volume, place and mean HU must agree."""
     for (image, label), (other, other_label) in ((expected, given),):
         assert np.abs(np.subtract(image.shape, other.shape)).max() <= 1, (
             f"{name}: shape {other.shape}, not {image.shape}"

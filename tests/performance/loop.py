@@ -1,9 +1,10 @@
-"""What the active-learning loop costs beside its trainings and inferences: every call of theirs inside a real run is timed.
+"""What the active-learning loop costs beside its trainings and inferences, each timed in a real run.
 
     python tests/performance/loop.py [--set KEY=VALUE ...]
 
-The rest of the run's wall time is the loop's own: queries, annotations, checkpoints, curves, stage files. Scoring against the
-reference and the results at the end are named beside it, since a bare script would want them too. One process does all the work.
+The rest of the run's wall time is the loop's own: queries, annotations, checkpoints, curves, stage files.
+Scoring against the reference and the results at the end are named beside it, since a bare script would want
+them too. One process does all the work.
 """
 
 import argparse
@@ -90,14 +91,27 @@ def main():
     machine("torch")
     manifest = Path(__file__).parents[2] / "data_manifest.csv"
     with TemporaryDirectory() as folder, timed() as seconds:
-        paths = {"runs": Path(folder) / "runs", "reports": Path(folder) / "reports", "name": "loop"}
-        pipeline.run(manifest, STRATEGIES, "quick", overrides, seed=0, device="cpu", workers=1, **paths)
+        run = pipeline.Run(
+            manifest=manifest,
+            strategies=tuple(STRATEGIES),
+            preset="quick",
+            overrides=tuple(overrides),
+            seed=0,
+            device="cpu",
+            runs=Path(folder) / "runs",
+            reports=Path(folder) / "reports",
+            name="loop",
+            workers=1,
+        )
+        pipeline.execute(run, "loop.py")
 
     spent = {part: sum(times) for part, times in seconds.items()}
     bare = spent[STEPS] + spent[PREDICTION] + spent[SCORING]
     own = 2 * spent[RUN] - sum(spent.values())
     print(
-        f"\n| `quick` with {', '.join(overrides)} | calls | wall [s] | of trainings and inferences |\n| --- | ---: | ---: | ---: |"
+        f"\n| `quick` with {', '.join(overrides)} | calls | wall [s] | of trainings and inferences |",
+        "| --- | ---: | ---: | ---: |",
+        sep="\n",
     )
     for part in seconds:
         print(f"| {part} | {len(seconds[part])} | {spent[part]:.2f} | {spent[part] / bare:.1%} |")

@@ -1,9 +1,9 @@
-"""Monte Carlo scoring of a crop by the paper's network: ours, full passes over the paper's tiles, and MONAI's sliding window.
+"""Monte Carlo scoring of a crop by the paper's network: ours, full passes over tiles, MONAI's sliding window.
 
     python tests/performance/mc_scoring.py [--crop 16 180 180] [--rounds 3] [--threads 1]
 
-A pass of a peer is timed and counted `SAMPLES` times, since its passes are all alike; ours is timed whole. All keep freed memory, as the
-benchmark does.
+A pass of a peer is timed and counted `SAMPLES` times, since its passes are all alike; ours is timed whole.
+All keep freed memory, as the benchmark does.
 """
 
 import argparse
@@ -29,7 +29,7 @@ MONAI = "MONAI sliding_window_inference, one window"
 
 
 def full_pass(model, volume, region, generator=None):
-    """Liver probability of a region (slices) of a volume, which must be a valid output of the network, from one pass over all of it."""
+    """Liver probability of a region (slices), which must be a valid output of the network, from one pass."""
     start = [axis.start - halo for axis, halo in zip(region, model.halo, strict=True)]
     stop = [axis.stop + halo for axis, halo in zip(region, model.halo, strict=True)]
     inputs = torch.from_numpy(np.ascontiguousarray(crop_reflected(volume, start, stop)))[None, None]
@@ -47,7 +47,7 @@ def tiled_pass(model, volume, tile, generator=None):
 
 
 def monai_pass(inferers, model, volume, window, generator=None):
-    """One pass of MONAI's sliding window. It takes a smaller output for a zoom, so windows are cut here with their halo."""
+    """One pass of MONAI's sliding window, which takes a smaller output for a zoom: we cut the windows."""
 
     def predictor(windows, positions):
         return torch.cat([full_pass(model, volume, position[2:], generator) for position in positions])[
@@ -72,10 +72,11 @@ def check_one_tile(model, samples=3, seed=5):
         )[0]
         / samples
     )
-    expected, entropy = predictive_entropy(mean.numpy()), predict_mc(model, volume, samples, seed)[1]
+    expected, entropy = predictive_entropy(mean.numpy()), predict_mc(model, volume, samples, seed).entropy
     np.testing.assert_allclose(entropy, expected, atol=1e-4)
     print(
-        f"one tile, {samples} passes with equal masks: entropies differ by {np.abs(entropy - expected).max():.1e} nats at most"
+        f"one tile, {samples} passes with equal masks:",
+        f"entropies differ by {np.abs(entropy - expected).max():.1e} nats at most",
     )
 
 
@@ -105,7 +106,8 @@ def main():
     for name, run in passes.items():
         np.testing.assert_allclose(run(), plain, atol=1e-4, err_msg=name)
     print(
-        f"dropout off: all paths agree within 1e-4 in the probabilities of {volume.size} voxels (standard deviation {plain.std():.3f})"
+        f"dropout off: all paths agree within 1e-4 in the probabilities of {volume.size} voxels",
+        f"(standard deviation {plain.std():.3f})",
     )
 
     def ours():
@@ -117,7 +119,8 @@ def main():
     product_of_matrices, operations_of_product = gemm()
     seconds = alternate({**calls, GEMM: product_of_matrices}, options.rounds)
     seconds |= {name: [SAMPLES * time for time in seconds[name]] for name in passes}
-    title = f"entropy of {' x '.join(map(str, options.crop))} voxels, {SAMPLES} samples, {options.threads} thread(s)"
+    shape = " x ".join(map(str, options.crop))
+    title = f"entropy of {shape} voxels, {SAMPLES} samples, {options.threads} thread(s)"
     table(title, {name: seconds[name] for name in calls}, OURS)
 
     whole, tile = (operations(model, model.input_size(size)) for size in (options.crop, PAPER_TILE))

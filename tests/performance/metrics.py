@@ -1,9 +1,10 @@
-"""DICE, RVE, MSD and HD of one liver at native spacing: ours beside SimpleITK, MONAI, MedPy and surface-distance.
+"""DICE, RVE, MSD and HD of one liver: ours beside SimpleITK, MONAI, MedPy and surface-distance.
 
     python tests/performance/metrics.py [--data FOLDER] [--rounds N]
 
-FOLDER holds `ct.nii.gz` and `liver.nii.gz` (default: a real case where there is one, else a phantom). The prediction is the reference
-with bumps and dents and a false island. Each peer takes its shortest way to the four values, and must give ours before it is timed.
+FOLDER holds `ct.nii.gz` and `liver.nii.gz` (default: a real case where there is one, else a phantom). The
+prediction is the reference with bumps and dents and a false island. Each peer takes its shortest way to the
+four values, and must give ours before it is timed.
 """
 
 import argparse
@@ -22,7 +23,7 @@ BUMPS = 25.0  # mm between independent bumps
 
 
 def flawed_probability(mask, spacing, seed=0):
-    """Liver probability that errs as networks do: bumps and dents of some mm at the border of a mask `(z, y, x)`, and a false island."""
+    """Liver probability that errs as networks do: bumps and dents of some mm, a false island."""
     draw = np.random.default_rng(seed)
     coarse = [max(2, round(length * size / BUMPS)) for length, size in zip(mask.shape, spacing, strict=True)]
     bumps = resample(draw.normal(size=coarse), (BUMPS,) * 3, spacing, mask.shape)
@@ -121,7 +122,8 @@ def with_surface_distance(prediction, reference, spacing):
     )
 
 
-# Each with the module it needs and the largest difference from our distances: in parts of a value, or in voxel diagonals.
+# Each with the module it needs and the largest difference from our distances: in parts of a value, or in
+# voxel diagonals.
 PEERS = {
     "MedPy": (with_medpy, "medpy.metric", {"rtol": 1e-9}),
     "MONAI": (with_monai, "monai.metrics", {"rtol": 1e-5}),  # float32
@@ -135,7 +137,7 @@ PEERS = {
 
 
 def checked_peers(pair):
-    """Name and function of the peers that are installed and agree with ours on a `(prediction, reference, spacing)`."""
+    """The installed peers, by name, each checked against ours on a `(prediction, reference, spacing)`."""
     expected = ours(*pair)
     agreeing = {}
     for name, (compute, module, tolerance) in PEERS.items():
@@ -169,7 +171,8 @@ def main():
     prediction = flawed_probability(reference, spacing) >= 0.5
     pair = prediction, reference, spacing
     print(
-        f"{reference.shape} voxels (z, y, x) of {' x '.join(f'{size:.3g}' for size in spacing)} mm; DICE, RVE, MSD, HD:",
+        f"{reference.shape} voxels (z, y, x) of {' x '.join(f'{size:.3g}' for size in spacing)} mm;",
+        "DICE, RVE, MSD, HD:",
         *ours(*pair),
     )
 

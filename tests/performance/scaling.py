@@ -1,10 +1,11 @@
-"""How a run scales: measured on this machine's cores, and modelled for the `paper` preset on GPUs and for larger pools.
+"""How a run scales: measured on this machine's cores, modelled for `paper` on GPUs and for larger pools.
 
     python tests/performance/scaling.py measure [--preset quick] [--workers 1 2] [--rounds 3]
     python tests/performance/scaling.py model [--step SECONDS ...]
 
-In both, `Simulation` itself walks in virtual time: the pieces of work, their order and dependencies are the real ones, and nothing of
-them is repeated here. They are not executed but take the seconds that stage files or a few rates tell.
+Both run the tasks of `Simulation` itself in virtual time: the pieces of work, their order and dependencies
+are the real ones, and nothing of them is repeated here. They are not executed but take the seconds that stage
+files or a few rates give.
 """
 
 import argparse
@@ -21,11 +22,11 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from itertools import product
 from math import inf, prod
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import torch
@@ -35,10 +36,12 @@ from _work import operations
 from uss_bench import config, intake
 from uss_bench.data.volumes import entry_bytes
 from uss_bench.network.aunet import AUNet
+from uss_bench.network.inference import tile_steps
 from uss_bench.network.patches import PatchSampler
 from uss_bench.plan import CHECKPOINT
 from uss_bench.report import published
 from uss_bench.runtime.storage import read_json
+from uss_bench.runtime.tasks import SharedStage, Stage
 from uss_bench.study import models, simulation
 from uss_bench.study.annotation import Annotations
 from uss_bench.study.strategies import STRATEGIES
@@ -49,7 +52,8 @@ QUIET = SimpleNamespace(now=lambda *_: None, say=lambda *_: None, finished=lambd
 POOL, VALIDATION, TEST = (
     sum(site.counts[split] for site in published.datasets().values()) for split in published.SPLITS
 )
-# A mean CT of the paper: 60 513 slices of 1.5 mm in 240 volumes, 358 mm wide; natively 512 x 512 voxels and slices of 1 mm.
+# A mean CT of the paper: 60 513 slices of 1.5 mm in 240 volumes, 358 mm wide; natively 512 x 512 voxels and
+# slices of 1 mm.
 SHAPE, NATIVE = (252, 358, 358), (378, 512, 512)
 LABEL = np.zeros(SHAPE, np.uint8)
 LABEL[80:190, 100:280, 20:200] = (
@@ -61,7 +65,8 @@ PACKED, FLOAT, SCORED = (
     9,
 )  # gzip on CTs (assumed), bytes of a number in a Python list, scorings of the pool
 KINDS = ("30 epochs", "until convergence", "scores", "evaluation")
-GROWTH = 0.42  # exponent of the steps until convergence over annotated slices, from UVS (8 121: 356 000) to all (60 513: 825 000)
+# Exponent of the steps until convergence over annotated slices: UVS 8 121: 356 000, all 60 513: 825 000.
+GROWTH = 0.42
 MEGA, HOUR = 1e6, 3600
 
 
@@ -90,39 +95,60 @@ class Rates:
     disk: float = _rate(500.0, "MB a second that a process reads from a shared disk (assumed)")
 
 
-def schedule(sim, workers, outcome, walks=None):
-    """Let `workers` work off a simulation in virtual time; `outcome(piece)` gives seconds and result of a piece.
+def schedule(sim, workers, outcome, rounds=None):
+    """Let `workers` work off a simulation in virtual time.
 
-    Returns `{path: (start, end, path of the piece that made it possible)}`; to `walks` go the true seconds of each walk.
+    Parameters
+    ----------
+    sim : a `Simulation` that has yet to begin
+    workers : number of processes
+    outcome : callable that gives seconds and result of a piece of work from its path and function
+    rounds : list for the true seconds that the tasks take whenever they go on
+
+    Returns
+    -------
+    `{path: (start, end, path of the piece that made it possible)}`
     """
-    done, running, cause, clock, latest = {}, [], {}, 0.0, None
-    with mock.patch.object(simulation, "write_json", sim._found.__setitem__):
-        while True:
-            started = time.perf_counter()
-            if sim._walk(STRATEGIES) is not None:
-                return done
-            if walks is not None:
-                walks.append(time.perf_counter() - started)
-            for piece in sim._ready:
-                cause.setdefault(piece.path, latest)
-            missing = Counter(piece.path.parent for piece in sim._ready if _of_case(piece.path))
-            waiting = deque(
-                sorted(
-                    (piece for piece in sim._ready if piece.path not in done),
-                    key=lambda piece: piece.priority,
-                )
-            )
-            complete = False
-            while not complete:  # nothing new becomes possible before a stage is complete
-                while waiting and len(running) < workers:
-                    piece = waiting.popleft()
-                    seconds, result = outcome(piece)
-                    done[piece.path] = clock, clock + seconds, cause[piece.path]
-                    heapq.heappush(running, (clock + seconds, len(done), piece.path, result))
-                clock, _, latest, result = heapq.heappop(running)
-                sim._found[latest] = {"result": result, "seconds": 0.0}
-                missing[latest.parent] -= 1
-                complete = not _of_case(latest) or missing[latest.parent] == 0
+    done, results, running, cause, clock, latest = {}, {}, [], {}, 0.0, None
+    sim._tasks.start(sim.workflow(tuple(STRATEGIES.values())))
+    while _advance(sim._tasks, rounds):
+        stages = [task.awaited for task in sim._tasks._tasks if isinstance(task.awaited, Stage)]
+        pieces = [(stage.priority, *piece) for stage in stages for piece in _works(stage).items()]
+        for _, path, _ in pieces:
+            cause.setdefault(path, latest)
+        waiting = deque(sorted(pieces, key=itemgetter(0)))
+        complete = _complete(stages, results)  # where another task has waited for the same stage before
+        while not complete:  # nothing new becomes possible before a stage is complete
+            while waiting and len(running) < workers:
+                _, path, work = waiting.popleft()
+                if path not in done:  # two tasks may wait for one stage
+                    seconds, result = outcome(path, work)
+                    done[path] = clock, clock + seconds, cause[path]
+                    heapq.heappush(running, (clock + seconds, len(done), path, result))
+            clock, _, latest, result = heapq.heappop(running)
+            results[latest] = result
+            complete = _complete([stage for stage in stages if latest in _works(stage)], results)
+        for stage in complete:
+            parts = [results[path] for path in _works(stage)]
+            stage._content = {"result": parts if isinstance(stage, SharedStage) else parts[0], "seconds": 0.0}
+    return done
+
+
+def _advance(tasks, rounds):
+    started = time.perf_counter()
+    unfinished = tasks._advance()
+    if rounds is not None:
+        rounds.append(time.perf_counter() - started)
+    return unfinished
+
+
+def _complete(stages, results):
+    return [stage for stage in stages if _works(stage).keys() <= results.keys()]
+
+
+def _works(stage):
+    """Functions of a stage's pieces by their paths."""
+    return stage._parts if isinstance(stage, SharedStage) else {stage.path: stage._work}
 
 
 def _of_case(path):
@@ -150,11 +176,11 @@ def _print_table(columns, rows):
         )
 
 
-# --- measured -----------------------------------------------------------------------------------------------------------------
+# --- measured ----
 
 
 def measure(preset, workers, rounds):
-    """Print wall and CPU seconds of a preset by number of workers, seconds by stage, and what `schedule` makes of these."""
+    """Print seconds of a preset by number of workers and by stage, and what `schedule` makes of these."""
     machine("torch")
     with TemporaryDirectory() as scratch:
         folders, cpu = defaultdict(list), defaultdict(list)
@@ -189,7 +215,8 @@ def measure(preset, workers, rounds):
             if not filecmp.cmp(first / name, other / name, shallow=False)
         }
         print(
-            f"{len(names)} result files of {len(others) + 1} runs: {f'DIFFERENT: {differing}' if differing else 'equal, byte for byte'}"
+            f"{len(names)} result files of {len(others) + 1} runs:",
+            f"DIFFERENT: {differing}" if differing else "equal, byte for byte",
         )
 
         # Of the round with the median wall.
@@ -209,7 +236,8 @@ def measure(preset, workers, rounds):
                 for name in STAGES
             }
         base = workers[0]
-        # Start, cases, results and report come to the stages; how long they take is taken from the runs of one worker alone.
+        # Start, cases, results and report come to the stages; how long they take is taken from the runs of
+        # one worker alone.
         around = median(walls[base]) - sum(seconds[base].values())
         rows = []
         for count in workers:
@@ -243,14 +271,14 @@ def measure(preset, workers, rounds):
 
 
 def _repeated(preset, runs):
-    """A simulation that has yet to begin, and outcomes of its pieces as they were in the run under the folder `runs`."""
+    """A simulation that has yet to begin, and outcomes of its pieces as in the run under `runs`."""
     settings, run = config.resolve(preset), runs / f"{preset}-seed0"
-    cases = intake.check_cases(ROOT / "data_manifest.csv", settings, STRATEGIES)[1]
+    cases = intake.check_cases(ROOT / "data_manifest.csv", settings, list(STRATEGIES.values()))[1]
     volumes = intake.load_volumes(cases, settings.data.spacing, runs / "cache", QUIET)
     sim = simulation.Simulation(settings, volumes, runs / "virtual", 0, torch.device("cpu"), QUIET)
 
-    def outcome(piece):
-        path = run / piece.path.relative_to(runs / "virtual")
+    def outcome(path, _):
+        path = run / path.relative_to(runs / "virtual")
         if not _of_case(path):
             stage = read_json(path)
             return stage["seconds"], stage["result"]
@@ -260,11 +288,11 @@ def _repeated(preset, runs):
     return sim, outcome
 
 
-# --- modelled -----------------------------------------------------------------------------------------------------------------
+# --- modelled ----
 
 
 class Cohort:
-    """The paper's validation and test cases, a pool of some size, all of them mean CTs, and what its models then cost."""
+    """The paper's validation and test cases, a pool of some size, all mean CTs, and what its models cost."""
 
     def __init__(self, pool, scaled=False):
         settings = config.resolve("paper")
@@ -273,7 +301,7 @@ class Cohort:
             settings, query=replace(settings.query, volumes_per_iteration=volumes_per_iteration)
         )
         self.title = f"{pool:,}" + (f", {volumes_per_iteration} volumes a query" if scaled else "")
-        self.pool, self._steps, self.walks = pool, {}, []
+        self.pool, self._steps, self.rounds = pool, {}, []
         mean_ct = {"shape": SHAPE, "label": LABEL, "shows_liver": lambda z: bool(LABEL[z].any())}
         self._volumes = {
             split: {
@@ -290,28 +318,28 @@ class Cohort:
         random, predict = np.random.default_rng(0), rates.score * prediction_share(self.settings)
         every = self.settings.training.validate_every
 
-        def outcome(piece):
-            name = _stage(piece.path)
+        def outcome(path, work):
+            name = _stage(path)
             if name == "query":
-                return 0.0, piece.work()
+                return 0.0, work()
             if name == "scores":
                 result = {"volume": random.random(), "profile": random.random(SHAPE[0]), "empty": False}
-                return rates.score + rates.score_cpu, {"case_id": piece.work.args[1], **result}
+                return rates.score + rates.score_cpu, {"case_id": work.args[1], **result}
             if name == "evaluation":
                 return predict + rates.evaluate_cpu, {"DICE": 1.0}
-            steps = self.steps(*piece.work.args)
+            steps = self.steps(*work.args)
             seconds = steps * (rates.step + rates.load + VALIDATION * predict / every)
             seconds *= 1 + rates.checkpoint / models.CHECKPOINT_SECONDS
             return seconds, {"best_jaccard": 1.0, "best_step": steps, "last_step": steps}
 
-        return schedule(sim, workers, outcome, self.walks)
+        return schedule(sim, workers, outcome, self.rounds)
 
     def steps(self, key, annotations):
-        """Steps of a model: of its 30 epochs, or the published ones until convergence, grown with what is annotated, and the patience."""
+        """Steps of a model: 30 epochs, or the published ones, grown with annotations, and the patience."""
         if key not in self._steps:
-            training, data, (model, strategy, iteration) = self.settings.training, self.settings.data, key
-            if model in ("converged", "data pool"):
-                there = published.effort()[strategy or "data pool", iteration]["annotated_slices"]
+            training, data = self.settings.training, self.settings.data
+            if key.converges:
+                there = published.effort()[key.annotations]["annotated_slices"]
                 here = sum(len(annotations.of(case_id)) for case_id in annotations)
                 best = published.training_steps()[key] * (here / there) ** GROWTH
                 self._steps[key] = round(best + training.patience * training.validate_every)
@@ -359,8 +387,8 @@ class Cohort:
             f"cache made by {gpus} processes [h]": cases * rates.prepare_cpu / gpus / HOUR,
             "images read by a training [MB/s]": batch / MEGA / (rates.step + rates.load),
             f"claims at the store, {gpus} processes [thousand]": pieces * gpus / 1000,
-            "a late walk on this machine, apart from looks [s]": median(self.walks[-10:]),
-            "looks of a walk in mid-scoring [s]": self.pool / 2 * rates.look,
+            "tasks going on, late, on this machine [s]": median(self.rounds[-10:]),
+            "looks for pieces in mid-scoring [s]": self.pool / 2 * rates.look,
             "a scoring's piece [s]": rates.score + rates.score_cpu,
         }
 
@@ -382,10 +410,11 @@ def _index_bytes(settings, volumes=8):
 
 @cache
 def prediction_share(settings):
-    """Operations of a prediction to those of a Monte Carlo scoring, which runs the encoder once and the decoder for every sample."""
-    model, tile = AUNet(), settings.inference.tile
+    """Operations of a prediction to those of a Monte Carlo scoring, which runs the decoder per sample."""
+    model = AUNet()
     encoder = decoder = 0
-    for size in product(*(_tile_lengths(*axis) for axis in zip(SHAPE, tile, model.stride, strict=True))):
+    steps = tile_steps(SHAPE, settings.inference.tile, model.stride)
+    for size in product(*(_tile_lengths(*axis) for axis in zip(SHAPE, steps, strict=True))):
         for layer, count in operations(model, model.input_size(model.output_size(size))).items():
             encoder, decoder = (
                 (encoder + count, decoder) if layer.startswith("encoder") else (encoder, decoder + count)
@@ -393,8 +422,7 @@ def prediction_share(settings):
     return (encoder + decoder) / (encoder + settings.inference.samples * decoder)
 
 
-def _tile_lengths(length, tile, stride):
-    step = tile // stride * stride
+def _tile_lengths(length, step):
     return [min(step, length - start) for start in range(0, length, step)]
 
 

@@ -1,9 +1,10 @@
-"""One training step: ours, the same network of plain layers, and MONAI's DynUNet of the same widths, kernels and strides.
+"""One training step: ours, the same network of plain layers, and MONAI's DynUNet of the same widths.
 
     python tests/performance/training_step.py [--rounds 3] [--threads 1]
 
-The paper's patch needs more memory than a laptop has; the paper's network runs on its smallest valid patch here. All but one of the
-rows keep freed memory, as the benchmark does; the plain layers are timed without that too, in a process of their own.
+The paper's patch needs more memory than a laptop has; the paper's network runs on its smallest valid patch
+here. All but one of the rows keep freed memory, as the benchmark does; the plain layers are timed without
+that too, in a process of their own.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from _work import GEMM, begin, deterministic, gemm, operations, print_work
 from torch import nn
 
 from uss_bench import config
-from uss_bench.network.aunet import AUNet, BatchNorm, ThinConv3d, liver_probability
+from uss_bench.network.aunet import AUNet, liver_probability
+from uss_bench.network.layers import BatchNorm, ThinConv3d
 from uss_bench.network.training import Training, soft_dice_loss
 
 OURS, EAGER, MONAI = "uss_bench", "plain eager Conv3d, contiguous", "MONAI DynUNet"
@@ -26,7 +28,7 @@ BATCH = 2
 
 
 class EagerAUNet(AUNet):
-    """The au-net in PyTorch's defaults: `nn.Conv3d` and `nn.BatchNorm3d` throughout, tensors in contiguous order."""
+    """The au-net in PyTorch's defaults: `nn.Conv3d` and `nn.BatchNorm3d`, tensors in contiguous order."""
 
     def __init__(self, **network):
         super().__init__(**network)
@@ -40,7 +42,7 @@ class EagerAUNet(AUNet):
 
 
 def dyn_unet(nets, network):
-    """DynUNet with the au-net's widths, kernels, strides, normalization and dropout. Its convolutions are padded, full in space."""
+    """DynUNet with the au-net's widths, kernels, strides, normalization and dropout; padded."""
     flat = [level < network.flat_levels for level in range(len(network.widths))]
     kernels = [(1, 3, 3) if level_is_flat else (3, 3, 3) for level_is_flat in flat]
     strides = [(1, 1, 1), *((1, 2, 2) if level_is_flat else (2, 2, 2) for level_is_flat in flat[:-1])]
@@ -74,7 +76,7 @@ def peer_step(network, image, label, weight, *arguments):
 
 
 class EagerElsewhere:
-    """Steps of plain layers in a fresh process, whose memory PyTorch and glibc manage as they do by default."""
+    """Steps of plain layers in a fresh process, with the default memory management of PyTorch and glibc."""
 
     def __init__(self, *arguments):
         self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), self._prepare, arguments)
@@ -94,13 +96,14 @@ class EagerElsewhere:
 
 
 def check_equal(ours, eager, image):
-    """Both networks are one function, shown in float64: in float32 a sum over millions of voxels, as in batch normalization, is coarse."""
+    """Both networks are one function, shown in float64: float32 sums over millions of voxels are coarse."""
     with torch.no_grad():
         networks = [copy.deepcopy(network).double().train() for network in (ours, eager)]
         logits = [network(image.double(), torch.Generator().manual_seed(2)) for network in networks]
     torch.testing.assert_close(*logits, atol=1e-8, rtol=1e-8)
     print(
-        f"\nours and plain layers in training, equal masks, float64: logits differ by {(logits[0] - logits[1]).abs().max():.1e} at most"
+        "\nours and plain layers in training, equal masks, float64:",
+        f"logits differ by {(logits[0] - logits[1]).abs().max():.1e} at most",
     )
 
 

@@ -151,9 +151,9 @@ def test_iterations_and_converged_models_are_told_apart(tmp_path):
 def test_summary_where_the_seed_matters_more(tmp_path, runs):
     """The strategies' means are 0.0067 apart; one strategy ranges over 0.10 and 0.04, so over 0.07 on average."""
     assert text_of(tmp_path / "across", runs).split("\n\n")[1] == (
-        "Over 3 seeds, the converged models' best mean DICE is that of UVS in 2, USS in 2. The strategies' means over seeds differ by "
-        "0.007 at most; one strategy's mean DICE ranges over 0.070 between seeds on average. The seed moves results more than the strategy "
-        "does."
+        "Over 3 seeds, the best mean DICE of the converged models is that of UVS in 2, USS in 2. "
+        "The strategies' means over seeds differ by at most 0.007; one strategy's mean DICE ranges over "
+        "0.070 between seeds on average. The seed moves results more than the strategy does."
     )
 
 
@@ -163,9 +163,9 @@ def test_summary_where_the_strategy_matters_more(tmp_path):
         for seed in (0, 1)
     }
     assert text_of(tmp_path / "across", runs).split("\n\n")[1] == (
-        "Over 2 seeds, the converged models' best mean DICE is that of UVS in 0, USS in 2. The strategies' means over seeds differ by "
-        "0.200 at most; one strategy's mean DICE ranges over 0.010 between seeds on average. The strategy moves results at least as much "
-        "as the seed does."
+        "Over 2 seeds, the best mean DICE of the converged models is that of UVS in 0, USS in 2. "
+        "The strategies' means over seeds differ by at most 0.200; one strategy's mean DICE ranges over "
+        "0.010 between seeds on average. The strategy moves results at least as much as the seed does."
     )
 
 

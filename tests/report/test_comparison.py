@@ -11,8 +11,8 @@ import pytest
 from builders import keyed
 
 from uss_bench.report import comparison
+from uss_bench.report.quantile_regression import Effect, QuantileEffects
 from uss_bench.report.results import read_results
-from uss_bench.report.statistics import Effect, QuantileEffects
 
 REPORT = Path(__file__).parent / "data" / "report"
 DECIMALS = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}

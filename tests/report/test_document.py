@@ -208,11 +208,11 @@ def test_order_for_a_reader(illustrated):
 def test_tables_stand_under_their_headings(text):
     results = read_results(GOLDEN)
     expected = {
-        "Table 1. Data": tables.sites(results), "Table 2. Training data": tables.training_data(results),
+        "Table 1. Data": tables.data_table(results), "Table 2. Training data": tables.training_data(results),
         "Table 3. Training steps": tables.training_steps(results), "Table 4. DICE": tables.metric_by_iteration(results, "DICE"),
         "Table 5. RVE [%]": tables.metric_by_iteration(results, "RVE"), "Table 6. MSD [mm]": tables.metric_by_iteration(results, "MSD"),
         "Table 7. HD [mm]": tables.metric_by_iteration(results, "HD"), "Table 8. Converged models": tables.converged(results),
-        "Table 9. Effects of uncertainty and slice sampling": tables.quantile_regression(results)[0],
+        "Table 9. Effects of uncertainty and slice sampling": tables.effects_table(results)[0],
     }  # fmt: skip
     for heading, table in expected.items():
         section = section_of(text, heading)
@@ -247,9 +247,9 @@ def test_summary_is_made_from_the_numbers(text):
         "After 2 active learning iterations on a pool of 6 cases, the converged models reach a mean DICE of "
         + ", ".join(f"{strategy} {means[strategy]:.3f}" for strategy in order)
         + f" on 8 test cases; the model trained on the whole pool reaches {references[0]:.3f}, the initial one {references[1]:.3f}. "
-        "Annotated were UVS 66.7%, RVS 66.7%, USS 38.3%, RSS 46.7% of all slices of the pool. "
+        "Annotated share of the pool's slices: UVS 66.7%, RVS 66.7%, USS 38.3%, RSS 46.7%. "
         "USS has the best mean DICE, significantly so (p < 0.05, uncorrected) against UVS, RVS and RSS. "
-        "USS ranks 1 by DICE, 2 by RVE, 1 by MSD, 1 by HD of 4. This is one seed; conclusions need several."
+        "Among the 4 strategies, USS ranks 1st by DICE, 2nd by RVE, 1st by MSD and 1st by HD. This is one seed; conclusions need several."
     )
     best = values_of("DICE", "converged", "USS", "2")
     for strategy in ("UVS", "RVS", "RSS"):
@@ -269,8 +269,8 @@ def test_summary_follows_changed_numbers(folder, no_matplotlib):
         "UVS has the best mean DICE, significantly so (p < 0.05, uncorrected) against USS, RVS and RSS."
         in summary
     )
-    assert "USS ranks 2 by DICE, 3 by RVE, 2 by MSD, 2 by HD of 4." in summary
-    assert "Annotated were UVS 38.3%, RVS 66.7%, USS 66.7%, RSS 46.7%" in summary
+    assert "USS ranks 2nd by DICE, 3rd by RVE, 2nd by MSD and 2nd by HD." in summary
+    assert "Annotated share of the pool's slices: UVS 38.3%, RVS 66.7%, USS 66.7%, RSS 46.7%." in summary
 
 
 def test_a_best_that_is_not_significant_is_called_so(folder, no_matplotlib):
@@ -303,7 +303,7 @@ def test_a_best_that_is_not_significant_is_called_so(folder, no_matplotlib):
 
 def test_strategies_of_equal_means_share_a_rank(everything_missed):
     """None can be worse than first where all are equal."""
-    assert "USS ranks 1 by DICE, 1 by RVE, 1 by MSD, 1 by HD of 4." in everything_missed
+    assert "USS ranks 1st by DICE, 1st by RVE, 1st by MSD and 1st by HD." in everything_missed
 
 
 def test_key_table(text):

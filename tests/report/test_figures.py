@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from uss_bench.report import figures
+from uss_bench.report import figures, pictures, plots, style
 from uss_bench.report.results import read_results
 from uss_bench.runtime import paths, storage
 from uss_bench.study.showcase import save_arrays
@@ -145,18 +145,18 @@ def test_files_captions_and_alt_texts(tmp_path):
 
 
 def test_equal_results_give_equal_bytes(tmp_path):
-    pictures = []
+    drawings = []
     for name in ("a", "b"):
         drawn = figures.write_figures(
             write_report(tmp_path / name, strategies=("USS",), iterations=1), tmp_path / name
         )
-        pictures.append([(tmp_path / name / figure.file).read_bytes() for figure in drawn])
-    assert len(pictures[0]) == 6
-    assert pictures[0] == pictures[1]
+        drawings.append([(tmp_path / name / figure.file).read_bytes() for figure in drawn])
+    assert len(drawings[0]) == 6
+    assert drawings[0] == drawings[1]
 
 
 def test_key_figure_shows_means_against_effort(tmp_path):
-    axes = figures.effort_figure(write_report(tmp_path, missed=True)).axes
+    axes = plots.effort_figure(write_report(tmp_path, missed=True)).axes
     with open(tmp_path / "results" / "annotation.csv", newline="") as file:
         effort = {
             (row["strategy"], row["iteration"]): int(row["annotated_liver_slices"])
@@ -168,7 +168,7 @@ def test_key_figure_shows_means_against_effort(tmp_path):
         assert len(lines) == 4
         for strategy in ("UVS", "RVS", "USS", "RSS"):
             keys = [("initial", "", "0"), ("iteration", strategy, "1"), ("iteration", strategy, "2")]
-            line = lines[figures.COLOURS[strategy]]
+            line = lines[style.COLOURS[strategy]]
             assert list(line.get_xdata()) == [effort[key[1:]] for key in keys]
             np.testing.assert_allclose(line.get_ydata(), [np.mean(scores[key]) for key in keys])
         flat = [line.get_ydata()[0] for line in axis.lines[:2]]
@@ -178,14 +178,14 @@ def test_key_figure_shows_means_against_effort(tmp_path):
 
 
 def test_whiskers_of_the_key_figure_hold_the_mean(tmp_path):
-    axes = figures.effort_figure(write_report(tmp_path, cases=1)).axes
+    axes = plots.effort_figure(write_report(tmp_path, cases=1)).axes
     for container in axes[0].containers:
         for low, high in (segment[:, 1] for segment in container.lines[2][0].get_segments()):
             assert low == pytest.approx(high)  # a single case has no spread
 
 
 def test_boxes_over_iterations(tmp_path):
-    axes = figures.iterations_figure(write_report(tmp_path)).axes
+    axes = plots.iterations_figure(write_report(tmp_path)).axes
     for axis, metric in zip(axes, ("DICE", "RVE", "MSD", "HD"), strict=True):
         scores, drawn = csv_scores(tmp_path, metric), medians(axis)
         assert len(drawn) == 2 + 2 * 4
@@ -200,7 +200,7 @@ def test_boxes_over_iterations(tmp_path):
 
 
 def test_boxes_of_converged_models(tmp_path):
-    axes = figures.converged_figure(write_report(tmp_path, strategies=("RVS", "USS"))).axes
+    axes = plots.converged_figure(write_report(tmp_path, strategies=("RVS", "USS"))).axes
     for axis, metric in zip(axes, ("DICE", "RVE", "MSD", "HD"), strict=True):
         scores, drawn = csv_scores(tmp_path, metric), medians(axis)
         expected = {2.0: scores["data pool", "", ""]}
@@ -214,7 +214,7 @@ def test_boxes_of_converged_models(tmp_path):
 
 def test_few_cases_are_shown_one_by_one(tmp_path):
     results = write_report(tmp_path, strategies=("RSS",), iterations=1, cases=2)
-    axis = figures.iterations_figure(results).axes[0]
+    axis = plots.iterations_figure(results).axes[0]
     dots = np.concatenate([line.get_ydata() for line in axis.lines if line.get_marker() == "."])
     shown = [
         value
@@ -233,16 +233,16 @@ def test_missed_livers_are_told_and_set_the_scale(tmp_path):
         "4 of the 120 results missed the liver" in captions[3]
     )  # 10 models, one case of each last iteration
     assert "4 of the 108 results missed the liver" in captions[6]
-    msd = figures.iterations_figure(results).axes[2]
+    msd = plots.iterations_figure(results).axes[2]
     assert msd.get_yscale() == "log" and "log scale" in msd.get_title("left")
-    assert figures.iterations_figure(write_report(tmp_path)).axes[2].get_yscale() == "linear"
+    assert plots.iterations_figure(write_report(tmp_path)).axes[2].get_yscale() == "linear"
 
 
 def test_profile_shows_candidates_choice_and_liver(tmp_path):
     results = write_report(tmp_path)
     slices = made_up_slices(results.strategies, results.cases)
     lines = {
-        line.get_label(): line.get_xydata() for line in figures.profile_figure(results, slices).axes[0].lines
+        line.get_label(): line.get_xydata() for line in plots.profile_figure(results, slices).axes[0].lines
     }
     np.testing.assert_allclose(lines["slice uncertainty"][:, 1], slices["profile"])
     np.testing.assert_allclose(lines["candidate"], [[4, 0.5], [9, 0.4]], rtol=1e-6)
@@ -253,7 +253,7 @@ def test_profile_shows_candidates_choice_and_liver(tmp_path):
 def test_segmentations_name_whole_case_scores(tmp_path):
     results = write_report(tmp_path)
     slices = made_up_slices(results.strategies, results.cases)
-    labels = [axis.get_xlabel() for axis in figures.cases_figure(results, slices).axes]
+    labels = [axis.get_xlabel() for axis in pictures.cases_figure(results, slices).axes]
     dice, hd = csv_scores(tmp_path, "DICE"), csv_scores(tmp_path, "HD")
     keys = [
         *(("converged", strategy, "2") for strategy in ("UVS", "RVS", "USS", "RSS")),
@@ -269,7 +269,7 @@ def test_images_lie_as_radiologists_look_at_them(tmp_path):
     results = write_report(tmp_path)
     slices = made_up_slices(results.strategies, results.cases)
     slices["case_0_ct"][-1, -1] = 255  # front right
-    shown = figures.cases_figure(results, slices).axes[0].images[0]
+    shown = pictures.cases_figure(results, slices).axes[0].images[0]
     assert shown.get_array()[0, 0] == 255 and shown.origin == "upper"
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from uss_bench.report import published
 from uss_bench.report.published import PublishedScore
-from uss_bench.report.statistics import TERMS
+from uss_bench.report.quantile_regression import TERMS
 from uss_bench.study.metrics import METRICS, PAPER_METRICS
 from uss_bench.study.strategies import STRATEGIES
 
@@ -16,7 +16,7 @@ def test_keys_are_those_of_results():
     assert published.scores().keys() == published.training_steps().keys() == models
     assert all(list(by_metric) == list(PAPER_METRICS) for by_metric in published.scores().values())
     assert published.effort().keys() == {key for key in models if key[0] != "converged"}
-    assert published.quantile_effects().keys() == {
+    assert published.effects().keys() == {
         (metric, term) for metric in PAPER_METRICS for term in TERMS
     }
 
@@ -79,7 +79,7 @@ def test_training_steps():
 
 
 def test_quantile_effects():
-    effects = published.quantile_effects()
+    effects = published.effects()
     assert effects["DICE", "uncertainty_sampling"] == published.PublishedEffect(0.012, 0.005, 0.019, "<0.001")
     assert effects["MSD", "slice_sampling"] == published.PublishedEffect(-0.48, -0.81, -0.16, "0.004")
     assert all(effect.low <= effect.coefficient <= effect.high for effect in effects.values())

@@ -14,7 +14,7 @@ import pytest
 import scipy.stats
 from builders import keyed
 
-from uss_bench.report import tables
+from uss_bench.report import tables, words
 from uss_bench.report.results import read_results
 
 REPORT = Path(__file__).parent / "data" / "report"
@@ -141,17 +141,17 @@ def check_score(cell, metric, key, comparable):
 
 
 def test_a_table_has_a_separator_and_cells_of_text():
-    table = tables.markdown_table(["", "b"], [["x", 1], ["y", ""]])
+    table = words.markdown_table(["", "b"], [["x", 1], ["y", ""]])
     assert table == "|  | b |\n| --- | ---: |\n| x | 1 |\n| y |  |"
 
 
 def test_a_bar_in_a_cell_does_not_end_it():
-    table = tables.markdown_table(["Site", "n"], [["Leeds | York", 3]])
+    table = words.markdown_table(["Site", "n"], [["Leeds | York", 3]])
     assert table.splitlines()[-1] == r"| Leeds \| York | 3 |"
 
 
 def test_table_1_by_hand(results):
-    header, rows = parsed(tables.sites(results))
+    header, rows = parsed(tables.data_table(results))
     assert header == ["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"]
     assert rows == [  # the larger site first
         ["North", "9 (3/1/5)", "2.00 × 2.00 × 5.00", "75 × 80 × 24"],
@@ -285,7 +285,7 @@ def test_every_test_with_holms_correction(results, metric, model):
 
 
 def test_small_p_values_are_bounded_and_not_rounded_to_zero():
-    assert [tables.p_text(p) for p in (0.0, 0.00099, 0.001, 0.0625, 1.0)] == [
+    assert [words.p_text(p) for p in (0.0, 0.00099, 0.001, 0.0625, 1.0)] == [
         "<0.001",
         "<0.001",
         "0.001",
@@ -389,7 +389,7 @@ def effects(results, uncertainty, slices, cases=24):
 
 def test_table_9_tells_the_effects_apart(results):
     found, noise = effects(results, uncertainty=0.02, slices=0.05)
-    table, failures = tables.quantile_regression(found)
+    table, failures = tables.effects_table(found)
     assert not failures
     header, rows = parsed(table)
     assert header == ["", "DICE", "p", "RVE [%]", "p", "MSD [mm]", "p", "HD [mm]", "p"]
@@ -412,7 +412,7 @@ def test_table_9_tells_the_effects_apart(results):
 
 
 def test_a_failed_fit_shows_no_number(results):
-    table, failures = tables.quantile_regression(results)  # 32 values
+    table, failures = tables.effects_table(results)  # 32 values
     assert [row[1:] for row in parsed(table)[1]] == [["failed", ""] * 4] * 3
     assert list(failures) == list(DECIMALS)
     assert all("too few values" in reason and "32" in reason for reason in failures.values())
@@ -422,7 +422,7 @@ def test_one_metric_may_fail_alone(results):
     found, _ = effects(results, uncertainty=0.02, slices=0.05)
     for strategy in STRATEGIES:
         found.scores["converged", strategy, 2]["HD"] = np.full(24, 30.0)
-    table, failures = tables.quantile_regression(found)
+    table, failures = tables.effects_table(found)
     assert list(failures) == ["HD"]
     assert all(row[7:] == ["failed", ""] and "[" in row[1] for row in parsed(table)[1])
 
@@ -434,5 +434,5 @@ def test_one_strategy_has_nothing_to_compare_with(results):
         assert "*" not in table
     assert parsed(tables.converged(found))[1][0][0] == "USS" and len(parsed(tables.converged(found))[1]) == 2
     assert tables.corrected_tests(found, "DICE", "converged") is None
-    _, failures = tables.quantile_regression(found)
+    _, failures = tables.effects_table(found)
     assert all("singular" in reason for reason in failures.values())

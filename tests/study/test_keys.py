@@ -33,8 +33,8 @@ def test_rows_on_annotation_know_their_model_without_saying_so(key):
 
 
 def test_a_converged_model_is_trained_on_the_annotations_of_its_iteration():
-    assert CONVERGED.annotations == ModelKey.of_iteration("USS", 5)
-    assert [key.annotations for key in (INITIAL, ITERATION, DATA_POOL)] == [INITIAL, ITERATION, DATA_POOL]
+    assert CONVERGED.annotation_key == ModelKey.of_iteration("USS", 5)
+    assert [key.annotation_key for key in (INITIAL, ITERATION, DATA_POOL)] == [INITIAL, ITERATION, DATA_POOL]
 
 
 def test_no_two_models_share_a_folder_or_a_draw():

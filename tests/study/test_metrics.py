@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from uss_bench.study.metrics import (
-    METRICS,
-    jaccard,
-    segmentation_metrics,
-    surface_voxels,
-    volume_diagonal,
-)
+from uss_bench.study.metrics import METRICS, jaccard, segmentation_metrics
+from uss_bench.study.surfaces import surface_voxels, volume_diagonal
 
 SPACING = (5.0, 1.0, 2.0)  # z, y, x in mm
 SHAPE = (8, 9, 10)

@@ -48,10 +48,10 @@ class Body:
 
     @classmethod
     def draw(cls, rng):
-        width, slimness = rng.uniform(112, 142), rng.uniform(0.64, 0.84)
+        width, slimness = rng.uniform(115, 140), rng.uniform(0.66, 0.8)
         right, left, tendon = rng.uniform(
-            ((0.36, -0.15, 0, 0.52), (-0.58, -0.1, -38, 0.48), (-0.1, 0.3, -30, 0.6)),
-            ((0.52, 0.25, 0, 0.72), (-0.45, 0.15, 2, 0.62), (0.04, 0.3, -12, 0.6)),
+            ((0.39, -0.08, 0, 0.56), (-0.55, -0.05, -30, 0.5), (-0.07, 0.3, -26, 0.6)),
+            ((0.49, 0.18, 0, 0.68), (-0.47, 0.1, -6, 0.6), (0.02, 0.3, -16, 0.6)),
         ).astype(np.float32)
         return cls(
             rng,
@@ -60,10 +60,10 @@ class Body:
             squareness=rng.uniform(2, 2.5),
             wall=rng.uniform(13, 24),
             fat=rng.choice((rng.uniform(4, 14), rng.uniform(10, 34))),
-            gap=rng.choice((rng.uniform(0, 3), rng.uniform(2, 10))),
+            gap=rng.choice((rng.uniform(0, 4), rng.uniform(4, 12))),
             domes=(right, left, tendon),
-            turns=rng.normal(0, (2.5, 2.5, 6)).clip((-5, -5, -13), (5, 5, 13)),
-            stretch=rng.uniform(0.9, 1.1, 3),
+            turns=rng.normal(0, (2, 2, 5)).clip((-4, -4, -12), (4, 4, 12)),
+            stretch=rng.uniform(0.92, 1.08, 3),
         )
 
     @property
@@ -84,7 +84,7 @@ class Body:
 
     def place(self, u, v, z):
         """A point (3,) in mm near the one named: organs lie centimetres apart between patients."""
-        return self.size(u, v, z) + self.rng.normal(0, (8, 6, 10)).clip(-18, 18).astype(np.float32)
+        return self.size(u, v, z) + self.rng.normal(0, (6, 5, 7)).clip(-14, 14).astype(np.float32)
 
     def cava(self):
         """The inferior vena cava: from the pelvis through the liver's back into the heart."""

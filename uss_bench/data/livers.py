@@ -34,16 +34,16 @@ class Lobes:
 def draw_lobes(body):
     """Lobes of a healthy liver. They differ in every proportion, as patients' do."""
     rng = body.rng
-    wide, deep, high = rng.uniform(0.44, 0.68), rng.uniform(0.7, 1.0), rng.uniform(66, 104)
+    wide, deep, high = rng.uniform(0.5, 0.68), rng.uniform(0.78, 1.0), rng.uniform(74, 102)
     right = body.place(0.96 - 0.9 * wide, rng.uniform(-0.15, 0.12), -0.9 * high)
-    reach, notch = rng.uniform(0.22, 0.74), rng.uniform(-0.2, 0.1)
+    reach, notch = rng.uniform(0.3, 0.66), rng.uniform(-0.14, 0.06)
     left = body.place(0.25 - 0.6 * reach, rng.uniform(0.3, 0.55), rng.uniform(-70, -36))
     tongue = body.place(0.66, 0.05, right[2] - 0.95 * high), body.size(0.26, 0.42, 62, 0.2), (0, 0, 0)
     hilum, hollow = body.place(notch, -0.1, right[2] - 52), body.size(0.46, 0.56, rng.uniform(42, 70), 0.15)
     at_the_edge = hilum + hollow * np.float32([0.6, 0.55, 0.3])
-    thick = rng.uniform(0.28, 0.52), rng.uniform(26, 50)
+    thick = rng.uniform(0.34, 0.52), rng.uniform(32, 50)
     return Lobes(
-        right=(right, body.size(wide, deep, high), rng.uniform((-12, -12, -15), (12, 16, 15))),
+        right=(right, body.size(wide, deep, high), rng.uniform((-9, -9, -10), (9, 12, 10))),
         left=(left, body.size(reach, *thick), rng.uniform((0, -24, -10), (0, 6, 25))),
         caudate=(body.place(0.16, -0.18, -62), body.size(0.2, 0.26, 34, 0.2), (0, 0, 0)),
         tongue=tongue if rng.random() < 0.12 else None,

@@ -37,11 +37,11 @@ class Protocol:
 
 NATIVE, ARTERIAL, PORTAL, LATE = "native", "arterial", "portal", "late"
 SITES = {
-    "north": Protocol("LPS", 96, (4.5, 5.0), (15, 50), (20, 110), (PORTAL, PORTAL, LATE), (8, 13), 0.8),
-    "east": Protocol("RAS", 104, (4.2, 4.6), (10, 45), (30, 120), (ARTERIAL, PORTAL), (12, 18), 0.5),
-    "south": Protocol("LAS", 88, (5.4, 6.0), (15, 60), (120, 250), (NATIVE, PORTAL, PORTAL), (8, 12), 1.0),
-    "west": Protocol("RPI", 100, (3.8, 4.3), (5, 30), (10, 60), (LATE, PORTAL, ARTERIAL), (13, 19), 0.7),
-    "island": Protocol("ASR", 84, (4.6, 5.2), (5, 35), (90, 240), (PORTAL, NATIVE), (7, 10), 0.9),
+    "north": Protocol("LPS", 96, (4.5, 5.0), (15, 50), (20, 110), (PORTAL, PORTAL, LATE), (4, 7), 0.8),
+    "east": Protocol("RAS", 104, (4.2, 4.6), (10, 45), (30, 120), (ARTERIAL, PORTAL), (6, 9), 0.5),
+    "south": Protocol("LAS", 88, (5.4, 6.0), (15, 60), (120, 250), (NATIVE, PORTAL, PORTAL), (4, 6), 1.0),
+    "west": Protocol("RPI", 100, (3.8, 4.3), (5, 30), (10, 60), (LATE, PORTAL, ARTERIAL), (6, 10), 0.7),
+    "island": Protocol("ASR", 84, (4.6, 5.2), (5, 35), (90, 240), (PORTAL, NATIVE), (3, 5), 0.9),
 }
 
 

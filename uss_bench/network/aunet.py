@@ -1,204 +1,113 @@
 """The anisotropic u-net (au-net) of section II-A, for any number of levels and widths.
 
-Five levels in the paper, two units a level, all convolutions valid. Flat levels (the upper two) see x and y only: a unit is one
-1x3x3 convolution, and the pooling below it is 1x2x2. The other levels are separable: a unit is a 1x3x3 and a 3x1x1 convolution, and
-the pooling below is 2x2x2. Every convolution, the transposed ones too, is bias-free and followed by batch normalization and ReLU.
+Five levels in the paper, two units per level, all convolutions valid. Flat levels (the upper two) see x and y
+only: a unit is one 1x3x3 convolution, and the pooling below is 1x2x2. The other levels are separable: a unit
+is a 1x3x3 and a 3x1x1 convolution, and the pooling below is 2x2x2. Every convolution, the transposed ones
+too, is bias-free and followed by batch normalization and ReLU.
 
-Axes are `(batch, channel, z, y, x)`. Since nothing is padded, the output is smaller than the input by `AUNet.halo` voxels on every
-side; halo and valid sizes follow from the levels by the rule in `input_size` and are not typed in anywhere.
+Axes are `(batch, channel, z, y, x)`. Since nothing is padded, the output is smaller than the input by
+`AUNet.halo` voxels on every side. Halo and valid sizes are computed from the levels.
 """
 
+from __future__ import annotations
+
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 
-FLAT, FULL = (1, 2, 2), (2, 2, 2)
-UNITS_PER_LEVEL = 2
-VOXELS = (0, 2, 3, 4)  # all axes but that of the channels
-
-
-class ThinConv3d(nn.Conv3d):
-    """Convolution with a 1xNxN or Nx1x1 kernel, computed in two dimensions: z is folded into the batch, or y and x into one axis.
-
-    The numbers and parameters are those of `nn.Conv3d`, for some shapes of which PyTorch has only a slow kernel on CPUs.
-    """
-
-    def forward(self, x):
-        return self.convolve(x, self.weight, self.bias)
-
-    def convolve(self, x, weight, bias):
-        depth = x.shape[2]
-        if self.kernel_size[0] == 1:
-            planes = nn.functional.conv2d(x.transpose(1, 2).flatten(0, 1), weight[:, :, 0], bias)
-            return planes.unflatten(0, (-1, depth)).transpose(1, 2)
-        return nn.functional.conv2d(x.flatten(3), weight[..., 0], bias).unflatten(3, x.shape[3:])
-
-
-class Upsampling(nn.ConvTranspose3d):
-    """Transposed convolution whose kernels do not overlap: every input voxel becomes a block of `pool` voxels."""
-
-    def __init__(self, inputs, outputs, pool):
-        super().__init__(inputs, outputs, pool, stride=pool, bias=False)
-
-    def convolve(self, x, weight, bias):
-        return nn.functional.conv_transpose3d(x, weight, bias, self.stride)
-
-
-class _NormalizedByItself(torch.autograd.Function):
-    """Normalization by statistics of the values themselves, and these; PyTorch's but for the two sums, which here are pairwise."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, eps):
-        values = x.to(weight.dtype)
-        mean = values.mean(VOXELS)
-        variance = (values.square().mean(VOXELS) - mean.square()).clamp_(min=0)
-        ctx.save_for_backward(x, weight, mean, torch.rsqrt(variance + eps))
-        ctx.eps = eps
-        ctx.mark_non_differentiable(mean, variance)
-        return (
-            torch.ops.aten.native_batch_norm(x, weight, bias, mean, variance, False, 0, eps)[0],
-            mean,
-            variance,
-        )
-
-    @staticmethod
-    def backward(ctx, gradient, *_):
-        x, weight, mean, scale = ctx.saved_tensors
-        of_inputs = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, None, None, mean, scale, True, ctx.eps, ctx.needs_input_grad[:3]
-        )
-        return *of_inputs, None
-
-
-class BatchNorm(nn.BatchNorm3d):
-    """Batch normalization whose statistics are exact to float32 on CPUs too.
-
-    PyTorch adds up channels-last values there one by one, which leaves the deviation of a patch up to 0.1% off, and gradients of the
-    net, as rectifiers switch, up to 1%.
-    """
-
-    def forward(self, x):
-        if x.is_cuda or not self.training:
-            return super().forward(x)
-        result, mean, variance = _NormalizedByItself.apply(x, self.weight, self.bias, self.eps)
-        count = x.numel() // self.num_features
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-            self.num_batches_tracked.add_(1)
-        return result
-
-
-class Normalized(nn.Sequential):
-    """Convolution, batch normalization, ReLU. In evaluation mode normalization is affine and goes into the weights of the convolution."""
-
-    def forward(self, x):
-        if self.training:
-            return super().forward(x)
-        convolution, normalization, relu = self
-        scale = normalization.weight * torch.rsqrt(normalization.running_var + normalization.eps)
-        per_output = (1, -1, 1, 1, 1) if convolution.transposed else (-1, 1, 1, 1, 1)
-        shift = normalization.bias - normalization.running_mean * scale
-        return relu(convolution.convolve(x, convolution.weight * scale.view(per_output), shift))
-
-
-def _normalized(convolution):
-    return Normalized(convolution, BatchNorm(convolution.out_channels), nn.ReLU(inplace=True))
-
-
-def _level(inputs, outputs, flat):
-    layers = []
-    for channels in (inputs, outputs):
-        layers.append(_normalized(ThinConv3d(channels, outputs, (1, 3, 3), bias=False)))
-        if not flat:
-            layers.append(_normalized(ThinConv3d(outputs, outputs, (3, 1, 1), bias=False)))
-    return nn.Sequential(*layers)
-
-
-def _dropout(features, rate, generator):
-    """Element-wise inverted dropout of `features` in place, with masks drawn from `generator`; no generator, no dropout.
-
-    One random byte decides each element (the rate is rounded to 1/256), eight of them to a 64-bit draw: the masks of MC dropout
-    would otherwise cost as much as the convolutions behind them. They are drawn in channels-last order whatever the memory format.
-    """
-    if generator is None or rate == 0:
-        return features
-    batch, channels, *size = features.shape
-    count = features.numel()
-    words = torch.empty(-(-count // 8), dtype=torch.int64, device=features.device).random_(
-        -(2**63), None, generator=generator
-    )
-    dropped = round(rate * 256)
-    # At least float32: bfloat16 would round a factor of 4/3 up, for all elements alike. And compared as floats, which is twice as fast.
-    factors = words.view(torch.uint8)[:count].to(torch.promote_types(features.dtype, torch.float32))
-    factors.ge_(dropped).mul_(256 / (256 - dropped))
-    return features.mul_(factors.view(batch, *size, channels).movedim(-1, 1))
-
-
-def _max_pool(x, pool):
-    """Max pooling over windows that do not overlap, with a backward pass that is deterministic on every device."""
-    if x.is_cuda:  # max_pool3d adds gradients atomically there and refuses to run in deterministic mode
-        return _block_max(x, pool)
-    return nn.functional.max_pool3d(x, pool)
-
-
-def _block_max(x, pool):
-    batch, channels, *size = x.shape
-    blocks = [length for n, step in zip(size, pool, strict=True) for length in (n // step, step)]
-    return x.reshape(batch, channels, *blocks).amax(dim=(3, 5, 7))
-
-
-def _centre_crop(features, size):
-    # Negative padding and not slicing: its backward pass keeps the memory format, on which the speed of the layers before depends.
-    margins = [-((have - want) // 2) for have, want in zip(features.shape[2:], size, strict=True)]
-    return nn.functional.pad(features, [margin for margin in reversed(margins) for _ in range(2)])
+from . import layers
 
 
 class AUNet(nn.Module):
-    """Anisotropic u-net with `len(widths)` resolution levels, the first `flat_levels` of them without a z axis.
+    """Anisotropic u-net with one resolution level per width, the finest first.
 
-    Dropout is asked for by handing `forward` or `decode` a generator. It does not depend on `train()` or `eval()`, which govern batch
-    normalization alone, so Monte Carlo sampling cannot move the running statistics by accident.
+    Dropout is on where `forward` or `decode` is given a generator. It does not depend on `train()` or
+    `eval()`, which govern batch normalization alone, so Monte Carlo sampling cannot move the running
+    statistics by accident.
 
-    With `bfloat16`, convolutions and what lies between them are computed in bfloat16 (autocast); weights, statistics of normalization
-    and logits are float32 all the same.
+    Parameters
+    ----------
+    widths : tuple of int
+        Channels of each level.
+    flat_levels : int
+        Levels, from the finest, without a z axis.
+    dropout : float
+        Rate behind each concatenation, in [0, 1).
+    bfloat16 : bool
+        Compute convolutions and what lies between them in bfloat16 (autocast). Weights, statistics of
+        normalization and logits are float32 all the same.
+    prior : float, optional
+        Probability of liver with which `draw_weights` lets training start, in (0, 1); None: the classifier's
+        bias is zero. See Lin et al., *Focal Loss for Dense Object Detection*, section 3.3.
 
     Attributes
     ----------
-    halo : voxels `(z, y, x)` by which the output is smaller than the input on each side
-    stride : total pooling `(z, y, x)`; passes over one volume agree where their origins differ by multiples of it
+    halo : tuple of int
+        Voxels `(z, y, x)` by which the output is smaller than the input on each side.
+    stride : tuple of int
+        Total pooling `(z, y, x)`. Passes over one volume agree where their origins differ by multiples of it.
+
+    Raises
+    ------
+    ValueError
+        No level at all, more flat levels than levels, a rate or a prior out of range.
+
+    Examples
+    --------
+    The paper's network, its number of parameters and its patch:
+
+    >>> net = AUNet()
+    >>> sum(parameter.numel() for parameter in net.parameters())
+    4975346
+    >>> net.halo, net.stride
+    ((20, 92, 92), (4, 16, 16))
+    >>> net.input_size((4, 180, 180)), net.output_size((3, 100, 181))
+    ((44, 364, 364), (4, 100, 196))
+
+    A small one:
+
+    >>> net = AUNet((4, 8), flat_levels=1)
+    >>> net(torch.zeros(1, 1, *net.input_size((2, 6, 6)))).shape
+    torch.Size([1, 2, 2, 6, 6])
     """
 
-    def __init__(self, widths=(32, 72, 88, 168, 336), flat_levels=2, dropout=0.25, bfloat16=False):
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (32, 72, 88, 168, 336),
+        flat_levels: int = 2,
+        dropout: float = 0.25,
+        bfloat16: bool = False,
+        prior: float | None = None,
+    ):
         super().__init__()
         if len(widths) < 1 or not 0 <= flat_levels <= len(widths):
             raise ValueError(
-                f"widths must name at least one level and flat_levels lie in 0..{len(widths)}; got {widths}, {flat_levels}"
+                "widths must name at least one level and flat_levels lie in "
+                f"0..{len(widths)}; got {widths}, {flat_levels}"
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1); got {dropout}")
-        self.dropout, self.bfloat16 = dropout, bfloat16
-        flat = [level < flat_levels for level in range(len(widths))]
-        self.pools = [FLAT if level_is_flat else FULL for level_is_flat in flat[:-1]]
-        # Voxels that the units of a level take off each side, at the resolution of that level.
-        self._margins = [
-            (0 if level_is_flat else UNITS_PER_LEVEL, UNITS_PER_LEVEL, UNITS_PER_LEVEL)
-            for level_is_flat in flat
-        ]
+        if prior is not None and not 0 < prior < 1:
+            raise ValueError(f"prior must lie in (0, 1); got {prior}")
+        self.dropout, self.bfloat16, self.prior = dropout, bfloat16, prior
+        flat = [number < flat_levels for number in range(len(widths))]
+        self.pools = [layers.FLAT if is_flat else layers.FULL for is_flat in flat[:-1]]
+        self._margins = [layers.level_margin(is_flat) for is_flat in flat]
 
         self.encoder = nn.ModuleList(
-            _level(*args) for args in zip((1, *widths[:-1]), widths, flat, strict=True)
+            layers.level(*arguments) for arguments in zip((1, *widths[:-1]), widths, flat, strict=True)
         )
         self.up = nn.ModuleList(
-            _normalized(Upsampling(below, width, pool))
+            layers.normalized(layers.Upsampling(below, width, pool))
             for width, below, pool in zip(widths[:-1], widths[1:], self.pools, strict=True)
         )
         self.decoder = nn.ModuleList(
-            _level(2 * width, width, is_flat) for width, is_flat in zip(widths[:-1], flat[:-1], strict=True)
+            layers.level(2 * width, width, is_flat)
+            for width, is_flat in zip(widths[:-1], flat[:-1], strict=True)
         )
-        self.classify = ThinConv3d(widths[0], 2, 1)
+        self.classify = layers.ThinConv3d(widths[0], 2, 1)
         self.to(memory_format=torch.channels_last_3d)  # about halves a step on CPUs
 
         smallest = self.output_size((1, 1, 1))
@@ -207,25 +116,76 @@ class AUNet(nn.Module):
         )
         self.stride = tuple(math.prod(pool[axis] for pool in self.pools) for axis in range(3))
 
-    def draw_weights(self, generator):
-        """Draw all convolution weights anew from `generator` (on the CPU), uniformly with the variance of He et al. for ReLU."""
+    def forward(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Logits `(batch, 2, z, y, x)` of images `(batch, 1, z, y, x)`, `halo` larger on each side."""
+        return self.decode(self.encode(x.contiguous(memory_format=torch.channels_last_3d)), generator)
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Features of every level, the finest first, cropped to what `decode` joins them with.
+
+        Holds no dropout: one pass serves all Monte Carlo samples.
+
+        Parameters
+        ----------
+        x : (batch, 1, z, y, x) tensor
+            Scaled intensities, of a size that `input_size` gives.
+        """
+        features = []
+        with self._autocast(x.device):
+            for level, units in enumerate(self.encoder):
+                if level:
+                    x = layers.max_pool(x, self.pools[level - 1])
+                x = units(x)
+                features.append(x)
+        size = x.shape[2:]
+        for level in reversed(range(len(self.pools))):
+            upsampled = [length * step for length, step in zip(size, self.pools[level], strict=True)]
+            features[level] = layers.centre_crop(features[level], upsampled)
+            size = [
+                length - 2 * margin for length, margin in zip(upsampled, self._margins[level], strict=True)
+            ]
+        return features
+
+    def decode(self, features: list[torch.Tensor], generator: torch.Generator | None = None) -> torch.Tensor:
+        """Logits `(batch, 2, z, y, x)`, background first, float32.
+
+        Parameters
+        ----------
+        features : list of tensors
+            What `encode` returned.
+        generator : torch.Generator, optional
+            Source of the dropout masks; without it, dropout is off.
+        """
+        x = features[-1]
+        with self._autocast(x.device):
+            for skip, up, units in reversed(list(zip(features[:-1], self.up, self.decoder, strict=True))):
+                x = units(layers.dropout(torch.cat([skip, up(x)], dim=1), self.dropout, generator))
+            logits = self.classify(x)
+        return logits.float() if self.bfloat16 else logits
+
+    def draw_weights(self, generator: torch.Generator) -> None:
+        """Draw all convolution weights from a CPU generator, uniformly, with the variance of He et al.
+
+        Biases, which only the classifier has, become zero. With a `prior`, liver's bias becomes its log-odds.
+        """
         for module in self.modules():
             if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
                 # The transposed convolutions do not overlap: one input voxel makes each output voxel.
-                inputs = (
-                    module.in_channels if isinstance(module, nn.ConvTranspose3d) else module.weight[0].numel()
-                )
+                transposed = isinstance(module, nn.ConvTranspose3d)
+                inputs = module.in_channels if transposed else module.weight[0].numel()
                 bound = (6 / inputs) ** 0.5
                 module.weight.data.uniform_(-bound, bound, generator=generator)
                 if module.bias is not None:
                     module.bias.data.zero_()
+        if self.prior is not None:
+            self.classify.bias.data[1] = math.log(self.prior / (1 - self.prior))
 
-    def output_size(self, at_least):
+    def output_size(self, at_least: tuple[int, int, int]) -> tuple[int, int, int]:
         """Smallest valid output `(z, y, x)` that covers `at_least` voxels."""
         return tuple(self._output_length(length, axis) for axis, length in enumerate(at_least))
 
-    def input_size(self, output_size):
-        """Input `(z, y, x)` that gives `output_size`, which must be a valid one."""
+    def input_size(self, output_size: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Input `(z, y, x)` that gives `output_size`; ValueError where that is not a valid one."""
         return tuple(self._input_length(length, axis) for axis, length in enumerate(output_size))
 
     def _output_length(self, at_least, axis, level=0):
@@ -247,43 +207,10 @@ class AUNet(nn.Module):
             )
         return self._input_length(upsampled // pool, axis, level + 1) * pool + 2 * margin
 
-    def encode(self, x):
-        """Features of `x` `(batch, 1, z, y, x)` at every level, the finest first, cropped to what `decode` joins them with.
-
-        Holds no dropout: one pass serves all MC samples.
-        """
-        features = []
-        with self._autocast(x.device):
-            for level, units in enumerate(self.encoder):
-                if level:
-                    x = _max_pool(x, self.pools[level - 1])
-                x = units(x)
-                features.append(x)
-        size = x.shape[2:]
-        for level in reversed(range(len(self.pools))):
-            upsampled = [length * step for length, step in zip(size, self.pools[level], strict=True)]
-            features[level] = _centre_crop(features[level], upsampled)
-            size = [
-                length - 2 * margin for length, margin in zip(upsampled, self._margins[level], strict=True)
-            ]
-        return features
-
-    def decode(self, features, generator=None):
-        """Logits `(batch, 2, z, y, x)`, background first. With a `generator`, dropout masks are drawn from it."""
-        x = features[-1]
-        with self._autocast(x.device):
-            for skip, up, units in reversed(list(zip(features[:-1], self.up, self.decoder, strict=True))):
-                x = units(_dropout(torch.cat([skip, up(x)], dim=1), self.dropout, generator))
-            logits = self.classify(x)
-        return logits.float() if self.bfloat16 else logits
-
-    def forward(self, x, generator=None):
-        return self.decode(self.encode(x.contiguous(memory_format=torch.channels_last_3d)), generator)
-
-    def _autocast(self, device):
+    def _autocast(self, device) -> AbstractContextManager:
         return torch.autocast(device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
 
-def liver_probability(logits):
-    """Probability of the liver class `(batch, z, y, x)` from the two-class logits of an `AUNet`."""
+def liver_probability(logits: torch.Tensor) -> torch.Tensor:
+    """Probability of liver `(batch, z, y, x)` from the two-class logits of an `AUNet`."""
     return torch.sigmoid(logits[:, 1] - logits[:, 0])

@@ -1,28 +1,70 @@
-"""Whole-volume prediction by tiles that give exactly the pass over the whole volume, and Monte Carlo dropout.
+"""Whole-volume prediction and Monte Carlo dropout, by tiles that give exactly the pass over the whole volume.
 
-Volumes here are the network's input: float `(z, y, x)` arrays of scaled intensities. Beyond the volume they are reflected. The model
-runs on the device that holds its weights, in evaluation mode whatever mode it was in.
+Volumes here are the network's input: float `(z, y, x)` arrays of scaled intensities. Beyond the volume they
+are reflected. The model runs on the device that holds its weights, in evaluation mode whatever mode it was
+in.
 """
+
+from __future__ import annotations
 
 from contextlib import contextmanager
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .aunet import liver_probability
+from .aunet import AUNet, liver_probability
 from .patches import crop_reflected
 from .uncertainty import predictive_entropy
 
 
-def predict(model, volume, tile=None):
-    """Liver probability `(z, y, x)`, float32, without dropout.
+class MonteCarlo(NamedTuple):
+    """What Monte Carlo dropout gives for every voxel of a volume.
+
+    Attributes
+    ----------
+    mean : (z, y, x) float32 array
+        Mean liver probability of the passes.
+    entropy : (z, y, x) float32 array
+        Predictive entropy of that mean in nats (equation 2).
+    """
+
+    mean: np.ndarray
+    entropy: np.ndarray
+
+
+def predict(model: AUNet, volume: np.ndarray, tile: tuple[int, int, int] | None = None) -> np.ndarray:
+    """Liver probability of a volume, without dropout.
 
     Parameters
     ----------
-    model : `aunet.AUNet`
-    volume : (z, y, x) float array, the network's input
-    tile : largest output tile `(z, y, x)` of one pass, None for the whole volume in one. The result does not depend on it.
+    model : AUNet
+    volume : (z, y, x) float array
+        The network's input.
+    tile : tuple of int, optional
+        Largest output tile `(z, y, x)` of one pass; None: the whole volume in one. The result does not depend
+        on it.
+
+    Returns
+    -------
+    (z, y, x) float32 array
+
+    Raises
+    ------
+    ValueError
+        `volume` does not have three axes.
+
+    Examples
+    --------
+    >>> net = AUNet((4, 8), flat_levels=1)
+    >>> net.draw_weights(torch.Generator().manual_seed(0))
+    >>> volume = np.random.default_rng(0).normal(size=(5, 12, 10))
+    >>> probability = predict(net, volume)
+    >>> probability.shape, probability.dtype
+    ((5, 12, 10), dtype('float32'))
+    >>> np.allclose(probability, predict(net, volume, tile=(4, 4, 4)), atol=1e-5)
+    True
     """
     probability = np.empty(np.shape(volume), np.float32)
     with _evaluating(model):
@@ -31,11 +73,49 @@ def predict(model, volume, tile=None):
     return probability
 
 
-def predict_mc(model, volume, samples=20, seed=0, tile=None):
-    """Monte Carlo dropout: mean liver probability of `samples` passes and its predictive entropy in nats, both float32 `(z, y, x)`.
+def predict_mc(
+    model: AUNet,
+    volume: np.ndarray,
+    samples: int = 20,
+    seed: int = 0,
+    tile: tuple[int, int, int] | None = None,
+) -> MonteCarlo:
+    """Monte Carlo dropout on a volume: mean liver probability and predictive entropy (section II-D).
 
-    The encoder holds no dropout, so it runs once a tile and the decoder `samples` times. The masks depend on `seed`, `tile` and the
-    shape of the volume alone; normalization uses the running statistics and leaves them as they are.
+    The encoder holds no dropout, so it runs once per tile and the decoder `samples` times. Normalization uses
+    the running statistics and leaves them as they are.
+
+    Parameters
+    ----------
+    model : AUNet
+    volume : (z, y, x) float array
+        The network's input.
+    samples : int
+        Passes with dropout.
+    seed : int
+        Names the masks, which depend on it, on `tile` and on the shape of the volume alone.
+    tile : tuple of int, optional
+        Largest output tile `(z, y, x)` of one pass; None: the whole volume in one.
+
+    Returns
+    -------
+    MonteCarlo
+
+    Raises
+    ------
+    ValueError
+        `volume` does not have three axes.
+
+    Examples
+    --------
+    >>> net = AUNet((4, 8), flat_levels=1)
+    >>> net.draw_weights(torch.Generator().manual_seed(0))
+    >>> result = predict_mc(net, np.random.default_rng(0).normal(size=(5, 12, 10)), samples=3)
+    >>> result.mean.shape, result.entropy.shape
+    ((5, 12, 10), (5, 12, 10))
+    >>> mean, entropy = result
+    >>> bool((entropy <= np.float32(np.log(2))).all())
+    True
     """
     mean = np.empty(np.shape(volume), np.float32)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
@@ -46,7 +126,7 @@ def predict_mc(model, volume, samples=20, seed=0, tile=None):
             mean[region] = _inside(total / samples, mean[region].shape)
     # Rounding may carry a mean of ones past one, where the entropy is undefined.
     np.clip(mean, 0, 1, out=mean)
-    return mean, predictive_entropy(mean)
+    return MonteCarlo(mean, predictive_entropy(mean))
 
 
 @contextmanager
@@ -63,14 +143,12 @@ def _evaluating(model):
 def _tiles(model, volume, tile):
     """Pairs of output region (slices into the volume) and network input that covers it.
 
-    Tiles begin at multiples of the model's stride, where their pooling windows are those of the whole-volume pass.
+    Tiles begin at multiples of the model's stride, where their pooling windows are those of the whole-volume
+    pass.
     """
     shape = np.shape(volume)
     device = next(model.parameters()).device
-    steps = [
-        _step(length, limit, stride)
-        for length, limit, stride in zip(shape, tile or shape, model.stride, strict=True)
-    ]
+    steps = tile_steps(shape, tile, model.stride)
     for start in product(*(range(0, length, step) for length, step in zip(shape, steps, strict=True))):
         stop = [min(begin + step, length) for begin, step, length in zip(start, steps, shape, strict=True)]
         output = model.output_size([end - begin for begin, end in zip(start, stop, strict=True)])
@@ -80,15 +158,22 @@ def _tiles(model, volume, tile):
             [begin + size + halo for begin, size, halo in zip(start, output, model.halo, strict=True)],
         )
         inputs = torch.from_numpy(np.array(block, dtype=np.float32, order="C")).to(device)[None, None]
-        yield (
-            tuple(slice(begin, end) for begin, end in zip(start, stop, strict=True)),
-            inputs.to(memory_format=torch.channels_last_3d),
-        )
+        region = tuple(slice(begin, end) for begin, end in zip(start, stop, strict=True))
+        yield region, inputs.to(memory_format=torch.channels_last_3d)
 
 
-def _step(length, limit, stride):
-    """Distance between tiles: the whole axis where it fits, else the largest multiple of the stride within the limit (at least one)."""
-    return length if length <= limit else max(stride, limit // stride * stride)
+def tile_steps(
+    shape: tuple[int, int, int], tile: tuple[int, int, int] | None, stride: tuple[int, int, int]
+) -> list[int]:
+    """Distances `(z, y, x)` between tiles: whole axes where they fit, else multiples of the stride.
+
+    >>> tile_steps((30, 300, 10), (32, 250, 5), (4, 16, 16))
+    [30, 240, 16]
+    """
+    return [
+        length if length <= limit else max(step, limit // step * step)
+        for length, limit, step in zip(shape, tile or shape, stride, strict=True)
+    ]
 
 
 def _inside(probability, shape):

@@ -1,17 +1,34 @@
-"""What the network is fed: scaled intensities, crops with a reflected halo, and mini-batches stratified by liver.
+"""What the network is fed: scaled intensities, crops with a reflected halo, mini-batches stratified by liver.
 
 A patch is the output region of the network; its input reaches `halo` voxels further on every side.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 
-def network_input(hu, window, scale):
-    """Intensities of the network, float32, from HU: clipped to `window`, divided by `scale`."""
+class Annotated(Protocol):
+    """Which slices of which cases are annotated: iterates over the ids of cases with any."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def of(self, case_id: str) -> Iterable[int]:
+        """The annotated slices of a case, counted from 0."""
+
+
+def network_input(hu: np.ndarray, window: tuple[float, float], scale: float) -> np.ndarray:
+    """Intensities of the network, float32, from HU: clipped to `window`, divided by `scale`.
+
+    >>> network_input(np.array([-1000, 0, 300]), (-150.0, 250.0), 200.0).tolist()
+    [-0.75, 0.0, 1.25]
+    """
     values = np.array(hu, dtype=np.float32)
     np.clip(values, *window, out=values)
     values /= np.float32(scale)
@@ -20,19 +37,32 @@ def network_input(hu, window, scale):
 
 @dataclass(frozen=True)
 class Patch:
+    """An output patch of a case.
+
+    Attributes
+    ----------
+    case_id : str
+    origin : tuple of int
+        `(z, y, x)` of the first voxel; may be negative where the volume is smaller than the patch.
+    """
+
     case_id: str
-    origin: tuple  # (z, y, x) of the first output voxel; may be negative where the volume is smaller than the patch
+    origin: tuple[int, int, int]
 
 
-def reflected(start, stop, length):
-    """Indices `start..stop` of an axis of `length` voxels, mirrored at both ends as often as need be (without repeating the end)."""
+def reflected(start: int, stop: int, length: int) -> np.ndarray:
+    """Indices `start..stop` of an axis, mirrored at both ends as often as need be, without repeating the end.
+
+    >>> reflected(-2, 6, 4).tolist()
+    [2, 1, 0, 1, 2, 3, 2, 1]
+    """
     period = max(2 * (length - 1), 1)
     indices = np.arange(start, stop) % period
     return np.minimum(indices, period - indices) if length > 1 else np.zeros_like(indices)
 
 
-def crop_reflected(volume, start, stop):
-    """Region `[start, stop)` of a `(z, y, x)` array, real where the array has it and reflected where it has not."""
+def crop_reflected(volume: np.ndarray, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+    """Region `[start, stop)` of a `(z, y, x)` array, reflected where it reaches beyond; else a view."""
     indices = [reflected(a, b, length) for a, b, length in zip(start, stop, volume.shape, strict=True)]
     block = np.asarray(volume[tuple(slice(along.min(), along.max() + 1) for along in indices)])
     for axis, (a, b, length) in enumerate(zip(start, stop, volume.shape, strict=True)):
@@ -41,23 +71,27 @@ def crop_reflected(volume, start, stop):
     return block
 
 
-def spread_origins(length, patch):
-    """Origins of the fewest patches that cover an axis, evenly spread; one centred patch where the axis is shorter."""
+def spread_origins(length: int, patch: int) -> list[int]:
+    """Origins of the fewest patches that cover an axis, evenly spread; one centred patch on a shorter axis.
+
+    >>> spread_origins(40, 16), spread_origins(5, 16)
+    ([0, 12, 24], [-5])
+    """
     if length <= patch:
         return [-((patch - length) // 2)]
     count = -(-length // patch)
     return [round(index * (length - patch) / (count - 1)) for index in range(count)]
 
 
-def runs_of(indices):
-    """Maximal runs `(first, last)` of consecutive integers."""
+def runs_of(indices: Iterable[int]) -> list[tuple[int, int]]:
+    """Maximal runs `(first, last)` of consecutive integers.
+
+    >>> runs_of([7, 2, 3, 4])
+    [(2, 4), (7, 7)]
+    """
     indices = sorted(indices)
-    breaks = [
-        0,
-        *(position + 1 for position, (a, b) in enumerate(pairwise(indices)) if b > a + 1),
-        len(indices),
-    ]
-    return [(indices[a], indices[b - 1]) for a, b in pairwise(breaks)]
+    ends = [position for position, (a, b) in enumerate(pairwise(indices), start=1) if b > a + 1]
+    return [(indices[a], indices[b - 1]) for a, b in pairwise([0, *ends, len(indices)])]
 
 
 class PatchSampler:
@@ -67,14 +101,32 @@ class PatchSampler:
 
     Parameters
     ----------
-    volumes : `{case_id: Volume}` that holds every annotated case
-    annotations : `annotation.Annotations`
-    patch_size, halo : output patch and reach of the input beyond it, `(z, y, x)` in voxels
-    batch_size : patches in a mini-batch, at least 2
-    window, scale : intensity scaling, see `network_input`
+    volumes : mapping from case id to volume
+        Every annotated case; a volume has `.image` (HU), `.label` and `.shape`, all `(z, y, x)`.
+    annotations : Annotated
+    patch_size, halo : tuple of int
+        Output patch and reach of the input beyond it, `(z, y, x)` in voxels.
+    batch_size : int
+        Patches per mini-batch, at least 2.
+    window, scale
+        Intensity scaling, see `network_input`.
+
+    Raises
+    ------
+    ValueError
+        Nothing is annotated.
     """
 
-    def __init__(self, volumes, annotations, patch_size, halo, batch_size, window, scale):
+    def __init__(
+        self,
+        volumes: Mapping[str, Any],
+        annotations: Annotated,
+        patch_size: tuple[int, int, int],
+        halo: tuple[int, int, int],
+        batch_size: int,
+        window: tuple[float, float],
+        scale: float,
+    ):
         if not any(True for _ in annotations):
             raise ValueError("annotations: nothing is annotated, so there is nothing to train on")
         self.patch_size, self.halo, self.batch_size = tuple(patch_size), tuple(halo), batch_size
@@ -99,21 +151,16 @@ class PatchSampler:
         found = {}
         for z in self._annotated[case_id]:
             plane = np.asarray(label[z])
-            found[int(z)] = np.array(
-                [
-                    plane[max(y, 0) : y + height, max(x, 0) : x + width].any()
-                    for y, x in self._columns[case_id]
-                ],
-                dtype=bool,
-            )
+            cells = (plane[max(y, 0) : y + height, max(x, 0) : x + width] for y, x in self._columns[case_id])
+            found[int(z)] = np.array([cell.any() for cell in cells], dtype=bool)
         return found
 
-    def epoch(self, generator):
-        """Mini-batches (lists of `Patch`) of one pass over the grid.
+    def epoch(self, generator: np.random.Generator) -> list[list[Patch]]:
+        """Mini-batches of one pass over the grid of cells (section II-B).
 
-        Each run of consecutive annotated slices is cut into the fewest cells; the slack is a random offset, so a lone slice lands
-        anywhere in its patch. Every cell occurs at least once. Every batch holds a cell with annotated liver, where any exists; where
-        there are too few of them, they are repeated.
+        Each run of consecutive annotated slices is cut into the fewest cells; the slack is a random offset,
+        so a lone slice lands anywhere in its patch. Every cell occurs at least once. Every batch holds a cell
+        with annotated liver, where any exists; where there are too few of them, they are repeated.
         """
         with_liver, without = [], []
         for case_id in self._volumes:
@@ -129,10 +176,8 @@ class PatchSampler:
         leaders, followers = (with_liver, without) if with_liver else (without, [])
         steps = max(-(-len(cells) // self.batch_size), -(-len(followers) // rest))
         followers = followers + leaders[steps:]
-        followers += [
-            cells[index] for index in generator.integers(len(cells), size=steps * rest - len(followers))
-        ]  # fills the last batches
-        followers = _shuffled(followers, generator)
+        fillers = generator.integers(len(cells), size=steps * rest - len(followers))  # of the last batches
+        followers = _shuffled(followers + [cells[index] for index in fillers], generator)
         return [
             [leaders[step % len(leaders)], *followers[step * rest : (step + 1) * rest]]
             for step in range(steps)
@@ -146,10 +191,16 @@ class PatchSampler:
             start = first - int(generator.integers(slack + 1))
             yield from range(start, start + cells * depth, depth)
 
-    def load(self, batch):
-        """Tensors of a mini-batch: input `(batch, 1, z, y, x)`, label and weight `(batch, z, y, x)`, all float32.
+    def load(self, batch: Sequence[Patch]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Float32 tensors of a mini-batch: input, label and weight.
 
-        The weight is 1 on annotated slices inside the volume and 0 elsewhere; the label is 0 where the weight is.
+        Returns
+        -------
+        input : (batch, 1, z, y, x)
+            Scaled intensities of the patches and their halo.
+        label, weight : (batch, z, y, x)
+            The weight is 1 on annotated slices inside the volume and 0 elsewhere; the label is 0 where the
+            weight is.
         """
         images, labels, weights = zip(*(self._load_patch(patch) for patch in batch), strict=True)
         return (
@@ -163,10 +214,8 @@ class PatchSampler:
         size, halo = np.array(self.patch_size), np.array(self.halo)
         image = crop_reflected(volume.image, origin - halo, origin + size + halo)
         label, weight = (np.zeros(self.patch_size, np.float32) for _ in range(2))
-        (top, left), (bottom, right) = (
-            np.maximum(origin[1:], 0),
-            np.minimum(origin[1:] + size[1:], volume.shape[1:]),
-        )
+        top, left = np.maximum(origin[1:], 0)
+        bottom, right = np.minimum(origin[1:] + size[1:], volume.shape[1:])
         rows, columns = slice(top - origin[1], bottom - origin[1]), slice(left - origin[2], right - origin[2])
         annotated = self._annotated[patch.case_id]
         for z in annotated[(annotated >= origin[0]) & (annotated < origin[0] + size[0])]:

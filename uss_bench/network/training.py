@@ -1,27 +1,47 @@
-"""Training of one model from scratch (section II-B): soft Dice loss over what is annotated, Adam, best checkpoint by validation."""
+"""Training of one model from scratch (section II-B): soft Dice loss, Adam, best checkpoint by validation."""
+
+from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..runtime.prefetch import ahead
 from ..runtime.seeding import generator, torch_generator
-from .aunet import liver_probability
+from .aunet import AUNet, liver_probability
+from .patches import Patch, PatchSampler
 
 
-def soft_dice_loss(probability, label, weight):
-    """Weighted soft Dice loss (equation 1) over a whole mini-batch.
+def soft_dice_loss(probability: torch.Tensor, label: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted soft Dice loss over a whole mini-batch (equation 1).
 
-    All arguments are tensors of one shape: liver probability, label (1 liver, 0 background) and weight (1 annotated, 0 not).
+    Parameters
+    ----------
+    probability, label, weight : tensors of one shape
+        Liver probability; 1 for liver and 0 for background; 1 where annotated and 0 elsewhere.
+
+    Examples
+    --------
+    >>> soft_dice_loss(*torch.tensor([[0.5, 0.5, 0.9], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])).item()
+    0.5
     """
     overlap = (weight * label * probability).sum()
     return 1 - 2 * overlap / ((weight * label).sum() + (weight * probability).sum())
 
 
-def learning_rate(settings, step, limit):
-    """Rate of a step, counted from 1: constant as in the paper, or with `settings.decay` falling to zero at `limit` steps."""
+def learning_rate(settings: Any, step: int, limit: int | None, annealed_from: int | None = None) -> float:
+    """Rate of a step, counted from 1.
+
+    Constant as in the paper; with `settings.decay` falling to zero at `limit` steps; with `settings.anneal`
+    falling to zero in a straight line over that many steps after step `annealed_from`, and constant before
+    (None: still so).
+    """
+    if annealed_from is not None:
+        return settings.learning_rate * (1 - (step - 1 - annealed_from) / settings.anneal)
     if not settings.decay:
         return settings.learning_rate
     return settings.learning_rate * (1 - (step - 1) / limit) ** settings.decay
@@ -30,31 +50,53 @@ def learning_rate(settings, step, limit):
 class Training:
     """A training between two of its steps: everything that the steps to come depend on.
 
+    Parameters
+    ----------
+    model : AUNet
+    settings : config.Training
+    name : dict
+        Names the random draws, see `runtime.seeding`.
+    limit : int, optional
+        Limit of steps, those of annealing included.
+
     Attributes
     ----------
-    step, limit : steps done, and their limit (None: none)
-    loss : of the last step, until it is validated
-    best_jaccard, best_step, best_state : the best validation, its step and the model's state there
-    curve : `[step, mean loss since the validation before, validation Jaccard]` of each validation
-    without_progress : validations since the best one
+    step : int
+        Steps done.
+    loss : float
+        Of the last step, until it is validated.
+    best_jaccard, best_step, best_state
+        The best validation, its step and the model's state there.
+    curve : list
+        `[step, mean loss since the validation before, validation Jaccard]` of each validation.
+    without_progress : int
+        Validations since the best one.
+    ended : str or None
+        What ended training at a constant rate, one of `Trained.ended`; None before.
+    annealed_from : int or None
+        Step with which that happened, after which `settings.anneal` steps with a falling rate remain.
     """
 
-    _KEPT = ("step", "losses", "curve", "best_state", "best_step", "best_jaccard", "without_progress")
+    _KEPT = (
+        *("step", "losses", "curve", "best_state", "best_step", "best_jaccard", "without_progress"),
+        *("ended", "annealed_from"),
+    )
 
-    def __init__(self, model, settings, name, limit):
+    def __init__(self, model: AUNet, settings: Any, name: dict[str, Any], limit: int | None):
         self.model, self.settings, self.limit = model, settings, limit
         self._device = next(model.parameters()).device
         self._dropout = torch_generator(self._device, **name, purpose="training dropout")
         self._optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, fused=True)
         self.step, self.losses, self.curve = 0, [], []
         self.best_state, self.best_step, self.best_jaccard, self.without_progress = None, 0, -math.inf, 0
+        self.ended, self.annealed_from = None, None
 
     @property
-    def loss(self):
+    def loss(self) -> float:
         return self.losses[-1]
 
-    def state(self):
-        """Everything that `load` needs to go on from here, as tensors and plain Python values."""
+    def state(self) -> dict[str, Any]:
+        """Everything that `load` needs to go on from here: tensors and plain Python values."""
         tensors = {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -62,19 +104,28 @@ class Training:
         }
         return {**tensors, **{name: getattr(self, name) for name in self._KEPT}}
 
-    def load(self, state):
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._dropout.set_state(state["dropout"].cpu())
         for name in self._KEPT:
             setattr(self, name, state[name])
 
-    def staged(self, tensors):
+    def staged(self, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor] | tuple[torch.Tensor, ...]:
         """Tensors of a mini-batch in memory from which a GPU fetches them fast."""
         return [tensor.pin_memory() for tensor in tensors] if self._device.type == "cuda" else tensors
 
-    def update(self, image, label, weight, batch):
-        """One step of the optimizer; FloatingPointError where the loss is not finite, with the weights as they were."""
+    def update(
+        self, image: torch.Tensor, label: torch.Tensor, weight: torch.Tensor, batch: list[Patch] | str
+    ) -> None:
+        """One step of the optimizer, on what `PatchSampler.load` gave for `batch`.
+
+        Raises
+        ------
+        FloatingPointError
+            The loss is not finite; the weights are as they were.
+        """
         image, label, weight = (
             tensor.to(self._device, non_blocking=True) for tensor in (image, label, weight)
         )
@@ -83,20 +134,33 @@ class Training:
         value = loss.item()
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"step {self.step + 1}: the loss is {value} on {batch}; lower training.learning_rate or check these cases"
+                f"step {self.step + 1}: the loss is {value} on {batch}; "
+                "lower training.learning_rate or check these cases"
             )
         self.step += 1
-        self._optimizer.param_groups[0]["lr"] = learning_rate(self.settings, self.step, self.limit)
+        rate = learning_rate(self.settings, self.step, self.limit, self.annealed_from)
+        self._optimizer.param_groups[0]["lr"] = rate
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
         self.losses.append(value)
 
+    def end(self, reason: str) -> None:
+        """Take no more steps at the constant rate; the first reason given is kept."""
+        if not self.ended:
+            self.ended, self.annealed_from = reason, self.step
+
     @property
-    def validated(self):
+    def finished(self) -> bool:
+        """Whether no step is left."""
+        return bool(self.ended) and self.step == self.annealed_from + self.settings.anneal
+
+    @property
+    def validated(self) -> bool:
+        """Whether the last step has been validated."""
         return bool(self.curve) and self.curve[-1][0] == self.step
 
-    def judge(self, jaccard):
+    def judge(self, jaccard: float) -> None:
         """Take in the validation after the last step."""
         self.curve.append([self.step, sum(self.losses) / len(self.losses), jaccard])
         self.losses, self.without_progress = [], self.without_progress + 1
@@ -109,69 +173,102 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """Outcome of a training. `curve` holds `[step, mean loss since the last validation, validation Jaccard]`."""
+    """Outcome of a training.
 
-    state: dict
+    Attributes
+    ----------
+    state : dict
+        The model's state at the best validation, on the CPU.
+    best_step, last_step : int
+    best_jaccard : float
+    curve : list
+        `[step, mean loss since the validation before, validation Jaccard]` of each validation.
+    ended : str
+        What ended training, or its part at a constant rate: "epochs", "steps" (their limits) or "patience".
+    """
+
+    state: dict[str, torch.Tensor]
     best_step: int
     last_step: int
     best_jaccard: float
-    curve: list
+    curve: list[list]
+    ended: str
 
 
-def train(model, sampler, validate, settings, name, converge=False, after_step=None, resume=None):
+def train(
+    model: AUNet,
+    sampler: PatchSampler,
+    validate: Callable[[AUNet], float],
+    settings: Any,
+    name: dict[str, Any],
+    converge: bool = False,
+    after_step: Callable[[Training], None] | None = None,
+    resume: dict[str, Any] | None = None,
+) -> Trained:
     """Train `model` in place and return its best state.
+
+    The rate is constant until the limit of epochs or, with `converge`, until the patience runs out. Then,
+    with `settings.anneal`, that many steps follow in which it falls to zero. A limit of steps counts these
+    in: annealing begins early enough to be done by then, so no training ends without it.
 
     Parameters
     ----------
-    model : freshly initialised `aunet.AUNet`, on the device to train on
-    sampler : `patches.PatchSampler`
-    validate : callable from the model to the mean validation Jaccard
-    settings : `config.Training`
-    name : keywords `seed, strategy, iteration` that name the training's random draws
-    converge : train until `settings.patience` validations bring nothing better, instead of for `settings.max_epochs`
-    after_step : callable that takes the `Training` after every step (the last one again when resuming), before the validation that may
-        be due; what its `state()` gives then or during that validation can be continued from
-    resume : such a state; the outcome is that of a training which was never interrupted
+    model : AUNet
+        Freshly initialised, on the device to train on.
+    sampler : PatchSampler
+    validate : callable
+        From the model to the mean validation Jaccard.
+    settings : config.Training
+    name : dict
+        `seed, strategy, iteration` that name the training's random draws.
+    converge : bool
+        Train until `settings.patience` validations bring nothing better, instead of for
+        `settings.max_epochs` epochs.
+    after_step : callable, optional
+        Takes the `Training` after every step (the last one again when resuming), before the validation that
+        may be due. What its `state()` gives then or during that validation can be continued from.
+    resume : dict, optional
+        Such a state; the outcome is that of a training which was never interrupted.
 
     Raises
     ------
     FloatingPointError
         The loss of a step is not finite.
     """
-    training = Training(
-        model, settings, name, settings.converged_max_steps if converge else settings.max_steps
-    )
+    limit = settings.converged_max_steps if converge else settings.max_steps
+    training = Training(model, settings, name, limit)
     if resume:
         training.load(resume)
-    batches = enumerate(
-        _batches(sampler, name, None if converge else settings.max_epochs, training.limit), start=1
-    )
-    batches = itertools.islice(batches, max(training.step - 1, 0), None)
-    loaded = (
-        (step, batch, is_last, training.staged(sampler.load(batch))) for step, (batch, is_last) in batches
-    )
-    for step, batch, is_last, tensors in ahead(loaded):
+    batches = itertools.islice(enumerate(_batches(sampler, name), start=1), max(training.step - 1, 0), limit)
+    loaded = ((step, batch, epoch, training.staged(sampler.load(batch))) for step, (batch, epoch) in batches)
+    for step, batch, epoch, tensors in ahead(loaded):
         if step > training.step:
             training.update(*tensors, batch)
         if after_step:
             after_step(training)
-        if (is_last or step % settings.validate_every == 0) and not training.validated:
+        if not converge and epoch == settings.max_epochs:
+            training.end("epochs")
+        if limit and step == limit - settings.anneal:
+            training.end("steps")
+        if (training.finished or step % settings.validate_every == 0) and not training.validated:
             training.judge(validate(model))
-        if converge and training.without_progress == settings.patience:
+        if converge and training.without_progress >= settings.patience:
+            training.end("patience")
+        if training.finished:
             break
     return Trained(
-        training.best_state, training.best_step, training.step, training.best_jaccard, training.curve
+        training.best_state,
+        training.best_step,
+        training.step,
+        training.best_jaccard,
+        training.curve,
+        training.ended,
     )
 
 
-def _batches(sampler, name, max_epochs, max_steps):
-    """Mini-batches of consecutive epochs, each with whether it is the last one that the limits allow."""
-    step = 0
+def _batches(sampler, name):
+    """Mini-batches of epoch after epoch; the last one of each comes with its number, others with None."""
     for epoch in itertools.count(1):
-        batches = sampler.epoch(generator(**name, purpose=f"epoch {epoch}"))
-        for position, batch in enumerate(batches, start=1):
-            step += 1
-            is_last = step == max_steps or (epoch == max_epochs and position == len(batches))
-            yield batch, is_last
-            if is_last:
-                return
+        *batches, last = sampler.epoch(generator(**name, purpose=f"epoch {epoch}"))
+        yield from ((batch, None) for batch in batches)
+        yield last, epoch

@@ -1,5 +1,7 @@
 """Uncertainty of a voxel, a slice and a volume from Monte Carlo dropout (section II-D)."""
 
+from __future__ import annotations
+
 import numpy as np
 from scipy.ndimage import maximum_filter
 from scipy.special import entr
@@ -7,29 +9,77 @@ from scipy.special import entr
 DILATION = 11  # edge of the cube, in voxels
 
 
-def predictive_entropy(mean_probability):
-    """Entropy in nats (equation 2) of the mean foreground probability, element by element; zero at 0 and 1, ln 2 at 1/2."""
-    return entr(mean_probability) + entr(1 - mean_probability)
-
-
-def slice_profile(entropy):
-    """Mean entropy of each axial slice, `(z, y, x)` to `(z,)`, over all voxels of the slice: unlike a volume, a slice has no mask."""
-    return np.mean(entropy, axis=(1, 2), dtype=np.float64)
-
-
-def volume_uncertainty(entropy, mask):
-    """Mean entropy inside the predicted liver, dilated by an 11 x 11 x 11 cube.
+def predictive_entropy(mean_probability: float | np.ndarray) -> float | np.ndarray:
+    """Entropy in nats of the mean foreground probability, element by element (equation 2).
 
     Parameters
     ----------
-    entropy : (z, y, x) array in nats
-    mask : (z, y, x) bool array, the predicted liver before dilation. Where nothing is predicted, the mean is over the whole volume.
+    mean_probability : float or array of any shape, in [0, 1]
+        Mean over the Monte Carlo samples.
+
+    Returns
+    -------
+    float or array of the same shape and type
+        Zero at 0 and 1, ln 2 at 1/2.
+
+    Examples
+    --------
+    >>> predictive_entropy(np.array([0.0, 0.5, 0.9])).round(3).tolist()
+    [0.0, 0.693, 0.325]
+    """
+    return entr(mean_probability) + entr(1 - mean_probability)
+
+
+def slice_profile(entropy: np.ndarray) -> np.ndarray:
+    """Mean entropy of each axial slice, over all its voxels: unlike a volume, a slice has no mask.
+
+    Parameters
+    ----------
+    entropy : (z, y, x) array
+        In nats.
+
+    Returns
+    -------
+    (z,) float64 array
+
+    Examples
+    --------
+    >>> entropy = np.zeros((3, 4, 4))
+    >>> entropy[1, :2] = 0.5
+    >>> slice_profile(entropy).tolist()
+    [0.0, 0.25, 0.0]
+    """
+    return np.mean(entropy, axis=(1, 2), dtype=np.float64)
+
+
+def volume_uncertainty(entropy: np.ndarray, mask: np.ndarray) -> float:
+    """Mean entropy inside the predicted liver, dilated by a cube of 11 voxels.
+
+    Parameters
+    ----------
+    entropy : (z, y, x) array
+        In nats.
+    mask : (z, y, x) bool array
+        The predicted liver before dilation. Where nothing is predicted, the mean is over the whole volume.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ.
+
+    Examples
+    --------
+    >>> entropy = np.ones((20, 20, 20))
+    >>> entropy[:, :, 10:] = 0.0
+    >>> mask = np.zeros(entropy.shape, bool)
+    >>> mask[10, 10, 7] = True  # dilated: x from 2 to 12, eight of these eleven below 10
+    >>> round(volume_uncertainty(entropy, mask), 3)
+    0.727
     """
     mask = np.asarray(mask, dtype=bool)
     if mask.shape != entropy.shape:
         raise ValueError(f"mask: shape {mask.shape} differs from the entropy's {entropy.shape}")
     if not mask.any():
         return float(np.mean(entropy, dtype=np.float64))
-    return float(
-        np.mean(entropy[maximum_filter(mask, DILATION, mode="constant", cval=False)], dtype=np.float64)
-    )
+    dilated = maximum_filter(mask, DILATION, mode="constant", cval=False)
+    return float(np.mean(entropy[dilated], dtype=np.float64))

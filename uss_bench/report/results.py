@@ -1,94 +1,109 @@
-"""Result files: written from the records of a simulation and the volumes it ran on, read back for the report."""
+"""Result files: written from the records of a simulation and its volumes, read back for the report."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..data.volumes import Volume
 from ..runtime import paths, storage
 from ..runtime.errors import InputError
 from ..study.annotation import COUNTS
 from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
-from ..study.metrics import METRICS, volume_diagonal
+from ..study.metrics import METRICS
+from ..study.records import ModelRecord
 from ..study.strategies import in_order
+from ..study.surfaces import volume_diagonal
 
 SPACING, SIZE = ([f"{name}_{axis}" for axis in "zyx"] for name in ("spacing", "size"))
 
 
-def write_results(folder, records, volumes, seed, seconds):
-    """Write `results/*.csv` of a report folder. Equal runs give equal bytes in all of them but `timing.csv`.
+def write_results(
+    folder: str | Path,
+    records: Sequence[ModelRecord],
+    volumes: Mapping[str, Mapping[str, Volume]],
+    seed: int,
+    seconds: Callable[[ModelKey], Mapping[str, float]],
+) -> None:
+    """Write `results/*.csv` of a report folder. Equal runs give equal bytes in all but `timing.csv`.
 
     Parameters
     ----------
-    folder : the report's
-    records, seconds : as `simulation.Simulation.run` and `Simulation.seconds` give them
-    volumes : `{split: {case_id: volumes.Volume}}`
-    seed : that of the run
+    folder : path
+        Of the report.
+    records : sequence of ModelRecord
+        As `Simulation.run` gives them.
+    volumes : mapping
+        `{split: {case_id: Volume}}`.
+    seed : int
+        Of the run.
+    seconds : callable
+        Wall seconds of a model's stages by their names, as `Simulation.seconds`.
     """
-    folder = Path(folder)
     all_volumes = [volume for split in volumes.values() for volume in split.values()]
     sites = {volume.case.case_id: volume.case.site for volume in all_volumes}
-    storage.write_csv(
-        folder / paths.CASES,
-        [*COLUMNS, "seed", "case_id", "site", *METRICS, "missed"],
-        [
-            {
-                **record.key.as_row(),
-                "seed": seed,
-                "site": sites[row["case_id"]],
-                **row,
-                "missed": int(row["missed"]),
-            }
-            for record in records
-            for row in record.evaluation
-        ],
-    )
-    storage.write_csv(
-        folder / paths.ANNOTATION,
-        ["strategy", "iteration", *COUNTS],
-        [
-            {**record.key.as_row(), "strategy": record.key.annotator, **record.effort}
-            for record in records
-            if record.key.kind != "converged"
-        ],
-    )
-    storage.write_csv(
-        folder / paths.QUERIES,
-        ["strategy", "iteration", "case_id", "slice", "score"],
-        [
-            {**record.key.as_row(), "case_id": case_id, "slice": z, "score": score}
-            for record in records
-            for case_id, z, score in record.queries
-        ],
-    )
-    storage.write_csv(
-        folder / paths.TRAINING,
-        [*COLUMNS, "best_step", "last_step", "best_jaccard"],
-        [{**record.key.as_row(), **record.training} for record in records],
-    )
-    storage.write_csv(
-        folder / paths.TIMING,
-        [*COLUMNS, "stage", "seconds"],
-        [
-            {**record.key.as_row(), "stage": stage, "seconds": spent}
-            for record in records
-            for stage, spent in seconds(record.key).items()
-        ],
-    )
-    storage.write_csv(
-        folder / paths.VOLUMES,
-        ["case_id", "site", "split", "patient_id", *SPACING, *SIZE, "image_sha256", "label_sha256"],
-        [
-            {
-                **{name: getattr(volume.case, name) for name in ("case_id", "site", "split", "patient_id")},
-                **dict(zip(SPACING, volume.native_spacing, strict=True)),
-                **dict(zip(SIZE, volume.native_shape, strict=True)),
-                "image_sha256": volume.image_digest,
-                "label_sha256": volume.label_digest,
-            }
-            for volume in all_volumes
-        ],
-    )
+    tables = {
+        paths.CASES: (
+            [*COLUMNS, "seed", "case_id", "site", *METRICS, "missed"],
+            [row for record in records for row in _case_rows(record, seed, sites)],
+        ),
+        paths.ANNOTATION: (
+            ["strategy", "iteration", *COUNTS],
+            [
+                {**record.key.as_row(), "strategy": record.key.annotator, **record.effort}
+                for record in records
+                if record.key.kind != "converged"
+            ],
+        ),
+        paths.QUERIES: (
+            ["strategy", "iteration", "case_id", "slice", "score"],
+            [
+                {**record.key.as_row(), "case_id": case_id, "slice": z, "score": score}
+                for record in records
+                for case_id, z, score in record.queries
+            ],
+        ),
+        paths.TRAINING: (
+            [*COLUMNS, "best_step", "last_step", "best_jaccard"],
+            [{**record.key.as_row(), **record.training} for record in records],
+        ),
+        paths.TIMING: (
+            [*COLUMNS, "stage", "seconds"],
+            [
+                {**record.key.as_row(), "stage": stage, "seconds": spent}
+                for record in records
+                for stage, spent in seconds(record.key).items()
+            ],
+        ),
+        paths.VOLUMES: (
+            ["case_id", "site", "split", "patient_id", *SPACING, *SIZE, "image_sha256", "label_sha256"],
+            [_volume_row(volume) for volume in all_volumes],
+        ),
+    }
+    for name, (columns, rows) in tables.items():
+        storage.write_csv(Path(folder) / name, columns, rows)
+
+
+def _case_rows(record: ModelRecord, seed: int, sites: Mapping[str, str]) -> list[dict[str, Any]]:
+    common = {**record.key.as_row(), "seed": seed}
+    return [
+        {**common, "site": sites[row["case_id"]], **row, "missed": int(row["missed"])}
+        for row in record.evaluation
+    ]
+
+
+def _volume_row(volume: Volume) -> dict[str, Any]:
+    return {
+        **{name: getattr(volume.case, name) for name in ("case_id", "site", "split", "patient_id")},
+        **dict(zip(SPACING, volume.native_spacing, strict=True)),
+        **dict(zip(SIZE, volume.native_shape, strict=True)),
+        "image_sha256": volume.image_digest,
+        "label_sha256": volume.label_digest,
+    }
 
 
 @dataclass(frozen=True)
@@ -97,28 +112,36 @@ class Results:
 
     Attributes
     ----------
-    scores : `{ModelKey: {metric: (n,) array}}` over the test cases, in one order for all models; infinite
-        distances of missed livers are replaced by the diagonal of the case's volume
-    missed : `{ModelKey: number of missed livers}`
-    cases, sites : ids and sites of the test cases, in the order of the scores
-    effort : `{ModelKey: {"annotated_slices", ...}}` of what each model was trained on
-    training : `{ModelKey: {"best_step", "last_step", "best_jaccard"}}`
-    queries, volumes : rows of the files, as dictionaries of text
-    provenance : dictionary
+    scores : dict
+        `{ModelKey: {metric: (n,) array}}` over the test cases, in one order for all models; infinite
+        distances of missed livers are replaced by the diagonal of the case's volume.
+    missed : dict
+        `{ModelKey: number of missed livers}`.
+    cases, sites : list of str
+        Ids and sites of the test cases, in the order of the scores.
+    effort : dict
+        `{ModelKey: {"annotated_slices", ...}}` of what each model was trained on.
+    training : dict
+        `{ModelKey: {"best_step", "last_step", "best_jaccard"}}`.
+    queries, volumes : list of dict
+        Rows of the files, as text.
+    provenance : dict
+        Content of the file.
     """
 
-    scores: dict
-    missed: dict
-    cases: list
-    sites: list
-    effort: dict
-    training: dict
-    queries: list
-    volumes: list
-    provenance: dict
+    scores: dict[ModelKey, dict[str, np.ndarray]]
+    missed: dict[ModelKey, int]
+    cases: list[str]
+    sites: list[str]
+    effort: dict[ModelKey, dict[str, int]]
+    training: dict[ModelKey, dict[str, Any]]
+    queries: list[dict[str, str]]
+    volumes: list[dict[str, str]]
+    provenance: dict[str, Any]
 
     @property
     def strategies(self) -> list[str]:
+        """Names of the strategies, in the order of the table of strategies."""
         return in_order(key.strategy for key in self.scores if key.strategy)
 
     @property
@@ -128,6 +151,7 @@ class Results:
 
     @property
     def iterations(self) -> range:
+        """All iterations, counted from 1."""
         return range(1, 1 + self.last)
 
     @property
@@ -141,55 +165,32 @@ class Results:
         return [INITIAL, *(ModelKey.of_iteration(strategy, iteration) for iteration in self.iterations)]
 
 
-def read_results(folder):
+def read_results(folder: str | Path) -> Results:
     """Results of a report folder.
 
     Raises
     ------
     InputError
-        A result file is missing.
+        A result file is missing, or models were evaluated on different cases.
     """
     folder = Path(folder)
-    names = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES, paths.PROVENANCE)
-    missing = [name for name in names if not (folder / name).exists()]
+    names = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)
+    missing = [name for name in (*names, paths.PROVENANCE) if not (folder / name).exists()]
     if missing:
         raise InputError(
-            f"{folder}: no {', '.join(missing)}; run the benchmark first, or name its report with --name and --reports"
+            f"{folder}: no {', '.join(missing)}; run the benchmark first, "
+            "or name its report with --name and --reports"
         )
-    rows, annotation, queries, training, volumes = (storage.read_csv(folder / name) for name in names[:-1])
-    diagonals = {
-        row["case_id"]: volume_diagonal(*([float(row[name]) for name in names] for names in (SIZE, SPACING)))
-        for row in volumes
-    }
-
-    by_model = {}
-    for row in rows:
-        by_model.setdefault(ModelKey.from_row(row), []).append(row)
+    rows, annotation, queries, training, volumes = (storage.read_csv(folder / name) for name in names)
+    by_model = _rows_by_model(rows, folder)
     first = next(iter(by_model.values()))
-    places = {row["case_id"]: place for place, row in enumerate(first)}
-    for key, found in by_model.items():
-        if sorted(row["case_id"] for row in found) != sorted(places):
-            raise InputError(
-                f"{folder}: {paths.CASES} has other cases for {key} than for the first model; run the benchmark again"
-            )
-        found.sort(key=lambda row: places[row["case_id"]])
-    scores = {
-        key: {
-            metric: np.array(
-                [diagonals[row["case_id"]] if row[metric] == "inf" else float(row[metric]) for row in found]
-            )
-            for metric in METRICS
-            if metric in found[0]  # results of an earlier version may lack some
-        }
-        for key, found in by_model.items()
-    }
     efforts = {ModelKey.from_row(row): {name: int(row[name]) for name in COUNTS} for row in annotation}
     return Results(
-        scores=scores,
+        scores=_scores(by_model, volumes),
         missed={key: sum(int(row["missed"]) for row in found) for key, found in by_model.items()},
         cases=[row["case_id"] for row in first],
         sites=[row["site"] for row in first],
-        effort={key: efforts[key.annotations] for key in by_model},
+        effort={key: efforts[key.annotation_key] for key in by_model},
         training={
             ModelKey.from_row(row): {
                 "best_step": int(row["best_step"]),
@@ -202,3 +203,40 @@ def read_results(folder):
         volumes=volumes,
         provenance=storage.read_json(folder / paths.PROVENANCE),
     )
+
+
+def _rows_by_model(rows: Sequence[dict[str, str]], folder: Path) -> dict[ModelKey, list[dict[str, str]]]:
+    """Rows of the cases, for every model in the order of the first one."""
+    by_model: dict[ModelKey, list[dict[str, str]]] = {}
+    for row in rows:
+        by_model.setdefault(ModelKey.from_row(row), []).append(row)
+    places = {row["case_id"]: place for place, row in enumerate(next(iter(by_model.values())))}
+    for key, found in by_model.items():
+        if sorted(row["case_id"] for row in found) != sorted(places):
+            raise InputError(
+                f"{folder}: {paths.CASES} lists other cases for {key.title} than for the first model; "
+                "run the benchmark again"
+            )
+        found.sort(key=lambda row: places[row["case_id"]])
+    return by_model
+
+
+def _scores(
+    by_model: Mapping[ModelKey, Sequence[dict[str, str]]], volumes: Sequence[dict[str, str]]
+) -> dict[ModelKey, dict[str, np.ndarray]]:
+    diagonals = {
+        row["case_id"]: volume_diagonal(*([float(row[name]) for name in names] for names in (SIZE, SPACING)))
+        for row in volumes
+    }
+
+    def finite(row: dict[str, str], metric: str) -> float:
+        return diagonals[row["case_id"]] if row[metric] == "inf" else float(row[metric])
+
+    return {
+        key: {
+            metric: np.array([finite(row, metric) for row in found])
+            for metric in METRICS
+            if metric in found[0]  # results of an earlier version may lack some
+        }
+        for key, found in by_model.items()
+    }

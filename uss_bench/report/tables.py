@@ -1,6 +1,9 @@
 """The paper's Tables 1-9 and further statistics as Markdown, made from the results of a run."""
 
+from __future__ import annotations
+
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -11,47 +14,19 @@ from ..data.manifest import SPLITS
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import STRATEGIES
-from .results import SIZE, SPACING
-from .statistics import bootstrap_interval, quantile_effects, stars, summarize, wilcoxon_against_best
+from .quantile_regression import TERMS, QuantileEffects, quantile_effects
+from .results import SIZE, SPACING, Results
+from .signed_rank import PairedTest, stars, wilcoxon_against_best
+from .statistics import bootstrap_interval, summarize
+from .words import escaped, markdown_table, p_text, titled, value_text
 
-TERM_TITLES = {
-    "intercept": "Intercept",
-    "uncertainty_sampling": "Uncertainty sampling",
-    "slice_sampling": "Slice sampling",
-}
-
-
-def markdown_table(header, rows):
-    """A Markdown table with a left-aligned first column and right-aligned others."""
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join(
-        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
-    )
+TERM_TITLES = dict(zip(TERMS, ("Intercept", "Uncertainty sampling", "Slice sampling"), strict=True))
 
 
-def titled(metric):
-    """Metric with its unit, as `HD [mm]`."""
-    unit = METRICS[metric].unit
-    return f"{metric} [{unit}]" if unit else metric
+# --- Tables 1 to 3: what the models are trained on ---
 
 
-def p_text(p_value):
-    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
-
-
-def value_text(metric, value):
-    return f"{value:.{METRICS[metric].decimals}f}"
-
-
-def score_cell(metric, values, best=False, marks=""):
-    """`mean ± sd (percentile)`, the best in bold, significance stars escaped for Markdown."""
-    summary = summarize(values, METRICS[metric].robust_quantile)
-    spread = f" ± {value_text(metric, summary.std)}" if summary.n > 1 else ""
-    text = f"{value_text(metric, summary.mean)}{spread} ({value_text(metric, summary.percentile)})"
-    return (f"**{text}**" if best else text) + marks.replace("*", r"\*")
-
-
-def sites(results):
+def data_table(results: Results) -> str:
     """Table 1: volumes of each site by split, voxel sizes and resolutions."""
     by_site = defaultdict(list)
     for volume in results.volumes:
@@ -67,35 +42,41 @@ def sites(results):
     )
 
 
-def _range(volumes, name, pattern):
+def _range(volumes: Iterable[dict[str, str]], name: str, pattern: str) -> str:
     values = [float(volume[name]) for volume in volumes]
     low, high = pattern.format(min(values)), pattern.format(max(values))
     return low if low == high else f"[{low}–{high}]"
 
 
-def training_data(results):
+def training_data(results: Results) -> str:
     """Table 2: annotated slices / liver slices / patients."""
 
-    def cell(key):
+    def cell(key: ModelKey) -> str:
         return " / ".join(str(count) for count in results.effort[key].values())
 
     return by_iteration(results.strategies, results.iterations, cell)
 
 
-def training_steps(results):
+def training_steps(results: Results) -> str:
     """Table 3: steps of the checkpoint used for evaluation, of steps trained."""
 
-    def cell(key):
+    def cell(key: ModelKey) -> str:
         training = results.training[key]
         return f"{training['best_step']} of {training['last_step']}"
 
     return by_iteration(results.strategies, results.iterations, cell, with_converged=True)
 
 
-def by_iteration(strategies, iterations, cell, with_converged=False):
-    """The layout of Tables 2-7: rows initial, iterations, data pool; a column per strategy, and one for models of none.
+def by_iteration(
+    strategies: Sequence[str],
+    iterations: Sequence[int],
+    cell: Callable[[ModelKey], str],
+    with_converged: bool = False,
+) -> str:
+    """The layout of Tables 2-7.
 
-    `cell(key)` gives the text of a `ModelKey`'s cell.
+    Rows are the initial model, the iterations and the data pool; there is one column per strategy, and one
+    for models without a strategy. `cell(key)` gives the text of a model's cell.
     """
     blanks = [""] * len(strategies)
     rows = [["initial", *blanks, cell(INITIAL)]]
@@ -109,10 +90,25 @@ def by_iteration(strategies, iterations, cell, with_converged=False):
     return markdown_table(["", *strategies, "no query"], rows)
 
 
-def comparisons(results, metric, kind):
-    """Wilcoxon comparisons of all strategies against the best of each iteration: `{iteration: {strategy: Comparison}}`.
+# --- Tables 4 to 8: scores and their comparison ---
 
-    `kind` is that of the models: "iteration", or "converged", of which there is only the last iteration.
+
+def paired_tests(results: Results, metric: str, kind: str) -> dict[int, dict[str, PairedTest]]:
+    """Tests of all strategies against the best of each iteration.
+
+    Parameters
+    ----------
+    results : Results
+        Of a run.
+    metric : str
+        Name of the metric.
+    kind : str
+        Of the models: "iteration", or "converged", of which there is only the last iteration.
+
+    Returns
+    -------
+    dict
+        `{iteration: {strategy: PairedTest}}`.
     """
     found = {}
     for iteration in results.iterations if kind == "iteration" else [results.last]:
@@ -122,26 +118,19 @@ def comparisons(results, metric, kind):
     return found
 
 
-def metric_by_iteration(results, metric):
+def metric_by_iteration(results: Results, metric: str) -> str:
     """Tables 4-7: a metric of the iterations' models."""
-    tests = comparisons(results, metric, "iteration")
+    tests = paired_tests(results, metric, "iteration")
 
-    def cell(key):
+    def cell(key: ModelKey) -> str:
         return compared_cell(results, metric, key, tests.get(key.iteration))
 
     return by_iteration(results.strategies, results.iterations, cell)
 
 
-def compared_cell(results, metric, key, tests=None):
-    """Cell of a model, marked by the comparisons `{strategy: Comparison}` of its row; without any it takes no part in one."""
-    test = (tests or {}).get(key.strategy)
-    best = bool(tests) and test is None
-    return score_cell(metric, results.scores[key][metric], best, test.stars if test else "")
-
-
-def converged(results, metrics=PAPER_METRICS):
+def converged(results: Results, metrics: Sequence[str] = PAPER_METRICS) -> str:
     """Table 8: metrics of the converged models; the data pool's model takes no part in the comparison."""
-    tests = {metric: comparisons(results, metric, "converged") for metric in metrics}
+    tests = {metric: paired_tests(results, metric, "converged") for metric in metrics}
     rows = [
         [name, *(compared_cell(results, metric, key, tests[metric].get(key.iteration)) for metric in metrics)]
         for name, key in results.final_models.items()
@@ -149,21 +138,68 @@ def converged(results, metrics=PAPER_METRICS):
     return markdown_table(["", *(titled(metric) for metric in metrics)], rows)
 
 
-def effects(results, metric):
+def compared_cell(
+    results: Results, metric: str, key: ModelKey, tests: dict[str, PairedTest] | None = None
+) -> str:
+    """Cell of a model, marked by the tests `{strategy: PairedTest}` of its row, if it takes part in any."""
+    test = (tests or {}).get(key.strategy)
+    best = bool(tests) and test is None
+    return score_cell(metric, results.scores[key][metric], best, test.stars if test else "")
+
+
+def score_cell(metric: str, values: Sequence[float], best: bool = False, marks: str = "") -> str:
+    r"""`mean ± sd (percentile)`, the best in bold, significance stars escaped for Markdown.
+
+    >>> print(score_cell("DICE", [0.8, 0.9], marks="*"))
+    0.850 ± 0.071 (0.805)\*
+    """
+    summary = summarize(values, METRICS[metric].robust_quantile)
+    spread = f" ± {value_text(metric, summary.std)}" if summary.n > 1 else ""
+    text = f"{value_text(metric, summary.mean)}{spread} ({value_text(metric, summary.percentile)})"
+    return (f"**{text}**" if best else text) + escaped(marks)
+
+
+def corrected_tests(results: Results, metric: str, kind: str) -> str | None:
+    """Every test of a table with p, Holm's p over these tests, and effect size; None without tests."""
+    tests = [
+        (iteration, strategy, test)
+        for iteration, row in paired_tests(results, metric, kind).items()
+        for strategy, test in row.items()
+    ]
+    if not tests:
+        return None
+    _, adjusted, _, _ = multipletests([test.p for _, _, test in tests], method="holm")
+    rows = [
+        [
+            f"iter. {iteration}", strategy, test.best, test.n, test.zeros, p_text(test.p),
+            p_text(corrected) + escaped(stars(corrected)), f"{test.effect:+.2f}", test.method,
+        ]
+        for (iteration, strategy, test), corrected in zip(tests, adjusted, strict=True)
+    ]  # fmt: skip
+    return markdown_table(
+        ["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size", "method"], rows
+    )
+
+
+# --- Table 9: effects of uncertainty and slice sampling ---
+
+
+def effects(results: Results, metric: str) -> QuantileEffects:
     """Quantile regression of a metric of the converged models on uncertainty and slice sampling."""
     strategies = [STRATEGIES[name] for name in results.strategies]
     values = [results.scores[results.final_models[strategy.name]][metric] for strategy in strategies]
-    uncertainty, slices = (
+    uncertainty, slice_sampling = (
         np.repeat(flags, len(results.cases))
         for flags in (
             [strategy.by_uncertainty for strategy in strategies],
             [strategy.by_slices for strategy in strategies],
         )
     )
-    return quantile_effects(np.concatenate(values), uncertainty, slices, METRICS[metric].robust_quantile)
+    quantile = METRICS[metric].robust_quantile
+    return quantile_effects(np.concatenate(values), uncertainty, slice_sampling, quantile)
 
 
-def quantile_regression(results):
+def effects_table(results: Results) -> tuple[str, dict[str, str]]:
     """Table 9 and the metrics whose fit failed, `{metric: reason}`."""
     fits = {metric: effects(results, metric) for metric in PAPER_METRICS}
     rows = []
@@ -181,30 +217,11 @@ def quantile_regression(results):
     return markdown_table(header, rows), {metric: fit.failure for metric, fit in fits.items() if fit.failure}
 
 
-def corrected_tests(results, metric, kind):
-    """Every comparison of a table with p, Holm's p over these comparisons, and effect size; None without comparisons."""
-    tests = [
-        (iteration, strategy, test)
-        for iteration, row in comparisons(results, metric, kind).items()
-        for strategy, test in row.items()
-    ]
-    if not tests:
-        return None
-    _, adjusted, _, _ = multipletests([test.p for _, _, test in tests], method="holm")
-    rows = [
-        [
-            f"iter. {iteration}", strategy, test.best, test.n, test.zeros, p_text(test.p),
-            p_text(corrected) + stars(corrected).replace("*", r"\*"), f"{test.effect:+.2f}", test.method,
-        ]
-        for (iteration, strategy, test), corrected in zip(tests, adjusted, strict=True)
-    ]  # fmt: skip
-    return markdown_table(
-        ["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size", "method"], rows
-    )
+# --- further statistics, of the models that are compared at the end ---
 
 
-def intervals(results):
-    """Bootstrap 95% confidence intervals of mean and percentile of the models that are compared at the end."""
+def intervals(results: Results) -> str:
+    """Bootstrap 95% confidence intervals of mean and percentile."""
     rows = []
     for name, key in results.final_models.items():
         for metric in PAPER_METRICS:
@@ -218,32 +235,37 @@ def intervals(results):
     return markdown_table(["Model", "Metric", "mean [95% CI]", "5th or 95th percentile [95% CI]"], rows)
 
 
-def by_site(results, metric):
-    """Mean of a metric at each site of the test cases, for the models that are compared at the end."""
-    sites = sorted(set(results.sites))
-    places = {site: [index for index, other in enumerate(results.sites) if other == site] for site in sites}
+def by_site(results: Results, metric: str) -> str:
+    """Mean of a metric at each site of the test cases."""
+    names = sorted(set(results.sites))
+    places = {name: [index for index, site in enumerate(results.sites) if site == name] for name in names}
     rows = [
-        [name, *(value_text(metric, results.scores[key][metric][places[site]].mean()) for site in sites)]
-        for name, key in results.final_models.items()
+        [model, *(value_text(metric, results.scores[key][metric][places[name]].mean()) for name in names)]
+        for model, key in results.final_models.items()
     ]
-    return markdown_table([titled(metric), *(f"{site} (n = {len(places[site])})" for site in sites)], rows)
+    return markdown_table([titled(metric), *(f"{name} (n = {len(places[name])})" for name in names)], rows)
 
 
-def effort_areas(results):
-    """Area under the curve of mean DICE against annotated liver slices, `{strategy: area}`, and the range of slices it is over.
+def effort_areas(results: Results) -> tuple[dict[str, float], tuple[int, int]]:
+    """Area under the curve of mean DICE against annotated liver slices.
 
-    The curve starts at the initial model. All areas are over the range of effort that every strategy covers, and divided by it: a
-    mean DICE between 0 and 1.
+    The curve starts at the initial model. All areas are over the range of effort that every strategy covers,
+    and divided by it.
+
+    Returns
+    -------
+    areas : dict
+        `{strategy: area}`, a mean DICE between 0 and 1.
+    extent : tuple of int
+        First and last liver slice of the range.
     """
     curves = {}
     for strategy in results.strategies:
         keys = results.curve(strategy)
         effort = [results.effort[key]["annotated_liver_slices"] for key in keys]
         curves[strategy] = effort, [results.scores[key]["DICE"].mean() for key in keys]
-    start, stop = (
-        results.effort[INITIAL]["annotated_liver_slices"],
-        min(effort[-1] for effort, _ in curves.values()),
-    )
+    start = results.effort[INITIAL]["annotated_liver_slices"]
+    stop = min(effort[-1] for effort, _ in curves.values())
     areas = {}
     for strategy, (effort, dice) in curves.items():
         grid = np.unique([start, *(slices for slices in effort if slices < stop), stop])
@@ -252,7 +274,7 @@ def effort_areas(results):
     return areas, (start, stop)
 
 
-def missed_livers(results):
-    """Models that missed a liver altogether, with counts; None without any."""
+def missed_livers(results: Results) -> str | None:
+    """All models that missed a liver altogether, with counts; None without any."""
     rows = [[key.title, count, len(results.cases)] for key, count in results.missed.items() if count]
     return markdown_table(["Model", "missed livers", "test cases"], rows) if rows else None

@@ -1,1 +1,1 @@
-"""The simulated annotation workflow, its query strategies and the scores of its models."""
+"""The simulated annotation workflow, its query strategies, and the scores of its models."""

@@ -1,52 +1,104 @@
-"""The annotation record of a simulated workflow, and the effort it stands for (section IV)."""
+"""What is annotated in a simulated workflow, and the effort it stands for (section IV of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 
 class Annotations:
-    """Which axial slices of which cases are annotated. Immutable; adding gives a new record.
+    """Which axial slices of which cases are annotated. Immutable: adding gives a new record.
 
-    A slice is `(case_id, z)` with z counted from 0 on the working grid.
+    Parameters
+    ----------
+    slices : mapping, optional
+        `{case_id: slices}`, counted from 0 on the working grid; by default nothing is annotated.
+
+    Examples
+    --------
+    >>> annotations = Annotations({"a": [3, 1]}).add("b", [0])
+    >>> annotations.as_dict()
+    {'a': [1, 3], 'b': [0]}
     """
 
-    def __init__(self, slices=None):
+    def __init__(self, slices: Mapping[str, Iterable[int]] | None = None):
         self._slices = {
             case_id: frozenset(indices) for case_id, indices in sorted((slices or {}).items()) if indices
         }
 
-    def add(self, case_id, indices):
-        """Record with further slices of a case; annotating a slice a second time is a ValueError."""
+    def add(self, case_id: str, indices: Iterable[int]) -> Annotations:
+        """Record with further slices of a case.
+
+        Raises
+        ------
+        ValueError
+            One of the slices is annotated already.
+        """
         repeated = self.of(case_id).intersection(indices)
         if repeated:
             raise ValueError(f"case {case_id}: slices {sorted(repeated)} are annotated already")
         return Annotations({**self._slices, case_id: self.of(case_id).union(indices)})
 
-    def of(self, case_id):
-        """Annotated slices of a case, as a frozenset."""
+    def of(self, case_id: str) -> frozenset[int]:
+        """Annotated slices of a case."""
         return self._slices.get(case_id, frozenset())
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         """Ids of the cases with at least one annotated slice, sorted."""
         return iter(self._slices)
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, list[int]]:
+        """`{case_id: sorted slices}`."""
         return {case_id: sorted(int(index) for index in indices) for case_id, indices in self._slices.items()}
 
 
 COUNTS = ("annotated_slices", "annotated_liver_slices", "unique_patients")
 
 
-def effort(annotations, shows_liver, patient_of):
-    """Counts of Table 2. `shows_liver(case_id, z)` is asked for annotated slices only; `patient_of` maps case ids to patients."""
+def effort(
+    annotations: Annotations, shows_liver: Callable[[str, int], bool], patient_of: Mapping[str, str]
+) -> dict[str, int]:
+    """Annotated slices, liver slices and patients, as in Table 2 of the paper.
+
+    Parameters
+    ----------
+    annotations : Annotations
+        What is annotated.
+    shows_liver : callable
+        Whether a slice `(case_id, z)` shows liver; called for annotated slices only.
+    patient_of : mapping
+        `{case_id: patient}`.
+
+    Returns
+    -------
+    dict
+        The numbers, under the names in `COUNTS`.
+
+    Examples
+    --------
+    >>> effort(Annotations({"a": [1, 2], "b": [0]}), lambda case_id, z: z > 0, {"a": "p", "b": "p"})
+    {'annotated_slices': 3, 'annotated_liver_slices': 2, 'unique_patients': 1}
+    """
     slices = [(case_id, z) for case_id in annotations for z in sorted(annotations.of(case_id))]
     liver_slices = sum(shows_liver(case_id, z) for case_id, z in slices)
     patients = {patient_of[case_id] for case_id in annotations}
     return dict(zip(COUNTS, (len(slices), liver_slices, len(patients)), strict=True))
 
 
-def slice_budget(liver_slices):
-    """N_S of section IV-A: a third of the mean count of liver slices that UVS adds in an iteration, rounded.
+def slice_budget(liver_slices: Sequence[int]) -> int:
+    """N_S of section IV-A: how many slices a slice strategy gets per iteration.
 
-    `liver_slices` are the annotated liver slices before the first and after each UVS iteration. A third, because contours are drawn
-    on about every third slice of a volume and interpolated between.
+    It is a third of the mean number of liver slices that an iteration of UVS adds, rounded: contours are
+    drawn on about every third slice of a volume and interpolated between.
+
+    Parameters
+    ----------
+    liver_slices : sequence of int
+        Annotated liver slices before the first iteration of UVS and after each one.
+
+    Examples
+    --------
+    >>> slice_budget([10, 40, 70])
+    10
     """
     iterations = len(liver_slices) - 1
     return max(1, round((liver_slices[-1] - liver_slices[0]) / iterations / 3))

@@ -1,14 +1,31 @@
 """Scores of one model on one case: on the native grid for results, on the working grid for validation."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..data.volumes import Volume
 from .metrics import jaccard, segmentation_metrics
 
 THRESHOLD = 0.5  # of the liver probability
 
 
-def evaluate_case(probability, volume):
-    """DICE, RVE, MSD and HD (section II-F) of a probability on the working grid against the reference on its native grid.
+def evaluate_case(probability: np.ndarray, volume: Volume) -> dict[str, Any]:
+    """Compare a prediction with the reference on the native grid of a case (section II-F).
 
-    Returns `{"DICE", "RVE", "MSD", "HD", "missed"}`; `missed` tells that the case has liver and nothing was predicted.
+    Parameters
+    ----------
+    probability : ndarray
+        Liver probability `(z, y, x)` on the working grid.
+    volume : Volume
+        The case.
+
+    Returns
+    -------
+    dict
+        What `segmentation_metrics` gives, and `missed`: whether the case has liver and none was predicted.
     """
     prediction = volume.to_native(probability) >= THRESHOLD
     reference = volume.reference()
@@ -16,6 +33,6 @@ def evaluate_case(probability, volume):
     return {**segmentation_metrics(prediction, reference, volume.native_spacing), "missed": missed}
 
 
-def validation_jaccard(probability, volume):
-    """Jaccard index of a probability on the working grid, against the resampled reference."""
+def validation_jaccard(probability: np.ndarray, volume: Volume) -> float:
+    """Jaccard index of a liver probability `(z, y, x)` and the resampled reference, on the working grid."""
     return jaccard(probability >= THRESHOLD, volume.label.astype(bool))

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-KINDS = (
-    "initial",
-    "iteration",
-    "converged",
-    "data pool",
-)  # the column `model` of result files, in their order
+# The column `model` of result files, in their order.
+KINDS = ("initial", "iteration", "converged", "data pool")
 
 
 class ModelKey(NamedTuple):
-    """Which of a run's models: its kind (one of `KINDS`), strategy ("" for none), iteration (None for the data pool)."""
+    """Which of a run's models is meant.
+
+    Attributes
+    ----------
+    kind : str
+        One of `KINDS`.
+    strategy : str
+        Name of the query strategy; empty for the initial and the data pool model.
+    iteration : int or None
+        Counted from 1; 0 for the initial model, None for the data pool model.
+    """
 
     kind: str
     strategy: str
@@ -21,15 +27,17 @@ class ModelKey(NamedTuple):
 
     @classmethod
     def of_iteration(cls, strategy: str, iteration: int) -> ModelKey:
+        """Key of the model that a strategy's iteration ends with."""
         return cls("iteration", strategy, iteration)
 
     @classmethod
     def of_converged(cls, strategy: str, iteration: int) -> ModelKey:
+        """Key of the model that is trained to convergence on what an iteration has annotated."""
         return cls("converged", strategy, iteration)
 
     @classmethod
     def from_row(cls, row: dict[str, str]) -> ModelKey:
-        """Key of a row of a result file, of which those on annotation have no column `model`.
+        """Key of a row of a result file; files on annotation have no column `model`.
 
         >>> ModelKey.from_row({"model": "iteration", "strategy": "A", "iteration": "2"})
         ModelKey(kind='iteration', strategy='A', iteration=2)
@@ -41,13 +49,13 @@ class ModelKey(NamedTuple):
         iteration = int(row["iteration"]) if row["iteration"] else None
         return cls(row.get("model", "iteration"), row["strategy"], iteration)
 
-    def as_row(self) -> dict:
+    def as_row(self) -> dict[str, str | int | None]:
         """The columns `model`, `strategy` and `iteration` of a result file."""
         return {"model": self.kind, "strategy": self.strategy, "iteration": self.iteration}
 
     @property
     def folder(self) -> str:
-        """Folder inside a run's.
+        """Folder of the model inside that of its run.
 
         >>> ModelKey("iteration", "A", 2).folder, DATA_POOL.folder
         ('A/iter-2', 'data-pool')
@@ -69,12 +77,12 @@ class ModelKey(NamedTuple):
 
     @property
     def converges(self) -> bool:
-        """Whether the model is trained until convergence and not for a limited number of epochs."""
+        """Whether the model is trained until convergence, and not for a limited number of epochs."""
         return self.kind in ("converged", "data pool")
 
     @property
-    def annotations(self) -> ModelKey:
-        """Key of the model whose annotations these are: the converged one is trained on those of its iteration."""
+    def annotation_key(self) -> ModelKey:
+        """Key of the model that was first trained on these annotations; differs for converged models."""
         return ModelKey.of_iteration(self.strategy, self.iteration) if self.kind == "converged" else self
 
     @property
@@ -83,8 +91,8 @@ class ModelKey(NamedTuple):
         return self.kind if self == DATA_POOL else self.strategy
 
     @property
-    def draw(self) -> dict:
-        """What names the model's random draws in `runtime.seeding`. The converged model is none of the iterations."""
+    def draw(self) -> dict[str, str | int | None]:
+        """Names of the model's random draws in `runtime.seeding`; converged models have their own."""
         return {"strategy": self.strategy, "iteration": self.kind if self.converges else self.iteration}
 
 

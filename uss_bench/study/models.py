@@ -1,47 +1,77 @@
-"""Work on the models of a run: each is trained, queried, scored and evaluated by its `keys.ModelKey`.
+"""The models of a run: each is trained, scores the pool, asks for annotations, and is evaluated.
 
-Every random draw is named by the key, so that what comes out depends neither on the order of the work nor on who does it.
+Every random draw is named by the model's key, so results depend neither on the order of the work nor on which
+process does it.
 """
 
+from __future__ import annotations
+
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from ..data.volumes import Volume
 from ..network.aunet import AUNet
 from ..network.inference import predict, predict_mc
 from ..network.patches import PatchSampler, network_input
-from ..network.training import train
+from ..network.training import Training, train
 from ..network.uncertainty import slice_profile, volume_uncertainty
 from ..runtime.errors import InputError
 from ..runtime.paths import CHECKPOINT, CURVE, MODEL
+from ..runtime.progress import Progress
 from ..runtime.seeding import generator, integer_seed, torch_generator
 from ..runtime.storage import load_checkpoint, save_checkpoint, write_csv
+from .annotation import Annotations
 from .evaluation import THRESHOLD, evaluate_case, validation_jaccard
-from .strategies import Pool, PoolCase
+from .keys import ModelKey
+from .records import TrainingSet
+from .strategies import Pool, PoolCase, Query, Strategy
 
 CHECKPOINT_SECONDS = 180  # between two checkpoints of a training
 
 
 class Models:
-    """The models that a run keeps in its `folder`. Parameters are those of `simulation.Simulation`."""
+    """The models that a run keeps in its folder.
 
-    def __init__(self, config, volumes, folder, seed, device, progress):
+    Parameters
+    ----------
+    config : config.Config
+        Settings of the run.
+    volumes : mapping
+        `{"pool" | "val" | "test": {case_id: Volume}}`.
+    folder : path
+        Of the run.
+    seed : int
+        Names every random draw, together with a model's key.
+    device : torch.device
+        Where networks run.
+    progress : Progress
+        Says what is being done.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        volumes: Mapping[str, Mapping[str, Volume]],
+        folder: str | Path,
+        seed: int,
+        device: torch.device,
+        progress: Progress,
+    ):
         self.config, self.volumes, self.folder = config, volumes, Path(folder)
         self.seed, self.device, self.progress = seed, device, progress
-        self._loaded = None, None
+        self._loaded: tuple[ModelKey | None, AUNet | None] = None, None
 
-    def shows_liver(self, case_id, z):
-        """Whether the reference of a pool case shows liver in slice z."""
+    def shows_liver(self, case_id: str, z: int) -> bool:
+        """Whether the reference of a pool case shows liver in slice z of the working grid."""
         return self.volumes["pool"][case_id].shows_liver(z)
 
-    def _new_model(self, key):
-        model = AUNet(**vars(self.config.network))
-        model.draw_weights(torch_generator(**self._draw(key), purpose="weights"))
-        return model.to(self.device)
-
-    def trained(self, key):
+    def trained(self, key: ModelKey) -> AUNet:
         """The network in its best state; the last one asked for is kept in memory."""
         if self._loaded[0] != key:
             model = self._new_model(key)
@@ -49,56 +79,51 @@ class Models:
             self._loaded = key, model
         return self._loaded[1]
 
-    def _draw(self, key):
+    def _new_model(self, key: ModelKey) -> AUNet:
+        model = AUNet(**vars(self.config.network))
+        model.draw_weights(torch_generator(**self._draw(key), purpose="weights"))
+        return model.to(self.device)
+
+    def _draw(self, key: ModelKey) -> dict[str, Any]:
         return {"seed": self.seed, **key.draw}
 
-    def _input(self, volume):
+    def _input(self, volume: Volume) -> np.ndarray:
         return network_input(volume.image, self.config.data.window, self.config.data.scale)
 
-    def train(self, key, annotations):
-        """Train a model from scratch, or on from its checkpoint, and keep its best state.
+    def train(self, key: ModelKey, annotations: Annotations) -> dict[str, Any]:
+        """Train a model from scratch, or on from its checkpoint, and keep its best state (section II-B).
 
-        Returns the fields of `training.Trained` without the state. Raises FloatingPointError where the loss is not finite.
+        Returns
+        -------
+        dict
+            The fields of `training.Trained` without the state.
+
+        Raises
+        ------
+        FloatingPointError
+            The loss is not finite.
         """
-        config, data = self.config.training, self.config.data
-        folder = self.folder / key.folder
+        config, data, folder = self.config.training, self.config.data, self.folder / key.folder
         model = self._new_model(key)
         patch = model.output_size(config.patch)
         sampler = PatchSampler(
             self.volumes["pool"], annotations, patch, model.halo, config.batch_size, data.window, data.scale
         )
-        current, saved, validations = None, time.monotonic(), 0
+        watch = _Watch(folder, key.title, self.progress)
 
-        def after_step(training):
-            nonlocal current, saved, validations
-            current = training
-            if len(training.curve) > validations:
-                validations = len(training.curve)
-                _write_curve(folder / CURVE, training.curve)
-            if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save_checkpoint(folder / CHECKPOINT, training.state())
-                saved = time.monotonic()
-            limit = f"/{training.limit}" if training.limit else ""
-            best = f", best Jaccard {training.best_jaccard:.3f}" if training.curve else ""
-            self.progress.now(
-                f"{key.title}: training step {training.step}{limit}, loss {training.loss:.3f}{best}"
-            )
-
-        def validate(model):
+        def validate(model: AUNet) -> float:
             scores = []
             for case_id, volume in self.volumes["val"].items():
-                self.progress.now(f"{key.title}: validation on {case_id} after step {current.step}")
+                step = watch.training.step
+                self.progress.now(f"{key.title}: validation on {case_id} after step {step}")
                 scores.append(validation_jaccard(self.predict(model, volume), volume))
             return float(np.mean(scores))
 
         try:
             resume = self._checkpoint(folder / CHECKPOINT)
-            trained = train(
-                model, sampler, validate, config, self._draw(key), key.converges, after_step, resume
-            )
+            trained = train(model, sampler, validate, config, self._draw(key), key.converges, watch, resume)
         except KeyboardInterrupt:  # raised at safe points alone, see stopping.py
-            if current:
-                save_checkpoint(folder / CHECKPOINT, current.state())
+            watch.save()
             raise
         except FloatingPointError as error:
             raise FloatingPointError(f"{key.title}: {error}") from None
@@ -106,8 +131,8 @@ class Models:
         save_checkpoint(folder / MODEL, trained.state)
         return {name: value for name, value in asdict(trained).items() if name != "state"}
 
-    def _checkpoint(self, path):
-        """State of a training that was interrupted, or None to begin it."""
+    def _checkpoint(self, path: Path) -> dict[str, Any] | None:
+        """State of an interrupted training, or None to begin from scratch."""
         if not path.exists():
             return None
         try:
@@ -120,29 +145,67 @@ class Models:
             )
             return None
 
-    def predict(self, model, volume):
-        """Liver probability of a `volumes.Volume` on the working grid, `(z, y, x)`."""
+    def predict(self, model: AUNet, volume: Volume) -> np.ndarray:
+        """Liver probability of a volume on the working grid, float32 `(z, y, x)`."""
         return predict(model, self._input(volume), self.config.inference.tile)
 
-    def evaluate(self, key, case_id):
-        """Scores of a test case under a trained model, as `evaluation.evaluate_case` gives them, with its id."""
+    def evaluate(self, key: ModelKey, case_id: str) -> dict[str, Any]:
+        """Scores of a test case under a trained model, as `evaluate_case` gives them, with its id."""
         self.progress.now(f"{key.title}: evaluating {case_id}")
         volume = self.volumes["test"][case_id]
         return {"case_id": case_id, **evaluate_case(self.predict(self.trained(key), volume), volume)}
 
-    def query(self, strategy, before, count, scores):
+    def score(self, key: ModelKey, case_id: str) -> dict[str, Any]:
+        """What strategies may need to know of a pool case under a trained model (section II-E).
+
+        Returns
+        -------
+        dict
+            `case_id`; `volume` and `profile`, uncertainty of the volume and of each slice in nats; `empty`,
+            whether no liver is predicted.
+        """
+        self.progress.now(f"{key.title}: uncertainty of {case_id}")
+        mean, entropy = self.uncertainty(key, case_id)
+        liver = mean >= THRESHOLD
+        return {
+            "case_id": case_id,
+            "volume": volume_uncertainty(entropy, liver),
+            "profile": slice_profile(entropy).tolist(),
+            "empty": not liver.any(),
+        }
+
+    def uncertainty(self, key: ModelKey, case_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """Monte Carlo dropout on a pool case under a trained model.
+
+        Returns
+        -------
+        mean, entropy : ndarray
+            Mean liver probability, and predictive entropy in nats, both `(z, y, x)`.
+        """
+        seed = integer_seed(**self._draw(key), purpose="mc dropout", case=case_id)
+        volume, inference = self.volumes["pool"][case_id], self.config.inference
+        return predict_mc(self.trained(key), self._input(volume), inference.samples, seed, inference.tile)
+
+    def query(
+        self, strategy: Strategy, before: TrainingSet, count: int, scores: Iterable[Mapping[str, Any]]
+    ) -> dict[str, list]:
         """What a strategy asks for next.
 
         Parameters
         ----------
-        strategy : `strategies.Strategy`
-        before : `simulation.TrainingSet` of the model that queries
-        count : volumes or slices to annotate
-        scores : what `score` returned for the cases that may be queried; empty where the strategy needs none
+        strategy : Strategy
+            The strategy.
+        before : TrainingSet
+            Of the model that queries.
+        count : int
+            Volumes or slices to annotate.
+        scores : iterable of dict
+            What `score` returned for the cases that may be queried; empty where the strategy needs none.
 
         Returns
         -------
-        `{"queries": list of strategies.Query, "notes": texts on anything unusual}`
+        dict
+            `queries`, a list of `strategies.Query`, and `notes`, texts on anything unusual.
         """
         scores = {score["case_id"]: score for score in scores}
         cases = [
@@ -165,7 +228,7 @@ class Models:
             notes.append(f"only {len(queries)} slice candidates for {count} slices")
         return {"queries": queries, "notes": notes}
 
-    def _until_liver(self, queries, count):
+    def _until_liver(self, queries: Sequence[Query], count: int) -> tuple[Sequence[Query], int]:
         """Queries up to the one with which `count` of them show liver, and how many do."""
         found = 0
         for number, query in enumerate(queries):
@@ -174,31 +237,35 @@ class Models:
             found += bool(self.shows_liver(query.case_id, query.z))
         return queries, found
 
-    def score(self, key, case_id):
-        """What UVS and USS need to know of a pool case under a trained model: uncertainty of the volume and of its slices, in nats."""
-        self.progress.now(f"{key.title}: uncertainty of {case_id}")
-        mean, entropy = self.uncertainty(key, case_id)
-        liver = mean >= THRESHOLD
-        return {
-            "case_id": case_id,
-            "volume": volume_uncertainty(entropy, liver),
-            "profile": slice_profile(entropy).tolist(),
-            "empty": not liver.any(),
-        }
 
-    def uncertainty(self, key, case_id):
-        """Monte Carlo dropout on a pool case under a trained model: mean liver probability and entropy in nats, both `(z, y, x)`."""
-        seed = integer_seed(**self._draw(key), purpose="mc dropout", case=case_id)
-        inference = self.config.inference
-        return predict_mc(
-            self.trained(key),
-            self._input(self.volumes["pool"][case_id]),
-            inference.samples,
-            seed,
-            inference.tile,
+class _Watch:
+    """Follows a training: called after each step, it reports progress and keeps curve and checkpoint."""
+
+    def __init__(self, folder: Path, title: str, progress: Progress):
+        self.training: Training | None = None
+        self._folder, self._title, self._progress = folder, title, progress
+        self._saved, self._validations = time.monotonic(), 0
+
+    def __call__(self, training: Training) -> None:
+        self.training = training
+        if len(training.curve) > self._validations:
+            self._validations = len(training.curve)
+            _write_curve(self._folder / CURVE, training.curve)
+        if time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+            self.save()
+            self._saved = time.monotonic()
+        limit = f"/{training.limit}" if training.limit else ""
+        best = f", best Jaccard {training.best_jaccard:.3f}" if training.curve else ""
+        self._progress.now(
+            f"{self._title}: training step {training.step}{limit}, loss {training.loss:.3f}{best}"
         )
 
+    def save(self) -> None:
+        """Write the checkpoint, if a step has been made."""
+        if self.training:
+            save_checkpoint(self._folder / CHECKPOINT, self.training.state())
 
-def _write_curve(path, curve):
+
+def _write_curve(path: Path, curve: Iterable[tuple[int, float, float]]) -> None:
     columns = ("step", "loss", "jaccard")
     write_csv(path, columns, [dict(zip(columns, row, strict=True)) for row in curve])

@@ -1,7 +1,9 @@
-"""The few slices that Figures 2, 4 and 5 show, kept as one small file, so that the figures can be redrawn without models or volumes.
+"""The few slices that Figures 2, 4 and 5 show, kept as one small file.
 
-The file is a NumPy archive without pickled objects. `n` and `m` count shown queries and cases; slices are counted from 0; grey values
-are HU of `WINDOW` in 256 steps; probabilities are hundredths. Slices `(y, x)` are thinned until no side exceeds `MAX_SIDE` pixels.
+With it, the figures can be redrawn without models or volumes. The file is a NumPy archive without pickled
+objects. `n` and `m` count shown queries and cases; slices are counted from 0; grey values are HU of `WINDOW`
+in 256 steps; probabilities are hundredths. Slices `(y, x)` are thinned until no side exceeds `MAX_SIDE`
+pixels.
 
   Figure 2, one pool case under the initial model, on the working grid (only with the featured strategy)
     profile             (z,) float32     slice uncertainty in nats
@@ -9,31 +11,41 @@ are HU of `WINDOW` in 256 steps; probabilities are hundredths. Slices `(y, x)` a
     profile_chosen      (c,) int32       slices that its first iteration chose
     profile_liver       (z,) bool        the reference shows liver
     profile_case        text
-  Figure 4, slices of its first iteration under the initial model, the most uncertain first, cut to the body (only with the featured strategy)
+  Figure 4, slices of its first iteration under the initial model, the most uncertain first, cut to the body
+  (only with the featured strategy)
     query_case, query_slice, query_score   (n,) text, int32, float64 in nats
-    query_rank                             (n,) int32, 1 for the highest score; query_count: how many were chosen in all
+    query_rank                             (n,) int32, 1 for the highest score
+    query_count                            int32, how many were chosen in all
     query_pixel                            (n, 2) float32, mm, (y, x)
     query_I_ct, _reference, _probability   (y, x) uint8, for I in 0..n-1
     query_I_entropy                        (y, x) float16, nats to two decimals, which compress well
-  Figure 5, test cases under the converged models and the data pool model, on the native grid, cut to the liver
-    case_id, case_role, case_slice         (m,) text, text, int32; roles are "best", "worst", "disagreement"
+  Figure 5, test cases under the converged models and the data pool model, on the native grid, cut to the
+  liver
+    case_id, case_role, case_slice         (m,) text, text, int32; roles: "best", "worst", "disagreement"
     case_pixel                             (m, 2) float32, mm, (y, x)
     case_models                            text, strategies, then "data pool"
     case_I_ct, case_I_reference            (y, x) uint8, for I in 0..m-1
     case_I_predictions                     (model, y, x) uint8
 """
 
+from __future__ import annotations
+
 import shutil
 import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..data.nifti import read_nifti
+from ..data.volumes import Volume
 from ..network.uncertainty import slice_profile
 from ..runtime.storage import atomic_path
 from .evaluation import THRESHOLD
 from .keys import INITIAL, ModelKey
+from .records import ModelRecord
+from .simulation import Simulation
 from .strategies import FEATURED, slice_candidates
 
 WINDOW = (-150.0, 250.0)  # HU, the usual abdominal window
@@ -41,18 +53,24 @@ MAX_SIDE = 200  # pixels: seven CT slices of this size stay below 300 kB
 AIR = -500  # HU; Figure 4 is cut to what is denser
 MARGIN = 0.2  # around the liver of Figure 5, as a share of its extent
 
+Arrays = dict[str, np.ndarray]
 
-def write_showcase(simulation, records, path):
+
+def write_showcase(simulation: Simulation, records: Iterable[ModelRecord], path: str | Path) -> None:
     """Write the slices of a finished run to `path`.
 
-    They are kept in the run's folder too, by the strategies shown, so that running again predicts nothing again.
+    They are also kept in the run's folder, by the strategies shown, so that a second call predicts nothing.
 
     Parameters
     ----------
-    simulation : `simulation.Simulation`
-    records : what its `run` returned
-    path : the report's file
+    simulation : Simulation
+        The run.
+    records : iterable of ModelRecord
+        What `Simulation.run` returned.
+    path : path
+        File of the report.
     """
+    records = list(records)
     shown = "-".join(record.key.strategy for record in records if record.key.kind == "converged")
     kept = Path(simulation.run_folder) / f"slices-{shown}.npz"
     if not kept.exists():
@@ -61,8 +79,8 @@ def write_showcase(simulation, records, path):
         shutil.copyfile(kept, temporary)
 
 
-def save_arrays(path, arrays):
-    """Write `{name: array}` as a compressed NumPy archive; equal arrays give equal bytes, which `numpy.savez` does not promise."""
+def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a compressed NumPy archive; equal arrays give equal bytes, unlike with `numpy.savez`."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in arrays.items():
             entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
@@ -71,15 +89,100 @@ def save_arrays(path, arrays):
                 np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
 
 
-def chosen_queries(queries):
-    """Ranks, from 0, of the three highest and the lowest scored of `[case_id, z, score]`, which come in descending order."""
+# --- Figures 2 and 4 ---
+
+
+def chosen_queries(queries: Sequence[Any]) -> list[int]:
+    """Ranks, from 0, of the queries to show: the first three and the last, which has the lowest score.
+
+    >>> chosen_queries("abcdefg")
+    [0, 1, 2, 6]
+    """
     return sorted({*range(min(3, len(queries))), len(queries) - 1})
 
 
-def chosen_cases(dice):
-    """Cases that Figure 5 shows, `{role: case_id}`, from `{strategy: {case_id: DICE}}`; of equal ones the first by id.
+def _query_arrays(simulation: Simulation, records: Iterable[ModelRecord]) -> Arrays:
+    """Arrays of Figures 2 and 4; none without the featured strategy."""
+    by_key = {record.key: record for record in records}
+    first = by_key.get(ModelKey.of_iteration(FEATURED, 1))
+    if first is None or not first.queries:
+        return {}
+    ranks = chosen_queries(first.queries)
+    shown = [first.queries[rank] for rank in ranks]
+    arrays = {
+        "query_case": np.array([case_id for case_id, _, _ in shown]),
+        "query_slice": np.array([z for _, z, _ in shown], np.int32),
+        "query_score": np.array([score for _, _, score in shown]),
+        "query_rank": np.array(ranks, np.int32) + 1,
+        "query_count": np.array(len(first.queries), np.int32),
+    }
+    pixels = {}
+    # One case at a time: two float volumes of a real case take most of a gigabyte.
+    for case_id in dict.fromkeys(case_id for case_id, _, _ in shown):
+        simulation.progress.now(f"figures: uncertainty of {case_id}")
+        volume = simulation.pool[case_id]
+        mean, entropy = simulation.models.uncertainty(INITIAL, case_id)
+        if case_id == shown[0][0]:
+            annotated = by_key[INITIAL].annotations.of(case_id)
+            chosen = sorted(z for name, z, _ in first.queries if name == case_id)
+            arrays |= _profile_arrays(simulation, volume, slice_profile(entropy), annotated, chosen)
+        for number, (name, z, _) in enumerate(shown):
+            if name == case_id:
+                pictures, pixels[number] = _queried_slice(volume, z, mean, entropy)
+                arrays |= {f"query_{number}_{kind}": picture for kind, picture in pictures.items()}
+    return {**arrays, "query_pixel": np.array([pixels[number] for number in range(len(shown))], np.float32)}
 
-    "best" and "worst" go by the mean over the strategies, "disagreement" by the range over them among the cases left.
+
+def _profile_arrays(
+    simulation: Simulation, volume: Volume, profile: np.ndarray, annotated: frozenset[int], chosen: list[int]
+) -> Arrays:
+    candidates = [
+        z for z in slice_candidates(profile, simulation.config.query.min_distance) if z not in annotated
+    ]
+    return {
+        "profile": profile.astype(np.float32),
+        "profile_candidates": np.array(candidates, np.int32),
+        "profile_chosen": np.array(chosen, np.int32),
+        "profile_liver": np.asarray(volume.label).any(axis=(1, 2)),
+        "profile_case": np.array(volume.case.case_id),
+    }
+
+
+def _queried_slice(
+    volume: Volume, z: int, mean: np.ndarray, entropy: np.ndarray
+) -> tuple[Arrays, list[float]]:
+    """Pictures of a slice, cut to the body, and the edges `(y, x)` of a pixel in mm."""
+    region, step = _thinned(box_around([volume.image[z] > AIR]))
+    pictures = {
+        "ct": _grey(volume.image[z][region]),
+        "reference": np.asarray(volume.label[z][region]),
+        "probability": np.rint(100 * mean[z][region]).astype(np.uint8),
+        "entropy": entropy[z][region].round(2).astype(np.float16),
+    }
+    return pictures, [step * edge for edge in volume.spacing[1:]]
+
+
+# --- Figure 5 ---
+
+
+def chosen_cases(dice: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Cases to show: the best and the worst, and the one on which the strategies disagree most.
+
+    Parameters
+    ----------
+    dice : mapping
+        `{strategy: {case_id: DICE}}`.
+
+    Returns
+    -------
+    dict
+        `{role: case_id}`; of equal cases the first by id. "best" and "worst" go by the mean over the
+        strategies, "disagreement" by the range over them among the cases left.
+
+    Examples
+    --------
+    >>> chosen_cases({"A": {"x": 0.9, "y": 0.5, "z": 0.8}, "B": {"x": 0.9, "y": 0.5, "z": 0.6}})
+    {'best': 'x', 'worst': 'y', 'disagreement': 'z'}
     """
     left = sorted(next(iter(dice.values())))
     mean, spread = (
@@ -98,55 +201,7 @@ def chosen_cases(dice):
     return found
 
 
-def _query_arrays(simulation, records):
-    """Arrays of Figures 2 and 4; none without the featured strategy."""
-    by_key = {record.key: record for record in records}
-    first = by_key.get(ModelKey.of_iteration(FEATURED, 1))
-    if first is None or not first.queries:
-        return {}
-    initial = by_key[INITIAL]
-    ranks = chosen_queries(first.queries)
-    shown = [first.queries[rank] for rank in ranks]
-    arrays = {
-        "query_case": np.array([case_id for case_id, _, _ in shown]),
-        "query_slice": np.array([z for _, z, _ in shown], np.int32),
-        "query_score": np.array([score for _, _, score in shown]),
-        "query_rank": np.array(ranks, np.int32) + 1,
-        "query_count": np.array(len(first.queries), np.int32),
-    }
-    pixels = {}
-    # One case at a time: two float volumes of a real case take most of a gigabyte.
-    for case_id in dict.fromkeys(case_id for case_id, _, _ in shown):
-        simulation.progress.now(f"figures: uncertainty of {case_id}")
-        volume = simulation.pool[case_id]
-        mean, entropy = simulation.models.uncertainty(initial.key, case_id)
-        if case_id == shown[0][0]:
-            profile = slice_profile(entropy)
-            annotated = initial.annotations.of(case_id)
-            candidates = [
-                z
-                for z in slice_candidates(profile, simulation.config.query.min_distance)
-                if z not in annotated
-            ]
-            arrays["profile"] = profile.astype(np.float32)
-            arrays["profile_candidates"] = np.array(candidates, np.int32)
-            arrays["profile_chosen"] = np.array(
-                sorted(z for name, z, _ in first.queries if name == case_id), np.int32
-            )
-            arrays["profile_liver"] = np.asarray(volume.label).any(axis=(1, 2))
-            arrays["profile_case"] = np.array(case_id)
-        for number, (name, z, _) in enumerate(shown):
-            if name == case_id:
-                region, step = _thinned(box_around([volume.image[z] > AIR]))
-                arrays[f"query_{number}_ct"] = _grey(volume.image[z][region])
-                arrays[f"query_{number}_reference"] = np.asarray(volume.label[z][region])
-                arrays[f"query_{number}_probability"] = np.rint(100 * mean[z][region]).astype(np.uint8)
-                arrays[f"query_{number}_entropy"] = entropy[z][region].round(2).astype(np.float16)
-                pixels[number] = [step * edge for edge in volume.spacing[1:]]
-    return {**arrays, "query_pixel": np.array([pixels[number] for number in range(len(shown))], np.float32)}
-
-
-def _case_arrays(simulation, records):
+def _case_arrays(simulation: Simulation, records: Iterable[ModelRecord]) -> Arrays:
     """Arrays of Figure 5."""
     models = [record for record in records if record.key.converges]
     converged = [record for record in models if record.key.strategy]
@@ -179,13 +234,24 @@ def _case_arrays(simulation, records):
     }
 
 
-def worst_slice(masks, reference):
-    """Slice on which predictions and reference, all bool `(z, y, x)`, differ in most voxels, summed over the predictions."""
+def worst_slice(masks: Iterable[np.ndarray], reference: np.ndarray) -> int:
+    """Slice on which predictions and reference differ in most voxels, summed over the predictions.
+
+    All are bool `(z, y, x)`.
+    """
     return int(np.argmax(sum(np.count_nonzero(mask != reference, axis=(1, 2)) for mask in masks)))
 
 
-def box_around(masks, margin=0.0):
-    """Slices `(y, x)` of the box around all masks `(y, x)`, widened by a share of its extent; the whole plane where all are empty."""
+def box_around(masks: Sequence[np.ndarray], margin: float = 0.0) -> tuple[slice, ...]:
+    """Slices `(y, x)` of the box around all masks; the whole plane where all are empty.
+
+    Parameters
+    ----------
+    masks : sequence of ndarray
+        Bool, `(y, x)`.
+    margin : float
+        Share of its extent by which the box is widened on every side.
+    """
     union = np.any(masks, axis=0)
     if not union.any():
         return tuple(slice(0, length) for length in union.shape)
@@ -197,19 +263,21 @@ def box_around(masks, margin=0.0):
     return tuple(box)
 
 
-def _prediction(simulation, key, volume):
+def _prediction(simulation: Simulation, key: ModelKey, volume: Volume) -> np.ndarray:
     """Liver of a test case on the native grid, as when it was evaluated."""
     return volume.to_native(simulation.models.predict(simulation.models.trained(key), volume)) >= THRESHOLD
 
 
-def _thinned(box):
-    """A box with the least whole step that leaves at most `MAX_SIDE` pixels a side, and that step."""
+# --- pictures ---
+
+
+def _thinned(box: tuple[slice, ...]) -> tuple[tuple[slice, ...], int]:
+    """A box with the least whole step that leaves at most `MAX_SIDE` pixels per side, and that step."""
     step = -(-max(axis.stop - axis.start for axis in box) // MAX_SIDE)
     return tuple(slice(axis.start, axis.stop, step) for axis in box), step
 
 
-def _grey(hu):
+def _grey(hu: np.ndarray) -> np.ndarray:
     low, high = WINDOW
-    return np.rint((np.clip(np.asarray(hu, np.float32), low, high) - low) * (255 / (high - low))).astype(
-        np.uint8
-    )
+    grey = (np.clip(np.asarray(hu, np.float32), low, high) - low) * (255 / (high - low))
+    return np.rint(grey).astype(np.uint8)

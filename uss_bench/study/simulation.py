@@ -1,19 +1,22 @@
-"""The simulated annotation workflow (section IV): `Simulation.workflow` and `Simulation.active_learning` are its steps.
+"""The simulated annotation workflow (section IV), step by step: see `Simulation.workflow`.
 
-Both are tasks in the sense of `runtime.tasks`: what they yield is worked on by whichever process is free and kept in
-files, from which a run that was stopped continues.
+Its steps are tasks in the sense of `runtime.tasks`: what they yield is done by whichever process is free and
+kept in files, from which a stopped run continues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
+from ..data.volumes import Volume
 from ..runtime.paths import CHECKPOINT
+from ..runtime.progress import Progress
 from ..runtime.seeding import generator
 from ..runtime.storage import read_json
 from ..runtime.tasks import BLOCKING, LONG, PART, SHORT, SharedStage, Stage, Tasks
@@ -21,26 +24,8 @@ from ..runtime.team import Team
 from .annotation import Annotations, effort, slice_budget
 from .keys import DATA_POOL, INITIAL, KINDS, ModelKey
 from .models import Models
-from .strategies import BUDGET, STRATEGIES, Pool, PoolCase, Strategy, random_volumes
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """What a model is trained on. `queries` are what was annotated for it since the model before."""
-
-    key: ModelKey
-    annotations: Annotations
-    queries: Sequence = ()
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelRecord(TrainingSet):
-    """A trained and evaluated model: counts of `annotation.effort`, outcome of the training, scores by test case."""
-
-    effort: dict[str, int]
-    training: dict
-    evaluation: list[dict]
+from .records import ModelRecord, TrainingSet
+from .strategies import BUDGET, STRATEGIES, Pool, PoolCase, Query, Strategy, random_volumes
 
 
 class Simulation:
@@ -48,22 +33,39 @@ class Simulation:
 
     Parameters
     ----------
-    config : `config.Config`
-    volumes : `{"pool" | "val" | "test": {case_id: volumes.Volume}}`
-    run_folder : where models and stages are kept, on a disk that the whole team sees
-    seed : integer that names every random draw
-    device : torch device
-    progress : `progress.Progress`
-    team : `team.Team` that shares the work. No result depends on its size: draws are named, and each piece of work is
-        one process's.
+    config : config.Config
+        Settings of the run.
+    volumes : mapping
+        `{"pool" | "val" | "test": {case_id: Volume}}`.
+    run_folder : path
+        Where models and stages are kept, on a disk that the whole team sees.
+    seed : int
+        Names every random draw.
+    device : torch.device
+        Where networks run.
+    progress : Progress
+        Says what is being done.
+    team : Team, optional
+        Shares the work; by default this process works alone. No result depends on the team's size: draws are
+        named, and each piece of work is done by one process.
     """
 
-    def __init__(self, config, volumes, run_folder, seed, device, progress, team=None):
+    def __init__(
+        self,
+        config: Any,
+        volumes: Mapping[str, Mapping[str, Volume]],
+        run_folder: str | Path,
+        seed: int,
+        device: torch.device,
+        progress: Progress,
+        team: Team | None = None,
+    ):
         self.config, self.volumes, self.run_folder = config, volumes, Path(run_folder)
         self.seed, self.progress = seed, progress
         self.pool = volumes["pool"]
         self.models = Models(config, volumes, run_folder, seed, device, progress)
-        self._tasks, self._records = Tasks(self.run_folder, team or Team()), {}
+        self._tasks = Tasks(self.run_folder, team or Team())
+        self._records: dict[ModelKey, ModelRecord] = {}
 
     def run(self, strategies: Sequence[Strategy] = tuple(STRATEGIES.values())) -> list[ModelRecord]:
         """Records of all models, in the order of the report: initial, iterations, converged, data pool."""
@@ -71,15 +73,15 @@ class Simulation:
         self._tasks.work_off()
         names = ["", *(strategy.name for strategy in strategies)]
 
-        def place(key):
+        def place(key: ModelKey) -> tuple[int, int, int]:
             return KINDS.index(key.kind), names.index(key.strategy), key.iteration or 0
 
         return [self._records[key] for key in sorted(self._records, key=place)]
 
-    # --- the workflow, step by step --------------------------------------------------------------------------------
+    # --- the workflow, step by step ---
 
-    def workflow(self, strategies):
-        """Section IV: the initial model, active learning with each strategy, and the model of the whole pool."""
+    def workflow(self, strategies: Sequence[Strategy]) -> Generator:
+        """Section IV: an initial model, active learning with each strategy, and a model of the whole pool."""
         initial = self._begin(INITIAL, self.initial_annotations())
         volumes, slices = self.config.query.volumes_per_iteration, self.config.query.slices_per_iteration
         by_slices = [strategy for strategy in strategies if strategy.by_slices]
@@ -88,16 +90,14 @@ class Simulation:
             for strategy in strategies
             if not strategy.by_slices
         }
-        if by_slices and slices is None:
-            slices = self.slice_budget((yield learning[BUDGET]))
+        if by_slices and slices is None:  # as many as a volume strategy has annotated
+            slices = self._slices_per_iteration((yield learning[BUDGET]))
         for strategy in by_slices:
             self._tasks.start(self.active_learning(strategy, initial, slices))
-        self._begin(
-            DATA_POOL, Annotations({case_id: range(volume.shape[0]) for case_id, volume in self.pool.items()})
-        )
+        self._begin(DATA_POOL, self._whole(self.pool))
 
-    def active_learning(self, strategy, initial, count):
-        """Section IV-A: train, score, query, annotate, again; at last train until convergence on what is annotated."""
+    def active_learning(self, strategy: Strategy, initial: TrainingSet, count: int) -> Generator:
+        """Section IV-A: train, score, query, annotate, and again; at last, train until convergence."""
         sets = [initial]
         for iteration in range(1, self.config.query.iterations + 1):
             scores = ()
@@ -110,29 +110,32 @@ class Simulation:
         self._begin(ModelKey.of_converged(strategy.name, iteration), sets[-1].annotations)
         return sets
 
-    def train_and_evaluate(self, training_set):
-        """A model's life: trained from scratch on its annotations (section II-B), evaluated on the test cases (II-F)."""
+    def train_and_evaluate(self, training_set: TrainingSet) -> Generator:
+        """A model's life: trained from scratch (section II-B), evaluated on the test cases (section II-F)."""
         key = training_set.key
         training = yield self._training(training_set, LONG if key.converges else SHORT)
-        best = f"best Jaccard {training['best_jaccard']:.3f} at step {training['best_step']} of {training['last_step']}"
-        self.progress.finished(f"{key.title}: trained, {best}", self._tasks.worked)
+        best = f"best Jaccard {training['best_jaccard']:.3f} at step {training['best_step']}"
+        self._say_finished(key, f"trained, {best} of {training['last_step']}")
         evaluation = yield self._evaluation(key)
-        dice = np.mean([row["DICE"] for row in evaluation])
-        self.progress.finished(f"{key.title}: mean test DICE {dice:.3f}", self._tasks.worked)
+        self._say_finished(key, f"mean test DICE {np.mean([row['DICE'] for row in evaluation]):.3f}")
         spent = self._effort(training_set.annotations)
         self._records[key] = ModelRecord(
             **vars(training_set), effort=spent, training=training, evaluation=evaluation
         )
 
-    def seconds(self, key: ModelKey) -> dict[str, float]:
-        """Wall seconds of a model's stages, by their names."""
-        paths = {stage: self._path(key, stage) for stage in ("query", "training", "scores", "evaluation")}
-        return {stage: read_json(path)["seconds"] for stage, path in paths.items() if path.exists()}
+    def _begin(self, key: ModelKey, annotations: Annotations, **queried: Any) -> TrainingSet:
+        """Training set of a model, which from now on is trained and evaluated whenever there is time."""
+        training_set = TrainingSet(key, annotations, **queried)
+        self._tasks.start(self.train_and_evaluate(training_set))
+        return training_set
 
-    # --- what is annotated -----------------------------------------------------------------------------------------
+    def _say_finished(self, key: ModelKey, text: str) -> None:
+        self.progress.finished(f"{key.title}: {text}", self._tasks.worked)
 
-    def initial_annotations(self):
-        """Whole volumes: those that the manifest names, else drawn by the seed, the same for all strategies."""
+    # --- what is annotated ---
+
+    def initial_annotations(self) -> Annotations:
+        """Whole volumes: those that the manifest marks, else some drawn by the seed for all strategies."""
         chosen = [case_id for case_id, volume in self.pool.items() if volume.case.initial]
         if not chosen:
             free = [
@@ -141,48 +144,49 @@ class Simulation:
                 if volume.case.initial is None
             ]
             random = generator(self.seed, purpose="initial volumes")
-            chosen = [
-                query.case_id
-                for query in random_volumes(Pool(free), self.config.query.initial_volumes, random)
-            ]
-        return Annotations({case_id: range(self.pool[case_id].shape[0]) for case_id in chosen})
+            queries = random_volumes(Pool(free), self.config.query.initial_volumes, random)
+            chosen = [query.case_id for query in queries]
+        return self._whole(chosen)
 
-    def slice_budget(self, sets):
-        """N_S: how many slices a slice strategy gets per iteration, from the training sets of a volume strategy."""
-        return slice_budget([self._effort(each.annotations)["annotated_liver_slices"] for each in sets])
+    def _whole(self, case_ids: Iterable[str]) -> Annotations:
+        return Annotations({case_id: range(self.pool[case_id].shape[0]) for case_id in case_ids})
 
-    def _annotated(self, annotations, queries):
+    def _annotated(self, annotations: Annotations, queries: Iterable[Query]) -> Annotations:
         """Annotations with what was queried."""
-        slices = {}
+        slices: dict[str, list[int]] = {}
         for case_id, z, _ in queries:
             slices.setdefault(case_id, []).extend(range(self.pool[case_id].shape[0]) if z is None else [z])
         for case_id, indices in slices.items():
             annotations = annotations.add(case_id, indices)
         return annotations
 
-    def _effort(self, annotations):
+    def _effort(self, annotations: Annotations) -> dict[str, int]:
         patients = {case_id: volume.case.patient_id for case_id, volume in self.pool.items()}
         return effort(annotations, self.models.shows_liver, patients)
 
-    # --- stages ----------------------------------------------------------------------------------------------------
+    def _slices_per_iteration(self, sets: Iterable[TrainingSet]) -> int:
+        """N_S, from the training sets of a volume strategy."""
+        return slice_budget([self._effort(each.annotations)["annotated_liver_slices"] for each in sets])
 
-    def _begin(self, *fields, **queried):
-        """Training set of a model that from now on is trained and evaluated when there is time."""
-        training_set = TrainingSet(*fields, **queried)
-        self._tasks.start(self.train_and_evaluate(training_set))
-        return training_set
+    # --- stages: work whose result is kept in a file ---
 
-    def _path(self, key, stage):
+    def seconds(self, key: ModelKey) -> dict[str, float]:
+        """Wall seconds of a model's stages, by their names."""
+        paths = {stage: self._path(key, stage) for stage in ("query", "training", "scores", "evaluation")}
+        return {stage: read_json(path)["seconds"] for stage, path in paths.items() if path.exists()}
+
+    def _path(self, key: ModelKey, stage: str) -> Path:
         return self.run_folder / key.folder / f"{stage}.json"
 
-    def _training(self, training_set, priority):
+    def _training(self, training_set: TrainingSet, priority: int) -> Stage:
         path = self._path(training_set.key, "training")
         work = partial(self.models.train, training_set.key, training_set.annotations)
         return Stage(path, work, priority, leftovers=[path.with_name(CHECKPOINT)])
 
-    def _scoring(self, training_set, strategy):
+    def _scoring(self, training_set: TrainingSet, strategy: Strategy) -> SharedStage:
         """Scores of the cases that a strategy may query under a model, as `Models.score` gives them."""
-        # Volumes are queried whole; of a slice strategy's, those with a slice left. Under the initial model these are the same.
+        # Volumes are queried whole. A slice strategy may query those with a slice left. Under the initial
+        # model these are the same.
         annotated = {case_id: len(training_set.annotations.of(case_id)) for case_id in self.pool}
         limits = {
             case_id: volume.shape[0] if strategy.by_slices else 1 for case_id, volume in self.pool.items()
@@ -190,14 +194,17 @@ class Simulation:
         wanted = [case_id for case_id in self.pool if annotated[case_id] < limits[case_id]]
         return self._shared(training_set.key, "scores", self.models.score, wanted, BLOCKING)
 
-    def _querying(self, strategy, before, count, scores):
+    def _querying(
+        self, strategy: Strategy, before: TrainingSet, count: int, scores: Iterable[Mapping[str, Any]]
+    ) -> Stage:
         path = self._path(ModelKey.of_iteration(strategy.name, before.key.iteration + 1), "query")
         return Stage(path, partial(self.models.query, strategy, before, count, scores), BLOCKING)
 
-    def _evaluation(self, key):
+    def _evaluation(self, key: ModelKey) -> SharedStage:
         return self._shared(key, "evaluation", self.models.evaluate, self.volumes["test"], PART)
 
-    def _shared(self, key, stage, work, case_ids, priority):
-        return SharedStage(
-            self._path(key, stage), [partial(work, key, case_id) for case_id in case_ids], priority
-        )
+    def _shared(
+        self, key: ModelKey, stage: str, work: Callable, case_ids: Iterable[str], priority: int
+    ) -> SharedStage:
+        parts = [partial(work, key, case_id) for case_id in case_ids]
+        return SharedStage(self._path(key, stage), parts, priority)

@@ -1,14 +1,14 @@
 """The query strategies: one table, and the functions that choose (section II-E).
 
-A strategy sees a `Pool` and never a label. Ties are broken by case id and slice, so that what it chooses depends on
-nothing but its arguments. To add a strategy is to write a function and a line of the table.
+A strategy sees a `Pool` and never a label. Ties are broken by case id and slice, so that what it chooses
+depends on nothing but its arguments. A new strategy is a function and a line of the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.signal import find_peaks
@@ -17,9 +17,16 @@ from ..runtime.errors import InputError
 
 
 class Query(NamedTuple):
-    """What is to be annotated next: a slice of a case, counted from 0 on the working grid, or the whole volume (None).
+    """What is to be annotated next.
 
-    `score` says why, in nats; None where chance chose.
+    Attributes
+    ----------
+    case_id : str
+        The case.
+    z : int or None
+        The slice, counted from 0 on the working grid; None for the whole volume.
+    score : float or None
+        The uncertainty that decided, in nats; None where chance did.
     """
 
     case_id: str
@@ -33,25 +40,39 @@ class PoolCase:
 
     Attributes
     ----------
-    slices : number of axial slices on the working grid
-    annotated : indices of those that are annotated already
-    scores : under the model that queries, those of the `needs` of the strategy:
-        "volume", mean entropy of the predicted liver in nats; "profile", `(z,)` mean entropy of each slice in nats
+    case_id : str
+        Id of the case.
+    slices : int
+        Number of axial slices on the working grid.
+    annotated : frozenset of int
+        Slices that are annotated already.
+    scores : dict
+        Under the model that queries, by the names in the `needs` of the strategy: "volume", mean entropy of
+        the predicted liver in nats; "profile", `(z,)` mean entropy of each slice in nats.
     """
 
     case_id: str
     slices: int
     annotated: frozenset[int] = frozenset()
-    scores: dict = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
 
     @property
     def open_slices(self) -> list[int]:
+        """Slices that are not annotated yet."""
         return [z for z in range(self.slices) if z not in self.annotated]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The volumes to choose from, and the least distance between slice candidates of a volume, in slices."""
+    """What a strategy chooses from.
+
+    Attributes
+    ----------
+    cases : sequence of PoolCase
+        The volumes.
+    min_distance : int
+        Least distance between slice candidates of a volume, in slices.
+    """
 
     cases: Sequence[PoolCase]
     min_distance: int = 5
@@ -68,13 +89,20 @@ class Strategy:
 
     Attributes
     ----------
-    name : of at most a few letters, for tables and figures
-    asks_for : "volumes" or "slices"
-    choose : function `(pool, count, generator)` that returns queries, the most wanted first. `pool` is a `Pool`,
-        `count` the number of volumes or slices to annotate, `generator` a `numpy.random.Generator`
-    needs : names of the scores that it wants; with any, the model before is trained first, and scores the pool
-    until_liver : the queries are annotated in their order only until `count` of them show liver
-    colour : of its lines in figures
+    name : str
+        A few letters, for tables and figures.
+    asks_for : str
+        "volumes" or "slices".
+    choose : callable
+        `choose(pool, count, generator)` returns queries, the most wanted first, from a `Pool`, the number of
+        volumes or slices to annotate, and a `numpy.random.Generator`.
+    needs : tuple of str
+        Names of the scores it reads. If there are any, the previous model is trained first and scores the
+        pool.
+    until_liver : bool
+        Whether queries are annotated in their order only until `count` of them show liver.
+    colour : str
+        Of its lines in figures.
     """
 
     name: str
@@ -86,19 +114,35 @@ class Strategy:
 
     @property
     def by_slices(self) -> bool:
+        """Whether it asks for slices and not for volumes."""
         return self.asks_for == "slices"
 
     @property
     def by_uncertainty(self) -> bool:
+        """Whether a model's scores decide, and not chance."""
         return bool(self.needs)
 
 
 def slice_candidates(profile: np.ndarray, min_distance: int = 5) -> np.ndarray:
-    """Sorted indices of the local maxima of a slice uncertainty profile, at least `min_distance` slices apart.
+    """Local maxima of a slice uncertainty profile that are far enough apart.
 
-    Of two closer maxima the higher stays; a plateau counts once, at its middle. The first and the last slice have only
-    one neighbour and are never maxima.
+    Of two closer maxima the higher stays; a plateau counts once, at its middle. The first and the last slice
+    have only one neighbour and are never maxima.
 
+    Parameters
+    ----------
+    profile : ndarray
+        `(z,)`, uncertainty of each slice.
+    min_distance : int
+        Least distance between two candidates, in slices.
+
+    Returns
+    -------
+    ndarray
+        Slices, sorted.
+
+    Examples
+    --------
     >>> slice_candidates(np.array([0, 3, 0, 2, 0, 0, 1, 0]), min_distance=3)
     array([1, 6])
     """
@@ -106,19 +150,19 @@ def slice_candidates(profile: np.ndarray, min_distance: int = 5) -> np.ndarray:
     return peaks
 
 
-def most_uncertain_volumes(pool, count, generator):
+def most_uncertain_volumes(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
     """The untouched volumes of highest volume uncertainty."""
     queries = [Query(case.case_id, score=case.scores["volume"]) for case in pool.untouched]
     return sorted(queries, key=_most_uncertain_first)[:count]
 
 
-def random_volumes(pool, count, generator):
+def random_volumes(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
     """Untouched volumes, drawn without replacement."""
     case_ids = sorted(case.case_id for case in pool.untouched)
     return [Query(str(case_id)) for case_id in generator.choice(case_ids, size=count, replace=False)]
 
 
-def most_uncertain_slices(pool, count, generator):
+def most_uncertain_slices(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
     """The slice candidates of highest slice uncertainty over the whole pool; fewer where fewer exist."""
     queries = [
         Query(case.case_id, int(z), float(case.scores["profile"][z]))
@@ -130,14 +174,14 @@ def most_uncertain_slices(pool, count, generator):
     return sorted(queries, key=_most_uncertain_first)[:count]
 
 
-def random_slices(pool, count, generator):
+def random_slices(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
     """All open slices in random order."""
     cases = sorted(pool.cases, key=lambda case: case.case_id)
     queries = [Query(case.case_id, z) for case in cases for z in case.open_slices]
     return [queries[index] for index in generator.permutation(len(queries))]
 
 
-def _most_uncertain_first(query):
+def _most_uncertain_first(query: Query) -> tuple:
     return -query.score, query.case_id, query.z
 
 
@@ -157,7 +201,11 @@ BUDGET = "UVS"  # whose effort sets how many slices the slice strategies get
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Names of strategies, each once: those of the table in its order, others after them as they come."""
+    """Names of strategies, each once: those of the table in its order, then the others as they come.
+
+    >>> in_order(["other", "USS", "UVS", "USS"])
+    ['UVS', 'USS', 'other']
+    """
     names = list(dict.fromkeys(names))
     return [
         *(name for name in STRATEGIES if name in names),
@@ -166,12 +214,19 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def named(names: Iterable[str]) -> list[Strategy]:
-    """Strategies by their names in any case of letters, each once, in the order of the table; `all` is the paper's four.
+    """Strategies by their names, each once, in the order of the table; `all` stands for the paper's four.
+
+    Upper and lower case are the same.
 
     Raises
     ------
     InputError
         A name is unknown.
+
+    Examples
+    --------
+    >>> [strategy.name for strategy in named(["rss", "uvs"])]
+    ['UVS', 'RSS']
     """
     asked = [name.upper() for name in names]
     unknown = [name for name in asked if name not in STRATEGIES and name != "ALL"]

@@ -1,0 +1,126 @@
+"""The end of the report: what the paper leaves open, where the numbers come from, and how to cite them."""
+
+from __future__ import annotations
+
+from ..data.manifest import SPLITS
+from ..runtime import paths
+from .results import Results
+from .words import markdown_table
+
+PAPER = (
+    "G. Chlebus, A. Schenk, H. K. Hahn, B. van Ginneken, H. Meine: "
+    "*Robust Segmentation Models using an Uncertainty Slice Sampling Based Annotation Workflow*"
+)
+
+
+def notes(results: Results) -> str:
+    """What was unusual about the simulation; empty if nothing was."""
+    found = results.provenance["notes"]
+    return "## Notes of the simulation\n\n" + "\n".join(f"- {note}" for note in found) if found else ""
+
+
+def deviations(results: Results) -> str:
+    """How this benchmark settles what the paper leaves open, and where it deviates."""
+    settings = results.provenance["config"]
+    data, training = settings["data"], settings["training"]
+    widths = ", ".join(str(width) for width in settings["network"]["widths"])
+    limit = training["converged_max_steps"]
+    points = [
+        f"The widths of the network ({widths} here) are not published; (32, 72, 88, 168, 336) meet the "
+        "published geometry and parameter count.",
+        "Weights are drawn by the rule of He et al.; the running statistics of batch normalization have a "
+        "momentum of 0.1.",
+        f"Intensities are clipped to {data['window']} HU and divided by {data['scale']:g}.",
+        "The halo of a patch is real context where the volume has it, and reflected (repeatedly if need be) "
+        "where it has not.",
+        "An epoch is one pass over the cells that hold an annotated voxel; a lone annotated slice lies at a "
+        "random depth of its cell.",
+        "Every mini-batch holds a patch with annotated liver. The loss is equation 1 over the mini-batch, "
+        "with weight 1 on annotated slices.",
+        "USS adds exactly N_S candidates of highest slice uncertainty over the whole pool; RSS draws until "
+        "N_S slices show liver. N_S is a third of the mean number of liver slices that a UVS iteration adds, "
+        "unless it is set.",
+        "The data pool model is trained like the converged ones: until "
+        f"{training['patience']} validations bring nothing better{f', or {limit} steps' if limit else ''}.",
+        "MSD is the mean of the two directed mean distances, HD the larger directed maximum (no percentile); "
+        "both on the native grid of the reference. Surface voxels have a 6-neighbour outside the mask, and "
+        "beyond the image border counts as outside.",
+        "A liver that is missed altogether counts, with the diagonal of its volume as distance.",
+        "Ties and pairs without a difference are treated as described under Tests; Holm's correction, effect "
+        "sizes, intervals and the breakdown by site are additions.",
+    ]
+    listing = "\n".join(f"- {point}" for point in points)
+    return (
+        "## What the paper leaves open, and deviations from it\n\n"
+        f"The method is that of {PAPER}. Settled by this benchmark:\n\n{listing}"
+    )
+
+
+def provenance(results: Results) -> str:
+    """Versions, digests and settings behind the numbers."""
+    origin = results.provenance
+    counts = [
+        f"{split} {sum(volume['split'] == split for volume in results.volumes)} of "
+        f"{origin['manifest_cases'][split]}"
+        for split in SPLITS
+    ]
+    rows = [
+        ["uss-bench", origin["uss_bench"]],
+        ["git commit", _commit(origin["git"])],
+        ["Python", origin["python"]],
+        *([name, number] for name, number in origin["libraries"].items()),
+        ["device", origin["device"]],
+        ["deterministic algorithms", "on" if origin["deterministic_algorithms"] else "off"],
+        ["seed", origin["seed"]],
+        ["manifest", f"{origin['manifest']}, SHA-256 {origin['manifest_sha256']}"],
+        [
+            "cases used, of those in the manifest",
+            f"{', '.join(counts)} (data.pool, data.val and data.test limit them)",
+        ],
+        ["settings", f"SHA-256 {origin['config_sha256']}"],
+    ]
+    settings = [
+        [f"{section}.{key}", value]
+        for section, values in origin["config"].items()
+        for key, value in values.items()
+    ]
+    links = ", ".join(_link(path) for path in (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING))
+    return "\n\n".join(
+        [
+            f"## Provenance\n\nChecksums of all images and labels: {_link(paths.VOLUMES)}. "
+            f"Every number above: {links}.",
+            markdown_table(["", "value"], rows),
+            "### Settings",
+            markdown_table(["setting", "value"], settings),
+        ]
+    )
+
+
+def _link(path: str) -> str:
+    return f"[{path}]({path})"
+
+
+def _commit(git: dict | None) -> str:
+    if not git:
+        return "not a checkout"
+    return f"{git['commit']}{', with uncommitted changes' if git['changed'] else ''}"
+
+
+def citation(results: Results) -> str:
+    """BibTeX entries of this program and of the paper."""
+    version = results.provenance["uss_bench"]
+    title = "uss-bench: a reproducible benchmark of uncertainty slice sampling for {3D} {CT} segmentation"
+    return f"""## How to cite
+
+```bibtex
+@software{{uss_bench,
+  author  = {{{{The uss-bench developers}}}},
+  title   = {{{title}}},
+  version = {{{version}}}
+}}
+
+@article{{chlebus_uss,
+  author = {{Chlebus, Grzegorz and Schenk, Andrea and Hahn, Horst K. and van Ginneken, Bram and Meine, Hans}},
+  title  = {{Robust Segmentation Models using an Uncertainty Slice Sampling Based Annotation Workflow}}
+}}
+```"""

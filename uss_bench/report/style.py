@@ -1,0 +1,61 @@
+"""How figures look: sizes, colours, markers and lines. matplotlib is loaded only when drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..study.strategies import STRATEGIES
+
+WIDTH, DPI = 8.0, 150  # inches: 1200 pixels, legible when shown 800 wide
+
+# Squares ask for volumes and circles for slices; solid lines go by uncertainty, dashed ones by chance.
+COLOURS = {
+    **{strategy.name: strategy.colour for strategy in STRATEGIES.values()},
+    "data pool": "#000000",
+    "initial": "#767676",
+}
+MARKERS = {strategy.name: "o" if strategy.by_slices else "s" for strategy in STRATEGIES.values()}
+LINES = {
+    **{strategy.name: "-" if strategy.by_uncertainty else "--" for strategy in STRATEGIES.values()},
+    "initial": ":",
+    "data pool": "-.",
+}
+# Contours on grey images: green and magenta differ for every colour vision.
+REFERENCE_COLOUR, PREDICTION_COLOUR = "#2BE08A", "#FF5FD2"
+STYLE = {
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.labelsize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+}
+
+
+def canvas(
+    rows: int,
+    columns: int,
+    height: float,
+    width_ratios: Sequence[float] | None = None,
+    height_ratios: Sequence[float] | None = None,
+) -> tuple[Any, np.ndarray]:
+    """A `matplotlib.figure.Figure` of `WIDTH` x `height` inches, and its `(rows, columns)` array of axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(
+        rows, columns, squeeze=False, width_ratios=width_ratios, height_ratios=height_ratios
+    )
+    return figure, axes
+
+
+def paler(colour: str) -> tuple[float, ...]:
+    """A colour half way to white, as red, green and blue."""
+    from matplotlib.colors import to_rgb
+
+    return tuple(0.5 + 0.5 * part for part in to_rgb(colour))

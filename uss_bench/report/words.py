@@ -1,0 +1,88 @@
+"""Numbers, lists and tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..study.metrics import METRICS
+
+
+def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table with a left-aligned first column and right-aligned others.
+
+    >>> print(markdown_table(["Site", "n"], [["Leeds", 3]]))
+    | Site | n |
+    | --- | ---: |
+    | Leeds | 3 |
+    """
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines
+    )
+
+
+def titled(metric: str) -> str:
+    """A metric with its unit.
+
+    >>> titled("HD"), titled("DICE")
+    ('HD [mm]', 'DICE')
+    """
+    unit = METRICS[metric].unit
+    return f"{metric} [{unit}]" if unit else metric
+
+
+def value_text(metric: str, value: float) -> str:
+    """A value of a metric to its number of decimals.
+
+    >>> value_text("DICE", 0.9), value_text("HD", 12.34)
+    ('0.900', '12.3')
+    """
+    return f"{value:.{METRICS[metric].decimals}f}"
+
+
+def p_text(p_value: float) -> str:
+    """A p value to three decimals, bounded below.
+
+    >>> p_text(0.0625), p_text(0.0002)
+    ('0.062', '<0.001')
+    """
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def escaped(marks: str) -> str:
+    """Stars that Markdown prints as they are."""
+    return marks.replace("*", r"\*")
+
+
+def listed(parts: Iterable[str]) -> str:
+    """At least one part, with commas and an "and".
+
+    >>> listed(["UVS"]), listed(["UVS", "RVS", "USS"])
+    ('UVS', 'UVS, RVS and USS')
+    """
+    parts = list(parts)
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def ordinal(number: int) -> str:
+    """A number as a rank.
+
+    >>> ordinal(1), ordinal(12), ordinal(23)
+    ('1st', '12th', '23rd')
+    """
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "case"), plural(3, "case")
+    ('1 case', '3 cases')
+    """
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def better_direction(metric: str) -> str:
+    """Which values of a metric are good, in words."""
+    return "higher is better" if METRICS[metric].higher_is_better else "lower is better"
