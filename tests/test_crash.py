@@ -51,7 +51,7 @@ TINY = [
     "--set",
     "training.patch=4,16,16",
     "--set",
-    "query.min_distance=2",
+    "query.min_distance_mm=8",
 ]
 
 # Forked from a server that has imported everything, a run starts in a tenth of a second instead of several.

@@ -15,7 +15,7 @@ from uss_bench.study.showcase import save_arrays
 
 pytest.importorskip("matplotlib")
 
-CONFIG = {"inference": {"samples": 10}, "query": {"min_distance": 5}}
+CONFIG = {"inference": {"samples": 10}, "query": {"min_distance_mm": 30.0}}
 
 
 def write_report(

@@ -18,7 +18,7 @@ from uss_bench.study.strategies import named, slice_candidates
 
 SMALL = [
     "data.spacing=4.0,4.0,4.0", "training.max_steps=2", "training.converged_max_steps=2", "training.validate_every=1",
-    "query.iterations=1", "query.slices_per_iteration=6", "query.min_distance=2", "network.widths=2,3",
+    "query.iterations=1", "query.slices_per_iteration=6", "query.min_distance_mm=8", "network.widths=2,3",
 ]  # fmt: skip
 
 

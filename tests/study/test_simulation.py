@@ -26,7 +26,7 @@ SETTINGS = config.resolve(
         "training.max_steps=6",
         "training.converged_max_steps=8",
         "training.validate_every=3",
-        "query.min_distance=2",
+        "query.min_distance_mm=8",
     ],
 )
 
@@ -170,7 +170,7 @@ OVERRIDES = {
     "training.max_steps": 4,
     "training.converged_max_steps": 4,
     "training.validate_every": 2,
-    "query.min_distance": 2,
+    "query.min_distance_mm": 8,
     "query.iterations": 1,
 }
 

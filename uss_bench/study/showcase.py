@@ -137,7 +137,7 @@ def _profile_arrays(
     simulation: Simulation, volume: Volume, profile: np.ndarray, annotated: frozenset[int], chosen: list[int]
 ) -> Arrays:
     candidates = [
-        z for z in slice_candidates(profile, simulation.config.query.min_distance) if z not in annotated
+        z for z in slice_candidates(profile, simulation.models.min_distance) if z not in annotated
     ]
     return {
         "profile": profile.astype(np.float32),
