@@ -100,7 +100,7 @@ def test_every_room_has_a_test_file_where_it_lies():
     """Except rooms that are tested through others."""
     tests = Path(__file__).parent
     through_others = {
-        "commands": "test_benchmark", "pipeline": "test_benchmark and test_crash", "__main__": "test_commands",
+        "commands": "test_benchmark", "request": "test_crash", "identity": "test_crash", "cost": "test_plan", "runtime/machine": "test_benchmark", "pipeline": "test_benchmark and test_crash", "__main__": "test_commands",
         "runtime/errors": "every refusal", "runtime/paths": "names alone", "runtime/exits": "test_benchmark, test_torchrun",
         "runtime/prefetch": "network/test_training", "data/layouts": "data/test_datasets", "data/dicom": "data/test_datasets",
         "data/painting": "data/test_phantoms", "data/anatomy": "data/test_phantoms", "data/organs": "data/test_phantoms",

@@ -112,7 +112,7 @@ def test_all_that_is_wrong_comes_in_one_message_and_nothing_is_written(check, so
         "no test case",
         "9 pool cases are needed (initial and 1 iterations) and 5 are there",
         "9 initial volumes are needed",
-        f"case twin: {sound[0].image}: the very image of case pool",
+        f"case twin: {sound[0].image}: the same image as case pool",
         f"case short: {short.label}: shape (6, 8, 8) and that of the image (5, 8, 8)",
         f"case thick: {thick.image}: spacing 1 x 1 x 62 mm",
         f"case lost: {lost.image}: does not exist",
@@ -186,11 +186,11 @@ def test_all_faulty_cases_are_named_in_one_message_and_the_cache_keeps_the_other
     pointer.image.write_text("version https://git-lfs.github.com/spec/v1\n")
     lines = problems_of(load, [*sound, twin, empty, holes, pointer])
     starts = [
-        f"case twin: {twin.image}: the very image of case pool",
+        f"case twin: {twin.image}: the same image as case pool",
         f"case empty: {empty.label}: no liver: no voxel has label_values 1, 7 (the file holds 0, 2), and val cases need one",
         f"case holes: {holes.image}: NaN or infinite values",
         f"case holes: {holes.label}: labels are not whole numbers",
-        f"case pointer: {pointer.image}: a pointer of git-LFS",
+        f"case pointer: {pointer.image}: a git-LFS pointer",
     ]
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
     entries = [path for path in (tmp_path / "cache").iterdir() if path.name != "digests"]
@@ -202,7 +202,7 @@ def test_all_faulty_cases_are_named_in_one_message_and_the_cache_keeps_the_other
 @pytest.mark.parametrize(
     ("image", "label", "says"),
     [
-        (ct(), 0 * liver(), "no voxel has a value other than 0 (the file holds 0); mend label_values"),
+        (ct(), 0 * liver(), "no voxel has a value other than 0 (the file holds 0); correct label_values"),
         (np.maximum(ct(), -199), liver(), "nothing below -199 HU"),
         (np.abs(ct()) % 256, liver(), "looks like label codes, not HU: values lie between 0 and 255"),
         (np.abs(ct()) % 256 - 1, liver(), "nothing below -1 HU"),

@@ -109,7 +109,7 @@ def test_slice_strategies_need_a_number_of_slices(strategies):
 def test_all_problems_are_listed():
     case = replace(make_cases()[0], initial=False)
     lines = plan_problems(settings("query.initial_volumes=2"), [case], named(["USS"]))
-    starts = ["no val case", "no test case", "2 pool cases", "2 initial volumes", "USS take the number"]
+    starts = ["no val case", "no test case", "2 pool cases", "2 initial volumes", "USS: the number of slices follows from UVS"]
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 
 
@@ -164,7 +164,7 @@ def test_counts_of_a_small_plan(small_cases, tmp_path):
     assert lines["strategies"] == "UVS, RVS, USS, RSS, 2 iterations"
     assert lines["models"] == "14, of about 20 steps at most"
     assert lines["training"] == "about 380 steps in all"  # 9 models of 20 and 5 of 40
-    assert lines["slices"] == "40 in the pool; USS and RSS ask for as many as follow from UVS"
+    assert lines["slices"] == "40 in the pool; USS and RSS: as many as follow from UVS"
     # The pool under the initial model and the first ones of UVS and USS.
     assert lines["MC dropout"] == "up to 12 volumes of 3 passes, 36 in all"
     assert lines["evaluation"] == "28 cases"
@@ -182,8 +182,8 @@ def test_counts_of_a_small_plan(small_cases, tmp_path):
     ("strategies", "scored", "slices"),
     [
         (("UVS",), 8, "40 in the pool"),
-        (("RVS", "RSS"), 0, "40 in the pool; RSS ask for 7 an iteration"),
-        (("RVS", "USS"), 8, "40 in the pool; USS ask for 7 an iteration"),
+        (("RVS", "RSS"), 0, "40 in the pool; RSS: 7 per iteration"),
+        (("RVS", "USS"), 8, "40 in the pool; USS: 7 per iteration"),
     ],
 )
 def test_volumes_scored_and_slices_queried_by_strategy(small_cases, tmp_path, strategies, scored, slices):

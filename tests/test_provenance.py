@@ -12,7 +12,7 @@ import torch
 
 from uss_bench import config, provenance
 from uss_bench.data.manifest import Case
-from uss_bench.pipeline import Checked
+from uss_bench.request import Checked
 from uss_bench.study.strategies import named
 
 SETTINGS = config.resolve("smoke", ["query.iterations=3"])
