@@ -1,6 +1,7 @@
 """The house: six wings, imports that run one way, and nothing imported that is not declared."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_every_room_has_a_test_file_where_it_lies():
     """Except rooms that are tested through others."""
     tests = Path(__file__).parent
     through_others = {
-        "commands": "test_benchmark", "request": "test_crash", "identity": "test_crash",
+        "request": "test_crash", "identity": "test_crash",
         "cost": "test_plan", "runtime/machine": "test_benchmark",
         "pipeline": "test_benchmark and test_crash", "__main__": "test_commands",
         "runtime/errors": "every refusal", "runtime/paths": "names alone",
@@ -138,3 +139,18 @@ def test_every_public_name_is_there():
     assert set(uss_bench.__all__) <= set(dir(uss_bench))
     with pytest.raises(AttributeError, match="nothing_of_ours"):
         uss_bench.nothing_of_ours  # noqa: B018
+
+
+def test_what_the_default_commands_write_is_ignored_by_git():
+    """The checkout stays clean, and nothing that is committed is among what they write."""
+    root = PACKAGE.parent
+    if not (root / ".git").exists() or not shutil.which("git"):
+        pytest.skip("no checkout")
+    written = [
+        "data/phantoms/north-01.nii.gz", "runs/quick-seed0/run.json", "reports/quick-seed0/report.md",
+        "reports/quick-seeds0-1/report.md", ".hypothesis/constants", "uss_bench.egg-info/PKG-INFO",
+    ]  # fmt: skip
+    ignored = subprocess.run(["git", "check-ignore", *written], cwd=root, capture_output=True, text=True)
+    assert ignored.stdout.split() == written
+    tracked = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    assert subprocess.run(tracked, cwd=root, capture_output=True, text=True).stdout == ""

@@ -11,6 +11,8 @@ from builders import DATA, ROOT, benchmark, deterministic_files, finish
 
 from uss_bench.runtime import stopping
 
+pytestmark = pytest.mark.process
+
 REAL = DATA / "real"
 
 

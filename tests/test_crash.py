@@ -29,6 +29,8 @@ from uss_bench.report import appendix
 from uss_bench.runtime import paths, storage
 from uss_bench.study import models
 
+pytestmark = pytest.mark.process
+
 NAME = "run"
 SETTINGS = {
     "data.pool": 3,

@@ -16,6 +16,8 @@ import pytest
 from builders import ROOT, benchmark, deterministic_files, finish
 from test_crash import SHORT
 
+pytestmark = pytest.mark.process
+
 ARGUMENTS = ["--preset", "smoke", *SHORT]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__, config, pipeline
-from .data import datasets
+from .data import cohort, datasets
 from .runtime import stopping
 from .runtime.exits import exit_code
 
@@ -54,7 +54,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="all (the paper's four, the default), or names",
     )
-    add("--manifest", type=Path, default=Path("data_manifest.csv"), help="CSV of cases (synthetic phantoms)")
+    add("--manifest", type=Path, help=f"CSV of cases ({cohort.FILE}, the embedded phantoms)")
     add("--preset", choices=list(config.PRESETS), default="quick", help="settings to start from (quick)")
     add(
         "--seed", type=int, nargs="+", action="extend", metavar="N",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from .data import cohort
 from .identity import refuse_another_run, refuse_other_files
 from .intake import load_volumes, prepare_cases
 from .plan import check_disk, describe_plan, model_count
@@ -42,6 +46,7 @@ A_DAY = 86_400.0  # seconds
 
 def run_seeds(
     strategy: Sequence[str],
+    manifest: Path | None,
     seed: Sequence[int] | None,
     preset: str,
     overrides: Sequence[str],
@@ -57,8 +62,9 @@ def run_seeds(
 
     Parameters
     ----------
-    strategy, seed, preset, overrides, reports, name
-        As the attributes of `Run`, of which each seed makes one; without a name, it is made of the preset.
+    strategy, manifest, seed, preset, overrides, reports, name
+        As the attributes of `Run`, of which each seed makes one; without a name, it is made of the preset, and
+        without a manifest it is the embedded one.
     dry_run, status, report_only : bool
         What to do instead of running: print the plan, say how a run is doing, rebuild its report.
     program : str
@@ -75,8 +81,9 @@ def run_seeds(
     names = {seed: f"{name or preset}-seed{seed}" if len(seeds) > 1 or not name else name for seed in seeds}
     for number in seeds:
         run = Run(
-            strategies=tuple(strategy), preset=preset, overrides=tuple(overrides), seed=number,
-            reports=reports, name=names[number], **options,
+            manifest=manifest or cohort.FILE, make_manifest=manifest is None, strategies=tuple(strategy),
+            preset=preset, overrides=tuple(overrides), seed=number, reports=reports, name=names[number],
+            **options,
         )  # fmt: skip
         if status:
             print(describe_run(run.folder))
@@ -94,13 +101,26 @@ def run_seeds(
 
 def print_plan(run: Run) -> None:
     """What `--dry-run` prints; it writes nothing."""
-    checked = check_run(run)
+    with _borrowed_manifest(run) as run:
+        checked = check_run(run)
     if torchrun_rank() == 0:
         workers = run.workers or default_workers(checked.device)
         plan = describe_plan(
             checked.settings, checked.cases, checked.strategies, checked.device, run.runs, workers
         )
         print(plan, *(f"warning: {text}" for text in checked.warnings), sep="\n")
+
+
+@contextmanager
+def _borrowed_manifest(run: Run) -> Iterator[Run]:
+    """The run, with a passing copy of the embedded manifest where that has not been written yet."""
+    if not run.make_manifest or os.path.lexists(run.manifest):
+        yield run
+        return
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / run.manifest.name
+        cohort.write_default_manifest(copy, Path("data/phantoms").absolute())
+        yield replace(run, manifest=copy, make_manifest=False)
 
 
 def execute(run: Run, program: str, team: Team | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from . import config
+from .data import cohort
 from .data.manifest import Case
 from .intake import check_cases
 from .runtime.errors import InputError
@@ -41,6 +43,8 @@ class Run:
         Of this run and its report.
     workers : int, optional
         Processes that share the work; by default as many as the machine allows.
+    make_manifest : bool
+        Whether `manifest` is the embedded one, and written where it is missing.
     """
 
     manifest: Path
@@ -53,6 +57,7 @@ class Run:
     reports: Path
     name: str
     workers: int | None = None
+    make_manifest: bool = False
 
     @property
     def folder(self) -> Path:
@@ -113,6 +118,9 @@ def check_run(run: Run, team: Team | None = None) -> Checked:
         raise InputError(
             "--workers: torchrun sets the number of processes by --nproc-per-node; leave --workers out"
         )
+    # Under torchrun whoever comes first: all would write the same bytes, and not all machines share the folder.
+    if run.make_manifest and cohort.write_default_manifest(run.manifest):
+        print(f"{run.manifest}: written, the manifest of the embedded phantoms", file=sys.stderr)
     return Checked(settings, strategies, device, *check_cases(run.manifest, settings, strategies))
 
 

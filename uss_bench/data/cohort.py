@@ -4,7 +4,13 @@ The pool is what an archive is: most patients are alike, and what is rare is the
 enough of every variant to speak about it.
 """
 
+import os
+from pathlib import Path
+
+from ..runtime.storage import write_csv
 from .variants import COMMON, RARE
+
+FILE = Path("data_manifest.csv")  # in the working folder
 
 # Cases by site and by variant. Both columns of a split have the same sum.
 SPLITS = {
@@ -43,3 +49,14 @@ def default_cohort(folder="data/phantoms"):
             paths = f"{folder}/{case_id}.nii.gz", f"{folder}/{case_id}_liver.nii.gz"
             rows.append(dict(zip(COLUMNS, (case_id, site, split, *paths, variant), strict=True)))
     return rows
+
+
+def write_default_manifest(path, folder="data/phantoms"):
+    """Write the embedded manifest to `path`, unless something is there; returns whether it was written.
+
+    Paths in `folder` are relative to the manifest, as in any other.
+    """
+    if os.path.lexists(path):
+        return False
+    write_csv(path, COLUMNS, default_cohort(folder))
+    return True

@@ -7,7 +7,6 @@ from scipy.ndimage import maximum_filter
 from scipy.special import entr
 
 
-
 def predictive_entropy(mean_probability: float | np.ndarray) -> float | np.ndarray:
     """Entropy in nats of the mean foreground probability, element by element (equation 2).
 

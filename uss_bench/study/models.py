@@ -228,7 +228,9 @@ class Models:
             notes.append(f"only {len(queries)} slice candidates for {count} slices")
         if strategy.by_slices and (near := self._near(queries, before.annotations)):
             distance = self.config.query.min_distance_mm
-            notes.append(f"{near} of {len(queries)} slices lie nearer than {distance:g} mm to an annotated one")
+            notes.append(
+                f"{near} of {len(queries)} slices lie nearer than {distance:g} mm to an annotated one"
+            )
         return {"queries": queries, "notes": notes}
 
     @property

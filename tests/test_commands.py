@@ -1,0 +1,193 @@
+"""The command line: which function a command reaches, and the manifest that `run` writes for itself."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from dataclasses import replace
+
+import pytest
+from builders import ROOT
+
+from uss_bench import __version__, commands, pipeline
+from uss_bench.data import datasets
+from uss_bench.runtime import stopping
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stopping, "install", lambda: None)  # pytest answers signals itself
+
+
+@pytest.fixture
+def reached(monkeypatch):
+    """What the commands' functions are called with, by their names; they do nothing."""
+    calls = {}
+    monkeypatch.setattr(pipeline, "run_seeds", lambda **options: calls.update(run=options))
+    monkeypatch.setattr(datasets, "run", lambda **options: calls.update({"import": options}))
+    return calls
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        commands.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"uss-bench {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["bake"], []])
+def test_an_unknown_command_or_none_is_bad_input_that_names_the_known_ones(capsys, arguments):
+    with pytest.raises(SystemExit) as end:
+        commands.main(arguments)
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert "run" in err if arguments else "COMMAND" in err
+
+
+def test_run_reaches_the_pipeline(reached):
+    assert commands.main(["run", "--preset", "smoke", "--seed", "3", "4", "--set", "a.b=1"]) == 0
+    options = reached["run"]
+    assert (options["preset"], options["seed"], options["overrides"]) == ("smoke", [3, 4], ["a.b=1"])
+    assert options["manifest"] is None and options["strategy"] == ["all"]
+    assert options["program"] == "uss-bench" and "command" not in options
+
+
+def test_import_reaches_the_importers(reached, tmp_path):
+    assert commands.main(["import", "lits", "source", "--output", "m.csv", "--exclude", "lits-3"]) == 0
+    options = reached["import"]
+    assert (options["layout"], str(options["source"]), options["exclude"]) == ("lits", "source", ["lits-3"])
+    assert "command" not in options
+
+
+def test_benchmark_py_is_run_on_the_manifest_beside_it(reached, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmark import main
+
+    assert main(["--preset", "smoke"]) == 0
+    assert reached["run"]["manifest"] == ROOT / "data_manifest.csv"
+    assert main(["--manifest", "mine.csv"]) == 0
+    assert str(reached["run"]["manifest"]) == "mine.csv"
+
+
+# --- the default manifest -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Everything up to the work itself is done; counts how often it would begin."""
+    begun = []
+    monkeypatch.setattr(pipeline, "_work", lambda *arguments: begun.append(arguments))
+    return begun
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    """What the plan would be made from, which takes seconds: a training step is timed."""
+    asked = []
+    monkeypatch.setattr(pipeline, "describe_plan", lambda *arguments: asked.append(arguments))
+    return asked
+
+
+def run(*arguments):
+    return commands.main(["run", "--preset", "smoke", "--workers", "1", *arguments])
+
+
+def test_run_writes_the_committed_manifest_where_there_is_none_and_says_so(tmp_path, work, capsys):
+    assert run() == 0 and len(work) == 1
+    assert (tmp_path / "data_manifest.csv").read_bytes() == (ROOT / "data_manifest.csv").read_bytes()
+    assert capsys.readouterr().err == "data_manifest.csv: written, the manifest of the embedded phantoms\n"
+    assert work[0][0].manifest.resolve() == tmp_path / "data_manifest.csv"
+
+    before = (tmp_path / "data_manifest.csv").stat().st_mtime_ns
+    assert run() == 0
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "data_manifest.csv").stat().st_mtime_ns == before
+
+
+def test_run_reads_the_manifest_that_is_there_and_leaves_it_alone(tmp_path, work, capsys):
+    (tmp_path / "data_manifest.csv").write_text("case_id,site\nmine,here\n")
+    assert run() == 2 and not work
+    assert "data_manifest.csv" in capsys.readouterr().err
+    assert (tmp_path / "data_manifest.csv").read_text() == "case_id,site\nmine,here\n"
+
+
+def test_a_manifest_that_leads_nowhere_is_left_alone_too(tmp_path, work, capsys):
+    (tmp_path / "data_manifest.csv").symlink_to("elsewhere.csv")
+    assert run() == 2 and not work
+    assert "cannot read the manifest" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["data_manifest.csv"]
+
+
+def test_a_manifest_that_is_named_is_never_written(tmp_path, work, capsys):
+    assert run("--manifest", "data_manifest.csv") == 2 and not work
+    assert "data_manifest.csv: cannot read the manifest" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--dry-run"], 0),
+        (["--status"], 2),
+        (["--report-only"], 2),
+        (["--set", "training.max_stepz=3"], 2),
+        (["--strategy", "nobody"], 2),
+    ],
+)
+def test_what_runs_nothing_leaves_nothing(tmp_path, work, plan, arguments, code):
+    assert run(*arguments) == code and not work
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_without_a_manifest_plans_what_the_run_will_do(tmp_path, plan):
+    def planned():
+        """Cases, with paths that do not depend on where the manifest lies."""
+        assert run("--dry-run") == 0
+        cases = plan.pop()[1]
+        return [replace(case, image=case.image.absolute(), label=case.label.absolute()) for case in cases]
+
+    before = planned()
+    (tmp_path / "data_manifest.csv").write_bytes((ROOT / "data_manifest.csv").read_bytes())
+    assert planned() == before and before[0].image.is_relative_to(tmp_path)
+
+
+# --- installed ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_an_installed_wheel_runs_the_benchmark_in_an_empty_folder(tmp_path):
+    """Built from a copy, which leaves no build folder here, and installed beside this environment's packages."""
+    source, wheels, home, folder = (tmp_path / name for name in ("source", "wheels", "venv", "work"))
+    shutil.copytree(ROOT / "uss_bench", source / "uss_bench", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    folder.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def call(*command):
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=True
+        )  # fmt: skip
+
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    call(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, source)
+    (wheel,) = wheels.iterdir()
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    call(*pip, "--python", python, "install", "--no-deps", wheel)
+    site = next(home.glob("lib/python*/site-packages"))
+    (site / "beside.pth").write_text("".join(f"{path}\n" for path in sys.path if path.endswith("-packages")))
+
+    assert call(python, "-c", "import uss_bench; print(uss_bench.__file__)").stdout.startswith(str(site))
+    packaged = {path.relative_to(site) for path in (site / "uss_bench").rglob("*") if path.suffix != ".pyc"}
+    ours = {path.relative_to(source) for path in (source / "uss_bench").rglob("*")}
+    assert {path for path in packaged if path.name != "__pycache__"} == ours
+
+    done = call(home / "bin" / "uss-bench", "run", "--preset", "smoke")
+    assert done.stderr.startswith("data_manifest.csv: written")
+    assert (folder / "reports" / "smoke-seed0" / "report.md").stat().st_size > 1000
+    done = call(python, "-m", "uss_bench", "run", "--preset", "smoke", "--report-only")
+    assert done.stderr == "report: reports/smoke-seed0/report.md\n"
