@@ -91,7 +91,7 @@ class Simulation:
             for strategy in strategies
             if not strategy.by_slices
         }
-        if by_slices and slices is None:  # as many as a volume strategy has annotated
+        if by_slices and slices is None:  # N_S, which follows from what a volume strategy annotates
             slices = self._slices_per_iteration((yield learning[BUDGET]))
         for strategy in by_slices:
             self._tasks.start(self.active_learning(strategy, initial, slices))
