@@ -104,7 +104,7 @@ def test_every_room_has_a_test_file_where_it_lies():
     tests = Path(__file__).parent
     through_others = {
         "request": "test_crash", "identity": "test_crash",
-        "cost": "test_plan", "runtime/machine": "test_benchmark",
+        "cost": "test_plan", "presets": "test_config", "runtime/machine": "test_benchmark",
         "pipeline": "test_benchmark and test_crash", "__main__": "test_commands",
         "runtime/errors": "every refusal", "runtime/paths": "names alone",
         "runtime/exits": "test_benchmark, test_torchrun",

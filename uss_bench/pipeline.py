@@ -63,8 +63,8 @@ def run_seeds(
     Parameters
     ----------
     strategy, manifest, seed, preset, overrides, reports, name
-        As the attributes of `Run`, of which each seed makes one; without a name, it is made of the preset, and
-        without a manifest it is the embedded one.
+        As the attributes of `Run`, of which each seed makes one. Without a name, it is made of the preset;
+        without a manifest, it is the embedded one.
     dry_run, status, report_only : bool
         What to do instead of running: print the plan, say how a run is doing, rebuild its report.
     program : str

@@ -118,7 +118,7 @@ def check_run(run: Run, team: Team | None = None) -> Checked:
         raise InputError(
             "--workers: torchrun sets the number of processes by --nproc-per-node; leave --workers out"
         )
-    # Under torchrun whoever comes first: all would write the same bytes, and not all machines share the folder.
+    # Under torchrun whoever comes first: all would write the same bytes, and machines may share no folder.
     if run.make_manifest and cohort.write_default_manifest(run.manifest):
         print(f"{run.manifest}: written, the manifest of the embedded phantoms", file=sys.stderr)
     return Checked(settings, strategies, device, *check_cases(run.manifest, settings, strategies))
