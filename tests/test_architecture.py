@@ -84,11 +84,13 @@ def test_there_is_no_circle():
 def test_the_parser_of_imports_sees_every_form():
     source = (
         "from .. import config\nfrom ..runtime import storage\nfrom ..runtime.errors import InputError\n"
-        "from .tables import x\nfrom . import figures\nimport uss_bench.plan\nfrom uss_bench.data.nifti import y\n"
+        "from .tables import x\nfrom . import figures\n"
+        "import uss_bench.plan\nfrom uss_bench.data.nifti import y\n"
         "import os\nfrom pathlib import Path\ndef f():\n    from ..study import metrics"
     )
     assert imports_of("report/document", ast.parse(source)) == {
-        "config", "runtime/storage", "runtime/errors", "report/tables", "report/figures", "plan", "data/nifti", "study/metrics"
+        "config", "runtime/storage", "runtime/errors", "report/tables", "report/figures", "plan",
+        "data/nifti", "study/metrics"
     }  # fmt: skip
 
 
@@ -101,11 +103,21 @@ def test_every_room_has_a_test_file_where_it_lies():
     """Except rooms that are tested through others."""
     tests = Path(__file__).parent
     through_others = {
+        "request": "test_crash", "identity": "test_crash",
+        "cost": "test_plan", "presets": "test_config", "runtime/machine": "test_benchmark",
         "pipeline": "test_benchmark and test_crash", "__main__": "test_commands",
-        "runtime/errors": "every refusal", "runtime/paths": "names alone", "runtime/exits": "test_benchmark, test_torchrun",
-        "runtime/prefetch": "network/test_training", "data/layouts": "data/test_datasets", "data/dicom": "data/test_datasets",
-        "data/painting": "data/test_phantoms", "data/anatomy": "data/test_phantoms", "data/organs": "data/test_phantoms",
-        "data/livers": "data/test_phantoms", "data/variants": "data/test_phantoms", "study/models": "study/test_simulation", "study/records": "study/test_simulation", "study/surfaces": "study/test_metrics", "report/captions": "report/test_figures", "report/plots": "report/test_figures", "report/pictures": "report/test_figures", "report/style": "report/test_figures", "report/words": "report/test_tables", "report/summary": "report/test_document", "report/appendix": "report/test_document",
+        "runtime/errors": "every refusal", "runtime/paths": "names alone",
+        "runtime/exits": "test_benchmark, test_torchrun",
+        "runtime/prefetch": "network/test_training", "data/layouts": "data/test_datasets",
+        "data/dicom": "data/test_datasets",
+        "data/painting": "data/test_phantoms", "data/anatomy": "data/test_phantoms",
+        "data/organs": "data/test_phantoms",
+        "data/livers": "data/test_phantoms", "data/variants": "data/test_phantoms",
+        "study/models": "study/test_simulation", "study/records": "study/test_simulation",
+        "study/surfaces": "study/test_metrics", "report/captions": "report/test_figures",
+        "report/plots": "report/test_figures", "report/pictures": "report/test_figures",
+        "report/style": "report/test_figures", "report/words": "report/test_tables",
+        "report/summary": "report/test_document", "report/appendix": "report/test_document",
     }  # fmt: skip
     without = {
         room for room in ROOMS if not (tests / Path(room).parent / f"test_{Path(room).name}.py").exists()
@@ -114,7 +126,8 @@ def test_every_room_has_a_test_file_where_it_lies():
 
 
 def test_the_package_alone_loads_nothing_heavy():
-    code = "import sys, uss_bench; print(sorted({'torch', 'numpy', 'scipy', 'nibabel', 'statsmodels'} & set(sys.modules)))"
+    heavy = "{'torch', 'numpy', 'scipy', 'nibabel', 'statsmodels'}"
+    code = f"import sys, uss_bench; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -159,7 +159,7 @@ def test_a_dry_run_without_a_manifest_plans_what_the_run_will_do(tmp_path, plan)
 @pytest.mark.slow
 @pytest.mark.process
 def test_an_installed_wheel_runs_the_benchmark_in_an_empty_folder(tmp_path):
-    """Built from a copy, which leaves no build folder here, and installed beside this environment's packages."""
+    """Built from a copy, which leaves no build folder here; installed beside this environment's packages."""
     source, wheels, home, folder = (tmp_path / name for name in ("source", "wheels", "venv", "work"))
     shutil.copytree(ROOT / "uss_bench", source / "uss_bench", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):

@@ -30,7 +30,8 @@ PAPER = {
     "query.iterations": 5,
     "query.initial_volumes": 5,
     "query.volumes_per_iteration": 5,
-    "query.min_distance": 5,
+    "query.min_distance_mm": 7.5,
+    "query.dilation_mm": (7.5, 5.0, 5.0),
 }
 
 # One override a setting: text and value.
@@ -61,7 +62,8 @@ OVERRIDES = {
     "query.initial_volumes": ("2", 2),
     "query.volumes_per_iteration": ("1", 1),
     "query.slices_per_iteration": ("200", 200),
-    "query.min_distance": ("8", 8),
+    "query.min_distance_mm": ("8", 8.0),
+    "query.dilation_mm": ("15,10,10", (15.0, 10.0, 10.0)),
 }
 
 
@@ -217,7 +219,7 @@ def test_settings_that_do_not_go_together_are_an_input_error(overrides, name):
 
 
 def test_an_unknown_preset_is_an_input_error_that_lists_the_known_ones():
-    with pytest.raises(InputError, match=r"--preset huge.*paper, quick, smoke, real-smoke"):
+    with pytest.raises(InputError, match=r"--preset huge.*paper, quick, study, smoke, real-smoke"):
         resolve("huge")
 
 

@@ -1,4 +1,7 @@
-"""Runs that are killed, starved of disk or tampered with, and then continued, end with the bytes of a run that nothing disturbed."""
+"""Runs that are killed, starved of disk or tampered with, and then continued.
+
+They end with the bytes of a run that nothing disturbed.
+"""
 
 import gzip
 import itertools
@@ -53,7 +56,7 @@ TINY = [
     "--set",
     "training.patch=4,16,16",
     "--set",
-    "query.min_distance=2",
+    "query.min_distance_mm=8",
 ]
 
 # Forked from a server that has imported everything, a run starts in a tenth of a second instead of several.
@@ -62,12 +65,15 @@ processes.set_forkserver_preload(["benchmark", "torch._inductor.config", "builde
 
 
 def start(folder, *arguments, prepare=None):
-    """Begin or continue a short run on the tiny cases in `folder`, without figures; `prepare` is called in its process before."""
-    told, stderr = processes.Pipe(duplex=False)
+    """Begin or continue a short run on the tiny cases in `folder`, without figures.
+
+    `prepare` is called in its process before.
+    """
+    said, stderr = processes.Pipe(duplex=False)
     process = processes.Process(target=_run, args=(folder, stderr, arguments, prepare))
     process.start()
     stderr.close()
-    return process, told
+    return process, said
 
 
 def _run(folder, stderr, arguments, prepare):
@@ -85,9 +91,9 @@ def _run(folder, stderr, arguments, prepare):
     )
 
 
-def outcome(process, told):
+def outcome(process, said):
     """Exit code (the negative signal of one that was killed) and standard error of a run."""
-    with open(told.fileno(), closefd=False) as stream:
+    with open(said.fileno(), closefd=False) as stream:
         err = stream.read()
     process.join(60)
     return process.exitcode, err
@@ -98,14 +104,17 @@ def run(folder, *arguments, prepare=None):
 
 
 def kept_files(folder):
-    """Names of what is kept of a run, but for its talk."""
+    """Names of what is kept of a run, without logs and notes."""
     kept = folder / "runs" / NAME
     names = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
     return {name for name in names if not name.startswith(("log", "status/"))}
 
 
 def cached_files(folder):
-    """Names of what whole entries of the cache hold; it is shared by runs, none of which knows whether another still writes one."""
+    """Names of what whole entries of the cache hold.
+
+    Runs share the cache, and none knows whether another is still writing an entry.
+    """
     cache = folder / "runs" / "cache"
     return {
         path.relative_to(cache).as_posix() for path in cache.glob("[!.]*/*") if path.parent.name != "digests"
@@ -159,7 +168,7 @@ def assert_same(folder, undisturbed, besides=()):
 
 
 def assert_completes(folder, undisturbed, *arguments, besides=()):
-    """Continue the run; returns what it tells."""
+    """Continue the run; returns what it printed on standard error."""
     code, err = run(folder, *arguments)
     assert code == 0, err
     assert_same(folder, undisturbed, besides=besides)
@@ -169,15 +178,15 @@ def assert_completes(folder, undisturbed, *arguments, besides=()):
 def assert_refused(code, err, expected, *parts):
     """The program ended by itself, with one message that has these parts."""
     lines = err.splitlines()
-    told = [line for line in lines if line.startswith("benchmark.py: ")]
-    assert code == expected and len(told) == 1, err
+    said = [line for line in lines if line.startswith("benchmark.py: ")]
+    assert code == expected and len(said) == 1, err
     assert "Traceback" not in err
-    message = "\n".join(lines[lines.index(told[0]) :])
+    message = "\n".join(lines[lines.index(said[0]) :])
     for part in parts:
         assert part in message
 
 
-# --- killed at a chosen point ------------------------------------------------------------------------------------------------
+# --- killed at a chosen point ---
 
 
 def wrap(target, wrapper):
@@ -192,7 +201,8 @@ def wrap(target, wrapper):
 class Kill:
     """SIGKILL at the `count`-th call of a function with an argument (a path, say) that ends with `ending`.
 
-    It comes before the call, after it, or (`Path.write_bytes` alone) when half is written. Checkpoints are written after every step.
+    It comes before the call, after it, or (`Path.write_bytes` alone) when half is written. Checkpoints are
+    written after every step.
     """
 
     target: str
@@ -263,7 +273,7 @@ def test_killed_while_phantoms_are_made(tmp_path):
     assert_completes(tmp_path / "disturbed", tmp_path / "undisturbed", *phantoms)
 
 
-# --- killed at random moments, with all its workers --------------------------------------------------------------------------
+# --- killed at random moments, with all its workers ---
 
 
 def program(folder, *arguments):
@@ -282,7 +292,10 @@ def files_in(folder):
 
 
 def wait_at_random(folder, draws, advance, seconds, ended):
-    """Wait until up to `advance` further files are there and up to `seconds` more have gone by, or until `ended()`."""
+    """Wait until up to `advance` further files are there and up to `seconds` more have passed.
+
+    Waiting ends early when `ended()`.
+    """
     goal, left = files_in(folder) + draws.randint(0, advance), draws.uniform(0, seconds)
     while not ended() and files_in(folder) < goal:
         time.sleep(0.01)
@@ -294,10 +307,10 @@ def wait_at_random(folder, draws, advance, seconds, ended):
 def test_killed_three_times_at_random(undisturbed, folder):
     draws = random.Random(0)
     for _ in range(3):
-        process, told = start(folder, "--workers", 2)
+        process, said = start(folder, "--workers", 2)
         wait_at_random(folder, draws, 12, 0.05, lambda process=process: process.exitcode is not None)
         os.killpg(process.pid, signal.SIGKILL)
-        assert outcome(process, told)[0] == -signal.SIGKILL
+        assert outcome(process, said)[0] == -signal.SIGKILL
     assert_completes(folder, undisturbed)
 
 
@@ -350,7 +363,7 @@ def group_lives(leader):
     return False
 
 
-# --- asked to end ------------------------------------------------------------------------------------------------------------
+# --- asked to end ---
 
 
 @dataclass(frozen=True)
@@ -382,7 +395,7 @@ def test_a_training_that_is_to_end_goes_on_where_it_was(undisturbed, folder):
     assert_same(folder, undisturbed)
 
 
-# --- damaged files -----------------------------------------------------------------------------------------------------------
+# --- damaged files ---
 
 
 def cut(path):
@@ -458,7 +471,7 @@ def test_a_lost_cache_is_built_again(undisturbed, folder):
     assert_completes(folder, undisturbed)
 
 
-# --- no room, no right, another run ------------------------------------------------------------------------------------------
+# --- no room, no right, another run ---
 
 
 @dataclass(frozen=True)
@@ -532,7 +545,7 @@ def small_disk(data, tmp_path):
         ("study.models.train", 1, f"runs/{NAME}/initial/"),
     ],
 )
-def test_a_full_disk_is_told_and_nothing_lost(undisturbed, small_disk, since, expected, place):
+def test_a_full_disk_is_reported_and_nothing_lost(undisturbed, small_disk, since, expected, place):
     assert_refused(
         *run(small_disk, prepare=Fill(f"uss_bench.{since}")), expected, place, "No space left on device"
     )
@@ -620,7 +633,7 @@ def test_other_files_of_a_case_are_refused(finished):
 
 
 def test_a_second_process_does_not_disturb_the_first(undisturbed, folder):
-    first, told = start(folder)
+    first, said = start(folder)
     while not (folder / "runs" / NAME / "initial").exists():
         assert first.is_alive()
         time.sleep(0.01)
@@ -630,5 +643,5 @@ def test_a_second_process_does_not_disturb_the_first(undisturbed, folder):
         assert json.loads((folder / "runs" / NAME / paths.LOCK).read_text())["pid"] == first.pid
     finally:
         os.kill(first.pid, signal.SIGCONT)
-    assert outcome(first, told)[0] == 0
+    assert outcome(first, said)[0] == 0
     assert_same(folder, undisturbed)

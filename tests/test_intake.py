@@ -1,4 +1,4 @@
-"""What is found out about the cases before anything is trained on: all of it, in one message, with nothing written."""
+"""What is found out about the cases before any training: all in one message, with nothing written."""
 
 import csv
 from dataclasses import replace
@@ -44,7 +44,7 @@ def sound(nifti_case):
 def check(tmp_path):
     """Checks cases in the manifest that is made of them."""
 
-    def run(cases, *overrides, strategies=named(["USS"])):
+    def run(cases, *overrides, strategies=("USS",)):
         with open(tmp_path / "manifest.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, [*REQUIRED, *OPTIONAL, "phantom"])
             writer.writeheader()
@@ -54,7 +54,7 @@ def check(tmp_path):
                 row["spacing"] = "x".join(map(str, reversed(case.spacing or ())))
                 writer.writerow(row)
         return check_cases(
-            tmp_path / "manifest.csv", config.resolve("smoke", [*ONE_OF_EACH, *overrides]), strategies
+            tmp_path / "manifest.csv", config.resolve("smoke", [*ONE_OF_EACH, *overrides]), named(strategies)
         )
 
     return run
@@ -86,7 +86,7 @@ def files_in(folder):
     return sorted(path for path in folder.rglob("*") if path.name != "manifest.csv")
 
 
-# --- manifest, plan and headers -------------------------------------------------------------------------------------------
+# --- manifest, plan and headers ---
 
 
 def test_sound_cases_are_chosen_by_the_settings(check, sound, nifti_case):
@@ -112,7 +112,7 @@ def test_all_that_is_wrong_comes_in_one_message_and_nothing_is_written(check, so
         "no test case",
         "9 pool cases are needed (initial and 1 iterations) and 5 are there",
         "9 initial volumes are needed",
-        f"case twin: {sound[0].image}: the very image of case pool",
+        f"case twin: {sound[0].image}: the same image as case pool",
         f"case short: {short.label}: shape (6, 8, 8) and that of the image (5, 8, 8)",
         f"case thick: {thick.image}: spacing 1 x 1 x 62 mm",
         f"case lost: {lost.image}: does not exist",
@@ -159,7 +159,7 @@ def test_phantoms_that_are_to_be_made_need_no_files_but_a_known_kind(check, soun
     assert line.startswith(f"case made: {made.image}: an empty file")
 
 
-# --- voxels ---------------------------------------------------------------------------------------------------------------
+# --- voxels ---
 
 
 def test_sound_cases_load_without_a_word(load, sound):
@@ -186,8 +186,9 @@ def test_all_faulty_cases_are_named_in_one_message_and_the_cache_keeps_the_other
     pointer.image.write_text("version https://git-lfs.github.com/spec/v1\n")
     lines = problems_of(load, [*sound, twin, empty, holes, pointer])
     starts = [
-        f"case twin: {twin.image}: the very image of case pool",
-        f"case empty: {empty.label}: no liver: no voxel has label_values 1, 7 (the file holds 0, 2), and val cases need one",
+        f"case twin: {twin.image}: the same image as case pool",
+        f"case empty: {empty.label}: no liver: no voxel has label_values 1, 7 (the file holds 0, 2), "
+        "and val cases need one",
         f"case holes: {holes.image}: NaN or infinite values",
         f"case holes: {holes.label}: labels are not whole numbers",
         f"case pointer: {pointer.image}: a git-LFS pointer",
@@ -202,30 +203,30 @@ def test_all_faulty_cases_are_named_in_one_message_and_the_cache_keeps_the_other
 @pytest.mark.parametrize(
     ("image", "label", "says"),
     [
-        (ct(), 0 * liver(), "no voxel has a value other than 0 (the file holds 0); mend label_values"),
+        (ct(), 0 * liver(), "no voxel has a value other than 0 (the file holds 0); correct label_values"),
         (np.maximum(ct(), -199), liver(), "nothing below -199 HU"),
         (np.abs(ct()) % 256, liver(), "looks like label codes, not HU: values lie between 0 and 255"),
         (np.abs(ct()) % 256 - 1, liver(), "nothing below -1 HU"),
         (np.abs(ct()) % 256 + 1, liver(), "nothing below 1 HU"),
     ],
 )
-def test_doubtful_cases_are_warned_of(load, nifti_case, image, label, says):
+def test_doubtful_cases_give_warnings(load, nifti_case, image, label, says):
     (line,) = load([nifti_case(image, label, case_id="odd")])[1]
     assert line.startswith("warning: case odd: ") and says in line
 
 
-def test_many_label_codes_are_not_all_told(load, nifti_case):
+def test_many_label_codes_are_not_all_listed(load, nifti_case):
     codes = np.arange(384).reshape(6, 8, 8) % 100
     (line,) = load([nifti_case(ct(), codes, label_values=(117,))])[1]
     assert "no voxel has label_values 117 (the file holds 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...)" in line
 
 
-# --- real files -----------------------------------------------------------------------------------------------------------
+# --- real files ---
 
 
 @pytest.mark.skipif(not PROBLEM.exists(), reason="the shared problem files are not here")
 def test_the_five_real_problem_files(check, load, sound, nifti_case):
-    """What headers tell comes first; the rest comes to light when the voxels are read."""
+    """What headers show comes first; the rest comes to light when the voxels are read."""
     names = {
         "pointer": "lfs_pointer_named.nii.gz",
         "gap": "lits14_3slices_62mm_gap.nii.gz",

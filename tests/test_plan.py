@@ -22,8 +22,10 @@ CPU = torch.device("cpu")
 
 
 SMALL = [
-    "query.initial_volumes=1", "query.iterations=2", "query.volumes_per_iteration=1", "inference.samples=3", "network.widths=4,8",
-    "network.flat_levels=1", "training.patch=4,24,24", "training.batch_size=2", "training.decay=0", "training.max_epochs=30",
+    "query.initial_volumes=1", "query.iterations=2", "query.volumes_per_iteration=1",
+    "inference.samples=3", "network.widths=4,8",
+    "network.flat_levels=1", "training.patch=4,24,24", "training.batch_size=2", "training.decay=0",
+    "training.max_epochs=30",
     "training.max_steps=20", "training.converged_max_steps=40",
 ]  # fmt: skip
 
@@ -109,7 +111,13 @@ def test_slice_strategies_need_a_number_of_slices(strategies):
 def test_all_problems_are_listed():
     case = replace(make_cases()[0], initial=False)
     lines = plan_problems(settings("query.initial_volumes=2"), [case], named(["USS"]))
-    starts = ["no val case", "no test case", "2 pool cases", "2 initial volumes", "USS take the number"]
+    starts = [
+        "no val case",
+        "no test case",
+        "2 pool cases",
+        "2 initial volumes",
+        "USS: the number of slices follows from UVS",
+    ]
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 
 
@@ -121,7 +129,7 @@ def test_no_cases_at_all():
 
 
 def test_models_of_the_papers_plan():
-    """The initial and the data pool model, and for each of four strategies five iterations and a converged one."""
+    """Initial and data pool model, and for each of four strategies five iterations and a converged one."""
     assert model_count(config.resolve("paper"), STRATEGIES) == 26
     assert model_count(config.resolve("paper"), named(["USS"])) == 8
     assert model_count(settings(), STRATEGIES) == 14
@@ -129,7 +137,10 @@ def test_models_of_the_papers_plan():
 
 @pytest.fixture
 def small_cases(nifti_case):
-    """Four pool, one validation and two test cases of 10 x 20 x 20 voxels of 4 x 2 x 2 mm: 10 x 10 x 10 at 4 mm."""
+    """Four pool, one validation and two test cases.
+
+    Each has 10 x 20 x 20 voxels of 4 x 2 x 2 mm: 10 x 10 x 10 at 4 mm.
+    """
     image, label = np.zeros((10, 20, 20), np.int16), np.zeros((10, 20, 20))
     splits = ["pool"] * 4 + ["val"] + ["test"] * 2
     return [
@@ -164,13 +175,13 @@ def test_counts_of_a_small_plan(small_cases, tmp_path):
     assert lines["strategies"] == "UVS, RVS, USS, RSS, 2 iterations"
     assert lines["models"] == "14, of about 20 steps at most"
     assert lines["training"] == "about 380 steps in all"  # 9 models of 20 and 5 of 40
-    assert lines["slices"] == "40 in the pool; USS and RSS ask for as many as follow from UVS"
+    assert lines["slices"] == "40 in the pool; USS and RSS: as many as follow from UVS"
     # The pool under the initial model and the first ones of UVS and USS.
     assert lines["MC dropout"] == "up to 12 volumes of 3 passes, 36 in all"
     assert lines["evaluation"] == "28 cases"
-    # Of each of 7 cases, 1000 voxels of image (2 bytes) and label (1 byte), and 4000 of the reference in bits: 3500 bytes.
-    # Weights of 4 bytes: units of 44 + 152 in level 1, 512 + 800 in level 2, 136 up, 296 + 152 in level 1 again, the last layer's 10.
-    # One worker's checkpoint holds them four times.
+    # Of each of 7 cases, 1000 voxels of image (2 bytes) and label (1 byte), and 4000 of the reference in
+    # bits: 3500 bytes. Weights of 4 bytes: units of 44 + 152 in level 1, 512 + 800 in level 2, 136 up, 296 +
+    # 152 in level 1 again, the last layer's 10. One worker's checkpoint holds them four times.
     assert lines["disk"].startswith(
         "cache 24 kB, models 118 kB, checkpoints 34 kB ("
     )  # 24.5, rounded half to even
@@ -182,8 +193,8 @@ def test_counts_of_a_small_plan(small_cases, tmp_path):
     ("strategies", "scored", "slices"),
     [
         (("UVS",), 8, "40 in the pool"),
-        (("RVS", "RSS"), 0, "40 in the pool; RSS ask for 7 an iteration"),
-        (("RVS", "USS"), 8, "40 in the pool; USS ask for 7 an iteration"),
+        (("RVS", "RSS"), 0, "40 in the pool; RSS: 7 per iteration"),
+        (("RVS", "USS"), 8, "40 in the pool; USS: 7 per iteration"),
     ],
 )
 def test_volumes_scored_and_slices_queried_by_strategy(small_cases, tmp_path, strategies, scored, slices):
@@ -198,7 +209,10 @@ def test_volumes_scored_and_slices_queried_by_strategy(small_cases, tmp_path, st
 
 
 def test_steps_follow_from_the_epochs(small_cases, tmp_path):
-    """Three annotated volumes in batches of two patches; a volume of 10 x 10 x 10 takes as many patches as its slices need."""
+    """Three annotated volumes in batches of two patches.
+
+    A volume of 10 x 10 x 10 takes as many patches as its slices need.
+    """
     plan_of = settings(*GRID, "training.max_epochs=2", "training.max_steps=1000")
     depth = AUNet(plan_of.network.widths, plan_of.network.flat_levels).output_size(plan_of.training.patch)[0]
     steps = 2 * math.ceil(10 / depth) * 3 // 2
@@ -236,7 +250,8 @@ def test_a_small_disk_is_refused(small_cases, tmp_path, disk):
     disk.free = 24_499
     with pytest.raises(
         InputError,
-        match=r"later.cache: 24 kB more are needed and 24 kB are free; choose a folder on a larger disk with --runs$",
+        match=r"later.cache: 24 kB more are needed and 24 kB are free; "
+        r"choose a folder on a larger disk with --runs$",
     ):
         describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, later)
     assert disk.asked == [tmp_path]  # the nearest folder there is

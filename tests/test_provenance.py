@@ -1,4 +1,4 @@
-"""What a report says of where its numbers come from, and which changes of the code spoil a run."""
+"""What a report says about the origin of its numbers, and which changes of the code spoil a run."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ import torch
 
 from uss_bench import config, provenance
 from uss_bench.data.manifest import Case
-from uss_bench.pipeline import Checked
+from uss_bench.request import Checked
 from uss_bench.study.strategies import named
 
 SETTINGS = config.resolve("smoke", ["query.iterations=3"])
@@ -50,7 +50,7 @@ def test_provenance_by_hand(origin):
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_provenance_tells_whether_algorithms_are_deterministic(tmp_path, on):
+def test_provenance_says_whether_algorithms_are_deterministic(tmp_path, on):
     before = torch.are_deterministic_algorithms_enabled()
     (tmp_path / "m.csv").write_text("")
     try:
@@ -124,7 +124,7 @@ def test_without_git_there_is_no_commit(checkout, monkeypatch):
 
 
 def test_the_commit_of_another_project_is_not_ours(checkout, monkeypatch):
-    """Installed into an environment inside somebody's repository, the program belongs to none of its commits."""
+    """Installed into an environment inside somebody's repository, the program has no commit there."""
     folder, _ = checkout
     installed = folder / ".venv" / "site-packages" / "uss_bench"
     installed.mkdir(parents=True)

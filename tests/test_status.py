@@ -1,4 +1,4 @@
-"""What `--status` tells of a folder made by hand."""
+"""What `--status` says about a folder made by hand."""
 
 import time
 
@@ -11,7 +11,10 @@ from uss_bench.status import describe_run
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of USS and RVS, two iterations each, that has got as far as the first of USS. RSS was asked for in an earlier command."""
+    """A run of USS and RVS, two iterations each, that has got as far as the first of USS.
+
+    RSS was asked for in an earlier command.
+    """
     folder = tmp_path / "quick-seed0"
     storage.write_json(
         folder / paths.RUN, {"strategies": ["USS", "RVS"], "config": {"query": {"iterations": 2}}}
@@ -57,7 +60,7 @@ def test_a_run_that_has_just_begun(tmp_path):
     assert describe_run(tmp_path) == f"{tmp_path}: 0 of 8 models trained, 0 evaluated\nnot running"
 
 
-def test_who_holds_the_folder_is_told(run):
+def test_who_holds_the_folder_is_named(run):
     with lock.locked(run):
         assert describe_run(run).splitlines()[1] == f"held by {lock.describe(run)}"
     assert describe_run(run).splitlines()[1] == "not running"

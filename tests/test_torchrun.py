@@ -1,4 +1,7 @@
-"""The program under torchrun, with any number of processes and on two machines: the bytes of one process alone."""
+"""The program under torchrun, with any number of processes and on two machines.
+
+It gives the bytes of one process alone.
+"""
 
 import os
 import re
@@ -161,10 +164,10 @@ def test_seeds_follow_each_other_in_one_job(alone, tmp_path):
     ("arguments", "message"),
     [(["--workers", 2], "--nproc-per-node"), (["--manifest", "absent.csv"], "absent.csv")],
 )
-def test_bad_input_is_told_once(tmp_path, arguments, message):
+def test_bad_input_is_reported_once(tmp_path, arguments, message):
     code, _, err = finish(torchrun(tmp_path, 2, *arguments))
     assert code != 0
-    told = [line for line in err.splitlines() if line.startswith("benchmark.py: ")]
-    assert len(told) == 1 and message in told[0]
+    said = [line for line in err.splitlines() if line.startswith("benchmark.py: ")]
+    assert len(said) == 1 and message in said[0]
     assert_without_traceback_of_ours(err)
     assert not (tmp_path / "runs").exists()

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from . import __version__, config, pipeline
 from .data import cohort, datasets
@@ -13,16 +14,15 @@ from .runtime import stopping
 from .runtime.exits import exit_code
 
 PROGRAM = "uss-bench"
-
-RUN_HELP = {
-    "description": "Simulates the annotation workflow with several query strategies and writes a report.",
+RUN_HELP: dict[str, Any] = {
+    "description": "Simulate the annotation workflow with several query strategies and write a report.",
     "formatter_class": argparse.RawDescriptionHelpFormatter,
     "epilog": "settings for --set (with the paper's values):\n" + "\n".join(config.describe()),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run a command and return its exit code; `arguments` are those of the command line by default."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description="Reproducible benchmark of uncertainty slice sampling."
     )
@@ -39,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_main(arguments: Sequence[str], program: str) -> int:
-    """`uss-bench run` as a program of its own."""
+    """Run `uss-bench run` as a program of its own, and return its exit code."""
     parser = argparse.ArgumentParser(prog=program, **RUN_HELP)
     _add_run_arguments(parser)
     return _run(program, vars(parser.parse_args(arguments)))
 
 
-def _add_run_arguments(parser):
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--strategy",
@@ -80,21 +80,22 @@ def _add_run_arguments(parser):
     )  # fmt: skip
     add(
         "--workers", type=int, metavar="N",
-        help="processes that share the work, which changes no result (one per GPU, or one per core and at most 4)",
+        help="processes that share the work, which changes no result "
+        "(one per GPU, or one per core and at most 4)",
     )  # fmt: skip
     only = parser.add_mutually_exclusive_group()
     only.add_argument(
         "--dry-run", action="store_true", help="check everything, print the plan and its cost, run nothing"
     )
     only.add_argument(
-        "--status", action="store_true", help="say how a run is getting on, for example from another terminal"
+        "--status", action="store_true", help="say how a run is doing, for example from another terminal"
     )
     only.add_argument(
         "--report-only", action="store_true", help="rebuild the report from its results, run nothing"
     )
 
 
-def _run(program, options):
+def _run(program: str, options: dict[str, Any]) -> int:
     stopping.install()
     return exit_code(
         program, partial(pipeline.run_seeds, program=program, **options), pipeline.torchrun_rank()

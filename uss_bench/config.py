@@ -1,7 +1,10 @@
-"""Settings: dataclasses that hold the paper's values, presets that differ from them, and `section.key=value` overrides.
+"""Settings: dataclasses that hold the paper's values, and `section.key=value` overrides.
 
-`Config()` is the `paper` preset. Fields carry their help text and range, from which the command line's help and the checks are made.
+`Config()` is the preset `paper`; `presets` holds the others. Fields carry their help text and their range,
+from which the command line's help and the checks are made.
 """
+
+from __future__ import annotations
 
 import ast
 import hashlib
@@ -11,7 +14,8 @@ import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, replace
 
-from .runtime.errors import InputError
+from .presets import PRESETS
+from .runtime.errors import InputError, refuse
 
 
 def _setting(default, text, low=None, high=None):
@@ -86,7 +90,10 @@ class Query:
     slices_per_iteration: int | None = _setting(
         None, "slices that USS adds, liver slices that RSS adds (None: N_S from UVS)", 1
     )
-    min_distance: int = _setting(5, "least distance between slice candidates of a volume", 1)
+    min_distance_mm: float = _setting(7.5, "least distance between slice candidates of a volume, in mm", 0.0)
+    dilation_mm: tuple[float, float, float] = _setting(
+        (7.5, 5.0, 5.0), "reach (z, y, x) of the dilation of the predicted liver in mm (UVS)", 0.0
+    )
 
 
 @dataclass(frozen=True)
@@ -102,78 +109,14 @@ class Config:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-PRESETS = {
-    "paper": {},
-    # The phantoms on two CPU cores, in minutes.
-    "quick": {
-        "data.spacing": (6.0, 6.0, 6.0),
-        "data.window": (-150.0, 250.0),
-        "data.scale": 200.0,
-        "network.widths": (8, 16, 32),
-        "training.patch": (4, 56, 56),
-        "training.learning_rate": 4e-3,
-        "training.decay": 1.0,
-        "training.validate_every": 80,
-        "training.max_steps": 160,
-        "training.patience": 5,
-        "training.converged_max_steps": 800,
-        "inference.samples": 10,
-        "inference.tile": None,
-        "query.initial_volumes": 2,
-        "query.volumes_per_iteration": 2,
-    },
-    # Every stage on a few phantoms, in seconds: does it run at all?
-    "smoke": {
-        "data.spacing": (10.0, 10.0, 10.0),
-        "data.window": (-150.0, 250.0),
-        "data.scale": 200.0,
-        "data.pool": 6,
-        "data.val": 2,
-        "data.test": 4,
-        "network.widths": (4, 8),
-        "network.flat_levels": 1,
-        "training.patch": (4, 24, 24),
-        "training.learning_rate": 1e-2,
-        "training.validate_every": 10,
-        "training.max_steps": 20,
-        "training.patience": 2,
-        "training.converged_max_steps": 40,
-        "inference.samples": 3,
-        "inference.tile": None,
-        "query.iterations": 2,
-        "query.initial_volumes": 1,
-        "query.volumes_per_iteration": 1,
-    },
-    # A handful of real CTs on two CPU cores, in a quarter of an hour.
-    "real-smoke": {
-        "data.spacing": (6.0, 4.0, 4.0),
-        "data.window": (-150.0, 250.0),
-        "data.scale": 200.0,
-        "network.widths": (8, 16, 32, 64),
-        "training.patch": (8, 48, 48),
-        "training.learning_rate": 5e-3,
-        "training.decay": 1.0,
-        "training.validate_every": 100,
-        "training.max_epochs": 1000,
-        "training.max_steps": 200,
-        "training.patience": 4,
-        "training.converged_max_steps": 400,
-        "inference.samples": 5,
-        "inference.tile": None,
-        "query.iterations": 1,
-        "query.initial_volumes": 1,
-        "query.volumes_per_iteration": 1,
-    },
-}
-
-
 def resolve(preset, overrides=()):
     """Config of a preset with `section.key=value` overrides applied.
 
     Raises
     ------
     InputError
-        An unknown preset, section or key, or a value of the wrong type or out of range. All faulty overrides are named together.
+        An unknown preset, section or key, or a value of the wrong type or out of range. All faulty overrides
+        are named together.
     """
     if preset not in PRESETS:
         raise InputError(f"--preset {preset}: unknown; choose one of {', '.join(PRESETS)}")
@@ -186,9 +129,7 @@ def resolve(preset, overrides=()):
         except InputError as error:
             problems.append(str(error))
     problems += _combination_problems(config)
-    if problems:
-        title = [f"{len(problems)} problem(s) with the settings"] if len(problems) > 1 else []
-        raise InputError("\n  ".join([*title, *problems]))
+    refuse(f"{len(problems)} problem(s) with the settings" if len(problems) > 1 else "", problems)
     return config
 
 
@@ -260,7 +201,7 @@ def _checked(name, value, annotation, limits):
         value = value if isinstance(value, (tuple, list)) else (value,)
         if not value or (length and len(value) != length):
             raise InputError(
-                f"--set {name}: {value} has {len(value)} value(s); {f'give {length}' if length else 'give one or more'}, as 1,2,3"
+                f"--set {name}: {value} has {len(value)} value(s); give {length or 'one or more'}, as 1,2,3"
             )
         return tuple(_checked(name, item, kinds[0], limits) for item in value)
     if annotation is bool:
@@ -275,7 +216,8 @@ def _checked(name, value, annotation, limits):
     low, high = limits["low"], limits["high"]
     if not math.isfinite(value) or not (low is None or value >= low) or not (high is None or value <= high):
         raise InputError(
-            f"--set {name}: {value} is out of range; it must lie in [{low}, {'...' if high is None else high}]"
+            f"--set {name}: {value} is out of range; "
+            f"it must lie in [{low}, {'...' if high is None else high}]"
         )
     return value
 
@@ -287,12 +229,13 @@ def _combination_problems(config):
         problems.append(f"--set data.window: {data.window} is empty; give the lower bound first")
     if training.decay and None in (training.max_steps, training.converged_max_steps):
         problems.append(
-            "--set training.decay: a rate that falls to zero needs training.max_steps and training.converged_max_steps"
+            "--set training.decay: a rate that falls to zero needs training.max_steps and "
+            "training.converged_max_steps"
         )
     if training.anneal and training.decay:
         problems.append(
-            f"--set training.anneal: the rate falls either at the end or, by training.decay={training.decay}, "
-            "all the time; set one of them to 0"
+            "--set training.anneal: the rate falls either at the end or, "
+            f"by training.decay={training.decay}, all the time; set one of them to 0"
         )
     for name in ("max_steps", "converged_max_steps"):
         limit = getattr(training, name)
@@ -303,6 +246,7 @@ def _combination_problems(config):
             )
     if network.flat_levels > len(network.widths):
         problems.append(
-            f"--set network.flat_levels: {network.flat_levels} levels asked for, widths name {len(network.widths)}"
+            f"--set network.flat_levels: {network.flat_levels} levels asked for, "
+            f"widths name {len(network.widths)}"
         )
     return problems

@@ -1,21 +1,46 @@
-"""What a run takes in: cases checked by manifest and headers before any work, and by their voxels before any training."""
+"""What a run takes in: cases checked by manifest and headers before any work, and by their voxels later."""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
-from .data.manifest import SPLITS, parse_manifest
-from .data.phantoms import check_phantom
-from .data.volumes import header_problems, load_volume
+from .config import Config, Data
+from .data.manifest import SPLITS, Case, parse_manifest
+from .data.phantoms import check_phantom, write_missing_phantoms
+from .data.volumes import Volume, header_problems, load_volume
 from .plan import is_unmade_phantom, plan_problems
-from .runtime.errors import InputError
+from .runtime.errors import InputError, refuse
+from .runtime.progress import Progress
+from .runtime.team import Team
+from .study.strategies import Strategy
 
 NO_AIR = -200  # HU; every CT shows air around the patient or within
 CODES = 255  # label codes posing as HU are 0 to 255
 
 
-def check_cases(manifest, settings, strategies):
-    """Cases of a manifest, those of them that the settings choose, and warnings about these.
+def check_cases(
+    manifest: str | Path, settings: Config, strategies: Sequence[Strategy]
+) -> tuple[list[Case], list[Case], list[str]]:
+    """Check the manifest, the plan and the headers of all files, except phantoms that are to be made.
 
-    Looks at the manifest, the plan and the headers of all files, phantoms that are to be made apart.
+    Parameters
+    ----------
+    manifest : path
+        CSV of cases.
+    settings : Config
+        They choose the cases to use.
+    strategies : sequence of Strategy
+        They set how many cases are needed.
+
+    Returns
+    -------
+    manifest_cases, cases : list of Case
+        All in the manifest, and those to use.
+    warnings : list of str
+        What is doubtful about the cases to use.
 
     Raises
     ------
@@ -30,7 +55,7 @@ def check_cases(manifest, settings, strategies):
     for case in cases:
         same = first_of.setdefault(os.path.abspath(case.image), case.case_id)
         if same != case.case_id:
-            problems.append(_twin(case, same))
+            problems.append(_same_image(case, same))
         if case.extra.get("phantom"):
             try:
                 check_phantom(case.case_id, case.site, case.extra["phantom"])
@@ -41,11 +66,11 @@ def check_cases(manifest, settings, strategies):
         faults, doubts = header_problems(case)
         problems += faults
         warnings += doubts
-    _raise(f"{manifest}: {len(problems)} problem(s)", problems)
+    refuse(f"{manifest}: {len(problems)} problem(s)", problems)
     return manifest_cases, cases, warnings
 
 
-def _chosen_cases(cases, data):
+def _chosen_cases(cases: Sequence[Case], data: Data) -> list[Case]:
     """The first cases of each split, as many as the settings allow."""
     return [
         case
@@ -54,8 +79,44 @@ def _chosen_cases(cases, data):
     ]
 
 
-def load_volumes(cases, spacing, cache, progress):
-    """Volumes `{split: {case_id: Volume}}` of all cases. What is doubtful about their voxels goes to `progress.say`.
+def prepare_cases(
+    cases: Sequence[Case], spacing: Sequence[float], cache: str | Path, progress: Progress, team: Team
+) -> None:
+    """Make phantoms and cache entries, shared out over the team.
+
+    Returns when all are made. Faulty cases are passed over here; `load_volumes` names them.
+    """
+    for number, case in enumerate(cases, start=1):
+        if team.claim(f"cache/{case.case_id}"):
+            progress.now(f"preparing case {number} of {len(cases)}")
+            write_missing_phantoms([case])
+            with suppress(InputError):
+                load_volume(case, spacing, cache)
+            team.report("prepared")
+    while team.reached("prepared") < len(cases):
+        team.pause()
+
+
+def load_volumes(
+    cases: Sequence[Case], spacing: Sequence[float], cache: str | Path, progress: Progress
+) -> dict[str, dict[str, Volume]]:
+    """Load all cases; `progress` says what is doubtful about their voxels.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        Rows of the manifest.
+    spacing : sequence of float
+        `(z, y, x)` in mm, of the working grid.
+    cache : path
+        Folder of preprocessed volumes.
+    progress : Progress
+        Says what is being done.
+
+    Returns
+    -------
+    dict
+        `{split: {case_id: Volume}}`.
 
     Raises
     ------
@@ -72,47 +133,41 @@ def load_volumes(cases, spacing, cache, progress):
             continue
         same = first_of.setdefault(volume.image_digest, case.case_id)
         if same != case.case_id:
-            problems.append(_twin(case, same))
+            problems.append(_same_image(case, same))
         faults, doubts = _voxel_problems(volume)
         problems += [f"case {case.case_id}: {fault}" for fault in faults]
         for doubt in doubts:
             progress.say(f"warning: case {case.case_id}: {doubt}")
-    _raise(f"{len(problems)} problem(s) with the cases", problems)
+    refuse(f"{len(problems)} problem(s) with the cases", problems)
     return volumes
 
 
-def _twin(case, other):
-    return f"case {case.case_id}: {case.image}: the very image of case {other}; keep one of the two"
+def _same_image(case: Case, other: str) -> str:
+    return f"case {case.case_id}: {case.image}: the same image as case {other}; keep one of the two"
 
 
-def _voxel_problems(volume):
+def _voxel_problems(volume: Volume) -> tuple[list[str], list[str]]:
     """Faults and doubts about what a volume shows."""
     case, faults, doubts = volume.case, [], []
     if not volume.liver_voxels:
-        codes = ", ".join(f"{code:g}" for code in volume.label_codes[:10]) + (
-            ", ..." if len(volume.label_codes) > 10 else ""
-        )
-        wanted = (
-            f"label_values {', '.join(map(str, case.label_values))}"
-            if case.label_values
-            else "a value other than 0"
-        )
+        codes = [f"{code:g}" for code in volume.label_codes]
+        codes = ", ".join(codes if len(codes) <= 10 else [*codes[:10], "..."])
+        values = ", ".join(map(str, case.label_values))
+        wanted = f"label_values {values}" if values else "a value other than 0"
         text = f"{case.label}: no liver: no voxel has {wanted} (the file holds {codes})"
         if case.split == "pool":
-            doubts.append(f"{text}; mend label_values, unless the CT shows no liver")
+            doubts.append(f"{text}; correct label_values, unless the CT shows no liver")
         else:
-            faults.append(f"{text}, and {case.split} cases need one; mend label_values or exclude the case")
+            faults.append(
+                f"{text}, and {case.split} cases need one; correct label_values or exclude the case"
+            )
     if 0 <= volume.darkest <= volume.brightest <= CODES:
         doubts.append(
-            f"{case.image}: looks like label codes, not HU: values lie between {volume.darkest:g} and {volume.brightest:g}"
+            f"{case.image}: looks like label codes, not HU: "
+            f"values lie between {volume.darkest:g} and {volume.brightest:g}"
         )
     elif volume.darkest > NO_AIR:
         doubts.append(
             f"{case.image}: nothing below {volume.darkest:g} HU, so no air, and perhaps no CT in HU"
         )
     return faults, doubts
-
-
-def _raise(title, problems):
-    if problems:
-        raise InputError("\n  ".join([title, *problems]))

@@ -1,35 +1,34 @@
-"""From the command line's arguments to a report: checks everything, gathers a team, simulates, writes, in that order."""
+"""From the command line's arguments to a report: check everything, gather a team, simulate, write."""
 
-import ctypes
+from __future__ import annotations
+
 import os
 import sys
 import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import torch
-
-from . import config
 from .data import cohort
-from .data.phantoms import write_missing_phantoms
-from .data.volumes import load_volume
-from .intake import check_cases, load_volumes
+from .identity import refuse_another_run, refuse_other_files
+from .intake import load_volumes, prepare_cases
 from .plan import check_disk, describe_plan, model_count
 from .provenance import provenance
 from .report import across, document, results
+from .request import Checked, Run, check_run, check_writable
 from .runtime import stopping
-from .runtime.errors import InputError
 from .runtime.exits import exit_code, failed_first
 from .runtime.lock import locked
-from .runtime.paths import CACHE, PROVENANCE, RUN, SLICES
+from .runtime.machine import default_workers, keep_freed_memory, make_deterministic
+from .runtime.paths import PROVENANCE, RUN, SLICES
 from .runtime.progress import Progress
-from .runtime.storage import read_json, remove_partial_files, write_json
+from .runtime.storage import remove_partial_files, write_json
 from .runtime.team import (
     PeerLostError,
     Team,
-    local_rank,
     local_team,
     torchrun_rank,
     torchrun_team,
@@ -39,59 +38,39 @@ from .runtime.team import (
 from .status import describe_run
 from .study.showcase import write_showcase
 from .study.simulation import Simulation
-from .study.strategies import named
+
+__all__ = ["execute", "keep_freed_memory", "make_deterministic", "print_plan", "run_seeds", "torchrun_rank"]
 
 A_DAY = 86_400.0  # seconds
-MOST_WORKERS = 4  # on one CPU, unless more are asked for
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-# What tells a run from another, beside its settings and the files of its cases.
-IDENTITY = ("uss_bench", "code_sha256", "libraries", "device", "seed", "manifest_sha256")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run, as it was asked for."""
-
-    manifest: Path
-    strategies: tuple[str, ...]
-    preset: str
-    overrides: tuple[str, ...]
-    seed: int
-    device: str
-    runs: Path
-    reports: Path
-    name: str
-    workers: int | None = None
-    make_manifest: bool = False  # where it is missing: it is the embedded one
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.runs) / self.name
-
-    @property
-    def report_folder(self) -> Path:
-        return Path(self.reports) / self.name
-
-    @property
-    def cache(self) -> Path:
-        return Path(self.runs) / CACHE
 
 
 def run_seeds(
-    strategy,
-    manifest,
-    seed,
-    preset,
-    overrides,
-    reports,
-    name,
-    dry_run,
-    status,
-    report_only,
-    program,
-    **options,
-):
-    """Do what the command line asks for, seed by seed, and with several seeds write the report across them.
+    strategy: Sequence[str],
+    manifest: Path | None,
+    seed: Sequence[int] | None,
+    preset: str,
+    overrides: Sequence[str],
+    reports: Path,
+    name: str | None,
+    dry_run: bool,
+    status: bool,
+    report_only: bool,
+    program: str,
+    **options: Any,
+) -> None:
+    """Do what the command line asks for, seed by seed; with several seeds, write the report across them.
+
+    Parameters
+    ----------
+    strategy, manifest, seed, preset, overrides, reports, name
+        As the attributes of `Run`, of which each seed makes one. Without a name, it is made of the preset;
+        without a manifest, it is the embedded one.
+    dry_run, status, report_only : bool
+        What to do instead of running: print the plan, say how a run is doing, rebuild its report.
+    program : str
+        Name that errors are printed behind.
+    **options
+        Further attributes of `Run`.
 
     Raises
     ------
@@ -103,14 +82,15 @@ def run_seeds(
     for number in seeds:
         run = Run(
             manifest=manifest or cohort.FILE, make_manifest=manifest is None, strategies=tuple(strategy),
-            preset=preset, overrides=tuple(overrides), seed=number, reports=reports, name=names[number], **options,
+            preset=preset, overrides=tuple(overrides), seed=number, reports=reports, name=names[number],
+            **options,
         )  # fmt: skip
         if status:
             print(describe_run(run.folder))
         elif dry_run:
             print_plan(run)
         elif report_only:
-            _say_report(document.write_report(run.report_folder))
+            print(f"report: {document.write_report(run.report_folder)}", file=sys.stderr)
         else:
             execute(run, program)
     if len(seeds) > 1 and not (dry_run or status) and torchrun_rank() == 0:
@@ -119,45 +99,12 @@ def run_seeds(
         print(f"report across seeds: {path}", file=sys.stderr)
 
 
-def _say_report(path):
-    print(f"report: {path}", file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class Checked:
-    """A run whose arguments, plan and headers are sound: settings, strategies, torch device, cases, warnings."""
-
-    settings: config.Config
-    strategies: list
-    device: torch.device
-    manifest_cases: list
-    cases: list
-    warnings: list
-
-
-def check(run: Run, team: Team | None = None) -> Checked:
-    """Everything about a run that can be checked without reading voxels. Prepares PyTorch for deterministic work."""
-    settings = config.resolve(run.preset, run.overrides)
-    strategies = named(run.strategies)
-    device = _device(run.device, local_rank(team))
-    make_deterministic()
-    keep_freed_memory()
-    if run.workers is not None and under_torchrun():
-        raise InputError(
-            "--workers: torchrun sets the number of processes by --nproc-per-node; leave --workers out"
-        )
-    # Under torchrun whoever comes first: all would write the same bytes, and not all machines share the folder.
-    if run.make_manifest and cohort.write_default_manifest(run.manifest):
-        print(f"{run.manifest}: written, the manifest of the embedded phantoms", file=sys.stderr)
-    return Checked(settings, strategies, device, *check_cases(run.manifest, settings, strategies))
-
-
 def print_plan(run: Run) -> None:
     """What `--dry-run` prints; it writes nothing."""
     with _borrowed_manifest(run) as run:
-        checked = check(run)
+        checked = check_run(run)
     if torchrun_rank() == 0:
-        workers = run.workers or _workers(checked.device)
+        workers = run.workers or default_workers(checked.device)
         plan = describe_plan(
             checked.settings, checked.cases, checked.strategies, checked.device, run.runs, workers
         )
@@ -165,7 +112,7 @@ def print_plan(run: Run) -> None:
 
 
 @contextmanager
-def _borrowed_manifest(run):
+def _borrowed_manifest(run: Run) -> Iterator[Run]:
     """The run, with a passing copy of the embedded manifest where that has not been written yet."""
     if not run.make_manifest or os.path.lexists(run.manifest):
         yield run
@@ -177,11 +124,21 @@ def _borrowed_manifest(run):
 
 
 def execute(run: Run, program: str, team: Team | None = None) -> None:
-    """Run the benchmark, or continue it. `team` is the one that this process works for, when `execute` itself started it."""
-    checked = check(run, team)
-    _check_writable(run.report_folder)
+    """Run the benchmark, or continue it.
+
+    Parameters
+    ----------
+    run : Run
+        What to run.
+    program : str
+        Name that errors are printed behind.
+    team : Team, optional
+        The one that this process works for, if it is a worker that another `execute` started.
+    """
+    checked = check_run(run, team)
+    check_writable(run.report_folder)
     origin = provenance(checked, run.manifest, run.seed)
-    _refuse_another_run(run, origin)
+    refuse_another_run(run, origin)
     with ExitStack() as stack:
         stack.callback(_remove_if_empty, run.folder)  # at last, where nothing came of the run
         if team is None and under_torchrun():
@@ -189,12 +146,10 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
         if team is None or (team.leads and under_torchrun()):
             stack.enter_context(locked(run.folder, lambda text: print(text, file=sys.stderr)))
         if team is None:
-            team = stack.enter_context(
-                local_team(run.workers or _workers(checked.device), _work_along, (run, program))
-            )
-        progress = Progress(
-            2 * model_count(checked.settings, checked.strategies), sys.stderr if team.leads else None
-        )
+            workers = run.workers or default_workers(checked.device)
+            team = stack.enter_context(local_team(workers, _work_along, (run, program)))
+        steps = 2 * model_count(checked.settings, checked.strategies)
+        progress = Progress(steps, sys.stderr if team.leads else None)
         try:
             _work(run, checked, origin, progress, team)
         except BaseException as error:
@@ -205,39 +160,34 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
             raise
 
 
-def _remove_if_empty(folder):
+def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
 
 
-def _work_along(rank, size, port, arguments):
+def _work_along(rank: int, size: int, port: int, arguments: tuple[Run, str]) -> None:
     """A worker's whole life; it ends with an exit code."""
     run, program = arguments
     stopping.install()
     sys.exit(exit_code(program, lambda: execute(run, program, worker_team(rank, size, port)), rank))
 
 
-def _work(run, checked, origin, progress, team):
-    """The work itself: prepare the cases, simulate, write the results, the report from them."""
+def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progress, team: Team) -> None:
+    """The work itself: prepare the cases, simulate, write the results, and the report from them."""
     spacing = checked.settings.data.spacing
     if team.leads:
-        remove_partial_files(run.folder)
-        remove_partial_files(run.report_folder)
-        remove_partial_files(run.cache, age=A_DAY)  # which other runs may be writing to
-        check_disk(checked.cases, spacing, run.cache)
-        for text in checked.warnings:
-            progress.say(f"warning: {text}")
+        _open(run, checked, progress)
         team.report("opened")
     while not team.reached("opened"):
         team.pause()
-    _prepare(checked.cases, spacing, run.cache, progress, team)
+    prepare_cases(checked.cases, spacing, run.cache, progress, team)
     volumes = load_volumes(checked.cases, spacing, run.cache, progress)
     files = {
         volume.case.case_id: [volume.image_digest, volume.label_digest]
         for split in volumes.values()
         for volume in split.values()
     }
-    _refuse_other_files(run.folder, files)
+    refuse_other_files(run.folder, files)
     if team.leads and not (run.folder / RUN).exists():
         write_json(run.folder / RUN, {**origin, "files": files})
     progress.keep_in(run.folder, team.rank)
@@ -254,104 +204,11 @@ def _work(run, checked, origin, progress, team):
     progress.withdraw()
 
 
-def _prepare(cases, spacing, cache, progress, team):
-    """Make phantoms and cache entries, shared out over the team; faults come to light when all cases are loaded."""
-    for number, case in enumerate(cases, start=1):
-        if team.claim(f"cache/{case.case_id}"):
-            progress.now(f"preparing case {number} of {len(cases)}")
-            write_missing_phantoms([case])
-            with suppress(InputError):
-                load_volume(case, spacing, cache)
-            team.report("prepared")
-    while team.reached("prepared") < len(cases):
-        team.pause()
-
-
-def _device(name, local_rank):
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "--device cuda: PyTorch finds no CUDA device; use --device cpu, or install a CUDA build of PyTorch"
-        )
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
-
-
-def _workers(device):
-    """Processes on this machine: one per GPU; on a CPU one per core, but no more than have work for most of the time."""
-    if device.type == "cuda":
-        return torch.cuda.device_count()
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )  # macOS does not tell affinity
-    return min(MOST_WORKERS, cores)
-
-
-def make_deterministic():
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # read when CUDA starts, which has not happened yet
-    torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(
-        1
-    )  # sums split over threads would depend on their number; pieces of work, not sums, are shared out
-    # Deterministic mode fills all memory it is given, to show who reads what was never written; no result depends on it.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-
-
-def keep_freed_memory():
-    """Have glibc keep what is freed: else every large tensor is given back and its pages are mapped anew, for a third of a step's time."""
-    with suppress(AttributeError, OSError, TypeError):  # another C library
-        set_option = ctypes.CDLL(None).mallopt
-        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            set_option(option, 2**31 - 1)
-
-
-def _check_writable(folder):
-    """Check early what is written late."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise InputError(
-            f"{folder}: {there} is {'read-only' if there.is_dir() else 'no folder'}; choose another folder with --reports"
-        )
-
-
-def _refuse_another_run(run, origin):
-    """Check that what is there under this name already belongs to this very run, or is its report by whatever version."""
-    of_run, of_report = run.folder / RUN, run.report_folder / PROVENANCE
-    for path, identity in ((of_run, IDENTITY), (of_report, ("seed", "manifest_sha256"))):
-        if not path.exists():
-            continue
-        before = read_json(path)
-        changes = [
-            f"{key}: {before.get(key)} there, {origin[key]} now"
-            for key in identity
-            if before.get(key) != origin[key]
-        ]
-        changes += [
-            f"{key}: {old} there, {new} now"
-            for key, old, new in config.differences(before["config"], origin["config"])
-        ]
-        if changes:
-            folder = run.folder if path == of_run else run.report_folder
-            raise InputError(
-                "\n  ".join(
-                    [
-                        f"{folder} holds another run; choose another --name, or remove the folder. It differs in",
-                        *changes,
-                    ]
-                )
-            )
-
-
-def _refuse_other_files(run_folder, files):
-    """Check that images and labels are those that the run began with."""
-    before = read_json(run_folder / RUN)["files"] if (run_folder / RUN).exists() else files
-    changed = [case_id for case_id in files if files[case_id] != before.get(case_id)]
-    if changed:
-        raise InputError(
-            f"{run_folder} was begun with other files of case(s) {', '.join(changed)}; bring these back, choose another --name, "
-            "or remove the folder"
-        )
+def _open(run: Run, checked: Checked, progress: Progress) -> None:
+    """Clear away what a killed process left, and check the disk."""
+    remove_partial_files(run.folder)
+    remove_partial_files(run.report_folder)
+    remove_partial_files(run.cache, age=A_DAY)  # which other runs may be writing to
+    check_disk(checked.cases, checked.settings.data.spacing, run.cache)
+    for text in checked.warnings:
+        progress.say(f"warning: {text}")

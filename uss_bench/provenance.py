@@ -1,23 +1,27 @@
 """Where a run's numbers come from: what a citation needs, and what a continued run must agree with."""
 
+from __future__ import annotations
+
 import hashlib
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from . import __version__, config
 from .data.manifest import SPLITS
+from .request import Checked
 from .runtime import storage
 
 LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "statsmodels")
 SHAPES_NUMBERS = ("config.py", "runtime/seeding.py", "data/*.py", "network/*.py", "study/*.py")
 
 
-def provenance(checked, manifest, seed):
-    """What a citation needs, without times, paths or host names; `checked` is a `pipeline.Checked`."""
+def provenance(checked: Checked, manifest: str | Path, seed: int) -> dict[str, Any]:
+    """What a citation needs, without times, paths or host names."""
     settings, device = checked.settings, checked.device
     return {
         "uss_bench": __version__,
@@ -39,31 +43,26 @@ def provenance(checked, manifest, seed):
     }
 
 
-def code_digest(package=Path(__file__).parent):
-    """SHA-256 over the modules that shape numbers: not the report, the plan or the messages, which may be corrected."""
+def code_digest(package: Path = Path(__file__).parent) -> str:
+    """SHA-256 over the modules that shape numbers; report, plan and messages may be corrected."""
     modules = sorted(path for pattern in SHAPES_NUMBERS for path in package.glob(pattern))
     lines = [f"{path.relative_to(package).as_posix()} {storage.file_digest(path)}\n" for path in modules]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _git_state():
+def _git_state() -> dict[str, Any] | None:
     """Commit of the code and whether it was changed since, or None outside a checkout."""
     root = Path(__file__).parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        _, commit, changes = (
-            subprocess.run(
-                ["git", *arguments], cwd=root, capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for arguments in (
-                [
-                    "ls-files",
-                    "--error-unmatch",
-                    __file__,
-                ],  # fails where the repository around is another project's
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no", "--", "uss_bench", "benchmark.py"],
-            )
-        )
+        git("ls-files", "--error-unmatch", __file__)  # fails in the repository of another project
+        commit = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", "uss_bench", "benchmark.py")
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"commit": commit, "changed": bool(changes)}

@@ -1,4 +1,6 @@
-"""What a run folder tells of a run from outside, while it runs or afterwards."""
+"""How a run is doing, seen from outside by its folder, while it runs or afterwards."""
+
+from __future__ import annotations
 
 import time
 from pathlib import Path
@@ -11,8 +13,8 @@ from .study.keys import DATA_POOL, INITIAL, ModelKey
 from .study.strategies import STRATEGIES, in_order
 
 
-def describe_run(folder):
-    """Text for `--status`: what is done, what each process does, how trainings go, who holds the folder.
+def describe_run(folder: str | Path) -> str:
+    """Text for `--status`: what is done, what each process is doing, and who holds the folder.
 
     Raises
     ------
@@ -38,7 +40,8 @@ def describe_run(folder):
         for stage in ("training", "evaluation")
     }
     lines = [
-        f"{folder}: {len(done['training'])} of {len(keys)} models trained, {len(done['evaluation'])} evaluated",
+        f"{folder}: {len(done['training'])} of {len(keys)} models trained, "
+        f"{len(done['evaluation'])} evaluated",
         f"held by {holder}" if (holder := lock.describe(folder)) else "not running",
     ]
     for path in sorted((folder / STATUS).glob("[0-9]*.json"), key=lambda path: int(path.stem)):
@@ -46,8 +49,9 @@ def describe_run(folder):
         lines.append(f"process {path.stem}, {max(0, time.time() - note['time']):.0f} s ago: {note['text']}")
     for path in folders:
         if (path / CURVE).exists() and path not in done["training"]:
-            last = read_csv(path / CURVE)[-1]
+            row = read_csv(path / CURVE)[-1]
             lines.append(
-                f"{path.relative_to(folder)}: step {last['step']}, loss {last['loss']}, validation Jaccard {last['jaccard']}"
+                f"{path.relative_to(folder)}: step {row['step']}, loss {row['loss']}, "
+                f"validation Jaccard {row['jaccard']}"
             )
     return "\n".join(lines)

@@ -17,9 +17,10 @@ DICE = {0: {"UVS": 0.80, "USS": 0.88}, 1: {"UVS": 0.90, "USS": 0.84}, 2: {"UVS":
 
 
 def write_run(folder, seed, converged, iteration=None, initial=0.6, hd=None):
-    """Result files of one iteration and two test cases, whose DICE is 0.02 below and above `{strategy: mean}`.
+    """Result files of one iteration and two test cases.
 
-    The initial model has 10 liver slices, both strategies 20, so that the area under the curve is the mean of both ends.
+    Their DICE is 0.02 below and above `{strategy: mean}`. The initial model has 10 liver slices, both
+    strategies 20, so that the area under the curve is the mean of both ends.
     """
     iteration = iteration or converged
     means = {("initial", "", 0): initial, ("data pool", "", None): 0.95}
@@ -97,7 +98,10 @@ def tables_of(text, heading):
 
 
 def test_spread_over_seeds_by_hand(tmp_path, runs):
-    """UVS: mean 0.85 and squares of 0.05, 0.05 and 0, so sd 0.05. USS: mean 0.857, 0.0233, 0.0167 and 0.0067 from it, so sd 0.021."""
+    """UVS: mean 0.85, squares of 0.05, 0.05 and 0, so sd 0.05.
+
+    USS: mean 0.857, from which the seeds lie 0.0233, 0.0167 and 0.0067 off, so sd 0.021.
+    """
     text = text_of(tmp_path / "across", runs)
     means, percentiles = tables_of(text, "Converged models")
     assert means["UVS", "DICE"] == "0.850 ± 0.050 [0.800, 0.900]"
@@ -116,14 +120,20 @@ def test_spread_over_seeds_by_hand(tmp_path, runs):
 
 
 def test_areas_by_hand(tmp_path, runs):
-    """From the initial 0.6 to the mean of the iteration: 0.70, 0.75 and 0.725 for UVS; 0.74, 0.72 and 0.725 for USS."""
+    """From the initial 0.6 to the mean of the iteration.
+
+    That is 0.70, 0.75 and 0.725 for UVS, and 0.74, 0.72 and 0.725 for USS.
+    """
     (table,) = tables_of(text_of(tmp_path / "across", runs), "Effort")
     assert table["UVS", "mean DICE over effort"] == "0.725 ± 0.025 [0.700, 0.750]"
     assert table["USS", "mean DICE over effort"] == "0.728 ± 0.010 [0.720, 0.740]"
 
 
 def test_wins_by_hand_and_ties_count_for_each(tmp_path):
-    """DICE: USS wins seed 0, UVS seed 1, both seed 2. HD, where less is better: UVS wins the first, the rest are ties."""
+    """DICE: USS wins seed 0, UVS seed 1, both seed 2.
+
+    HD, where less is better: UVS wins the first, the rest are ties.
+    """
     hd = {0: {"UVS": 20.0, "USS": 25.0}}
     runs = {
         seed: write_run(tmp_path / str(seed), seed, means, hd=hd.get(seed)) for seed, means in DICE.items()
@@ -133,23 +143,31 @@ def test_wins_by_hand_and_ties_count_for_each(tmp_path):
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert rows[0] == "| Models | Metric | UVS | USS |"
     assert rows[2:] == [
-        "| iter. 1 | DICE | 2 | 2 |", "| iter. 1 | RVE | 3 | 3 |", "| iter. 1 | MSD | 3 | 3 |", "| iter. 1 | HD | 3 | 2 |",
-        "| converged | DICE | 2 | 2 |", "| converged | RVE | 3 | 3 |", "| converged | MSD | 3 | 3 |", "| converged | HD | 3 | 2 |",
+        "| iter. 1 | DICE | 2 | 2 |", "| iter. 1 | RVE | 3 | 3 |", "| iter. 1 | MSD | 3 | 3 |",
+        "| iter. 1 | HD | 3 | 2 |",
+        "| converged | DICE | 2 | 2 |", "| converged | RVE | 3 | 3 |", "| converged | MSD | 3 | 3 |",
+        "| converged | HD | 3 | 2 |",
     ]  # fmt: skip
     assert "seeds in which strategies tie count for each of them" in section
 
 
-def test_iterations_and_converged_models_are_told_apart(tmp_path):
+def test_iterations_and_converged_models_are_kept_apart(tmp_path):
     runs = {
-        seed: write_run(tmp_path / str(seed), seed, {"UVS": 0.9, "USS": 0.8}, iteration={"UVS": 0.7, "USS": 0.75}) for seed in (4, 2)
-    }  # fmt: skip
+        seed: write_run(
+            tmp_path / str(seed), seed, {"UVS": 0.9, "USS": 0.8}, iteration={"UVS": 0.7, "USS": 0.75}
+        )
+        for seed in (4, 2)
+    }
     text = text_of(tmp_path / "across", runs)
     assert "| iter. 1 | DICE | 0 | 2 |" in text and "| converged | DICE | 2 | 0 |" in text
     assert "over n = 2 seeds (4, 2)" in text
 
 
 def test_summary_where_the_seed_matters_more(tmp_path, runs):
-    """The strategies' means are 0.0067 apart; one strategy ranges over 0.10 and 0.04, so over 0.07 on average."""
+    """The strategies' means are 0.0067 apart.
+
+    One strategy ranges over 0.10 and 0.04, so over 0.07 on average.
+    """
     assert text_of(tmp_path / "across", runs).split("\n\n")[1] == (
         "Over 3 seeds, the best mean DICE of the converged models is that of UVS in 2, USS in 2. "
         "The strategies' means over seeds differ by at most 0.007; one strategy's mean DICE ranges over "
@@ -187,12 +205,15 @@ def test_every_number_lies_beside_the_report(tmp_path, runs):
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 6
     assert rows[0] == {
-        "model": "initial", "strategy": "", "iteration": "0", "seed": "0", "DICE": "0.6", "DICE_percentile": "0.582", "RVE": "5",
-        "RVE_percentile": "5", "MSD": "2", "MSD_percentile": "2", "HD": "30", "HD_percentile": "30", "area": "",
+        "model": "initial", "strategy": "", "iteration": "0", "seed": "0", "DICE": "0.6",
+        "DICE_percentile": "0.582", "RVE": "5",
+        "RVE_percentile": "5", "MSD": "2", "MSD_percentile": "2", "HD": "30", "HD_percentile": "30",
+        "area": "",
     }  # fmt: skip
     areas = {(row["seed"], row["strategy"]): row["area"] for row in rows if row["area"]}
     assert areas == {
-        ("0", "UVS"): "0.7", ("0", "USS"): "0.74", ("1", "UVS"): "0.75", ("1", "USS"): "0.72", ("2", "UVS"): "0.725", ("2", "USS"): "0.725"
+        ("0", "UVS"): "0.7", ("0", "USS"): "0.74", ("1", "UVS"): "0.75", ("1", "USS"): "0.72",
+        ("2", "UVS"): "0.725", ("2", "USS"): "0.725"
     }  # fmt: skip
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)
 

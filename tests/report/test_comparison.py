@@ -39,7 +39,10 @@ def cells_of(text):
 
 
 def with_means(results, means):
-    """Results in which the models of `{(model, strategy, iteration): {metric: mean}}` have these means, over two cases."""
+    """Results with other means of some models, over two cases.
+
+    `means` is `{(model, strategy, iteration): {metric: mean}}`.
+    """
     scores = {key: dict(values) for key, values in results.scores.items()}
     for key, by_metric in means.items():
         scores[key] |= {metric: np.array([0.5 * mean, 1.5 * mean]) for metric, mean in by_metric.items()}
@@ -49,14 +52,18 @@ def with_means(results, means):
 @pytest.mark.parametrize(
     ("metric", "here", "word"),
     [
-        ("DICE", 0.943, "better"), ("DICE", 0.941, "worse"), ("DICE", 0.942, "equal"), ("DICE", 0.9423, "equal"), ("DICE", 0.9417, "equal"),
+        ("DICE", 0.943, "better"), ("DICE", 0.941, "worse"), ("DICE", 0.942, "equal"),
+        ("DICE", 0.9423, "equal"), ("DICE", 0.9417, "equal"),
         ("RVE", 5.57, "better"), ("RVE", 5.59, "worse"), ("RVE", 5.578, "equal"),
         ("MSD", 2.09, "better"), ("MSD", 2.11, "worse"), ("MSD", 2.1, "equal"),
         ("HD", 32.0, "better"), ("HD", 250.0, "worse"), ("HD", 32.14, "equal"),
     ],
 )  # fmt: skip
 def test_direction_of_an_iterations_model(results, metric, here, word):
-    """Published for UVS in iteration 1: DICE 0.942, RVE 5.58, MSD 2.1, HD 32.1. Equal is what prints alike."""
+    """Published for UVS in iteration 1: DICE 0.942, RVE 5.58, MSD 2.1, HD 32.1.
+
+    Equal is what prints alike.
+    """
     found = with_means(results, {("iteration", "UVS", 1): {metric: here}})
     assert cells_of(comparison.published_metric(found, metric))["iter. 1", "UVS"].endswith(f", here {word}")
 
@@ -122,7 +129,8 @@ def test_signs_by_hand(results, monkeypatch):
     cells = cells_of(comparison.published_quantile_regression(results))
     words = {place: cell.rsplit(", ", 1)[1] for place, cell in cells.items() if place[1] != "p"}
     assert words == {
-        ("Intercept", "DICE"): "same sign", ("Uncertainty sampling", "DICE"): "same sign", ("Slice sampling", "DICE"): "same sign",
+        ("Intercept", "DICE"): "same sign", ("Uncertainty sampling", "DICE"): "same sign",
+        ("Slice sampling", "DICE"): "same sign",
         ("Intercept", "RVE [%]"): "same sign", ("Uncertainty sampling", "RVE [%]"): "opposite sign",
         ("Slice sampling", "RVE [%]"): "opposite sign", ("Intercept", "MSD [mm]"): "opposite sign",
         ("Uncertainty sampling", "MSD [mm]"): "same sign", ("Slice sampling", "MSD [mm]"): "same sign",
@@ -200,8 +208,8 @@ def test_cells_as_the_paper_prints_them(results):
     assert table["data pool", "no query"] == "825000"
     text = comparison.published_quantile_regression(results)
     assert (
-        "| Intercept | 0.920 [0.914, 0.925], no fit here | <0.001 | 11.21 [9.26, 13.16], no fit here | <0.001 |"
-        in text
+        "| Intercept | 0.920 [0.914, 0.925], no fit here | <0.001 | "
+        "11.21 [9.26, 13.16], no fit here | <0.001 |" in text
     )
     assert "-0.48 [-0.81, -0.16], no fit here | 0.004 | -7.7 [-19.1, 3.7], no fit here | 0.2 |" in text
 
@@ -220,8 +228,8 @@ def test_table_1_as_the_paper_prints_it(results):
 def test_shares_of_the_pool_by_hand(results):
     """There 8121, 8641, 2410 and 3730 of 60513 slices; here 80, 80, 46 and 56 of 120."""
     assert comparison.published_training_data(results).endswith(
-        "Share of all pool slices annotated in the end: UVS 13% there, 67% here; RVS 14% there, 67% here; USS 4% there, 38% here; "
-        "RSS 6% there, 47% here."
+        "Share of all pool slices annotated in the end: UVS 13% there, 67% here; "
+        "RVS 14% there, 67% here; USS 4% there, 38% here; RSS 6% there, 47% here."
     )
 
 

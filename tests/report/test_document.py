@@ -1,8 +1,10 @@
-"""The report of the made-up run in `data/report`: byte for byte, and as a reader, a viewer and a reviewer meet it.
+"""The report of the made-up run in `data/report`: byte for byte, and as readers meet it.
 
-After a wanted change of the report, read the difference that the first test shows; then renew the golden file with
+After a wanted change of the report, read the difference that `test_golden_file` shows; then renew the golden
+file, without matplotlib, with
 
-    python -c "import sys; sys.modules['matplotlib'] = None; from uss_bench.report import write_report; write_report('tests/data/report')"
+    from uss_bench.report.document import write_report
+    write_report("tests/report/data/report")
 """
 
 import csv
@@ -78,7 +80,7 @@ def keep(folder, name, condition):
 
 @pytest.fixture(scope="module")
 def everything_missed(tmp_path_factory):
-    """The report of a run in which no model predicts anything, as may happen after a few steps of training."""
+    """The report of a run in which no model predicts anything, as may happen after few steps."""
     folder = tmp_path_factory.mktemp("missed")
     shutil.copytree(GOLDEN / "results", folder / "results")
     change(
@@ -101,7 +103,10 @@ def section_of(text, heading):
 
 
 def check_tables(text):
-    """Every table parses: a header, a separator, rows, all of as many cells; set off by blank lines. Returns how many there are."""
+    """Check that every table parses, and return how many there are.
+
+    Each has a header, a separator and rows, all of as many cells, and is set off by blank lines.
+    """
     blocks = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
     assert sum(len(block.splitlines()) for block in blocks) == sum(
         line.lstrip().startswith("|") for line in text.splitlines()
@@ -196,7 +201,8 @@ def test_order_for_a_reader(illustrated):
         f"Table {number}" for number in range(1, 10)
     ]
     assert headings[9:] == [
-        "Further statistics", "Tests", "Notes of the simulation", "What the paper leaves open, and deviations from it", "Provenance",
+        "Further statistics", "Tests", "Notes of the simulation",
+        "What the paper leaves open, and deviations from it", "Provenance",
         "How to cite",
     ]  # fmt: skip
     assert [line.split(".")[0] for line in text.splitlines() if line.startswith("**Figure")] == [
@@ -209,9 +215,12 @@ def test_tables_stand_under_their_headings(text):
     results = read_results(GOLDEN)
     expected = {
         "Table 1. Data": tables.data_table(results), "Table 2. Training data": tables.training_data(results),
-        "Table 3. Training steps": tables.training_steps(results), "Table 4. DICE": tables.metric_by_iteration(results, "DICE"),
-        "Table 5. RVE [%]": tables.metric_by_iteration(results, "RVE"), "Table 6. MSD [mm]": tables.metric_by_iteration(results, "MSD"),
-        "Table 7. HD [mm]": tables.metric_by_iteration(results, "HD"), "Table 8. Converged models": tables.converged(results),
+        "Table 3. Training steps": tables.training_steps(results),
+        "Table 4. DICE": tables.metric_by_iteration(results, "DICE"),
+        "Table 5. RVE [%]": tables.metric_by_iteration(results, "RVE"),
+        "Table 6. MSD [mm]": tables.metric_by_iteration(results, "MSD"),
+        "Table 7. HD [mm]": tables.metric_by_iteration(results, "HD"),
+        "Table 8. Converged models": tables.converged(results),
         "Table 9. Effects of uncertainty and slice sampling": tables.effects_table(results)[0],
     }  # fmt: skip
     for heading, table in expected.items():
@@ -233,7 +242,10 @@ def values_of(metric, model, strategy, iteration):
 
 
 def test_summary_is_made_from_the_numbers(text):
-    """Of 120 slices, 80, 80, 46 and 56 are annotated in the end. In all pairs of the best with another, one wins all eight: p = 1 / 128."""
+    """Of 120 slices, 80, 80, 46 and 56 are annotated in the end.
+
+    In all pairs of the best with another, one wins all eight: p = 1 / 128.
+    """
     summary = text.split("\n\n")[1]
     means = {
         strategy: statistics.fmean(values_of("DICE", "converged", strategy, "2")) for strategy in STRATEGIES
@@ -246,10 +258,12 @@ def test_summary_is_made_from_the_numbers(text):
     assert summary == (
         "After 2 active learning iterations on a pool of 6 cases, the converged models reach a mean DICE of "
         + ", ".join(f"{strategy} {means[strategy]:.3f}" for strategy in order)
-        + f" on 8 test cases; the model trained on the whole pool reaches {references[0]:.3f}, the initial one {references[1]:.3f}. "
+        + f" on 8 test cases; the model trained on the whole pool reaches {references[0]:.3f}, "
+        f"the initial one {references[1]:.3f}. "
         "Annotated share of the pool's slices: UVS 66.7%, RVS 66.7%, USS 38.3%, RSS 46.7%. "
         "USS has the best mean DICE, significantly so (p < 0.05, uncorrected) against UVS, RVS and RSS. "
-        "Among the 4 strategies, USS ranks 1st by DICE, 2nd by RVE, 1st by MSD and 1st by HD. This is one seed; conclusions need several."
+        "Among the 4 strategies, USS ranks 1st by DICE, 2nd by RVE, 1st by MSD and 1st by HD. "
+        "This is one seed; conclusions need several."
     )
     best = values_of("DICE", "converged", "USS", "2")
     for strategy in ("UVS", "RVS", "RSS"):
@@ -320,16 +334,21 @@ def test_key_table(text):
 
 
 def test_what_the_stars_rest_on(text):
-    """HD: in iteration 1, USS and RSS are equal in all eight cases. DICE: in iteration 2, UVS equals USS in two."""
-    line = "HD: 6 tests of n = 8 pairs, 0 to 8 of them without a difference; p: all differences are zero and exact."
+    """HD: in iteration 1, USS and RSS are equal in all eight cases.
+
+    DICE: in iteration 2, UVS equals USS in two.
+    """
+    line = "HD: 6 tests of n = 8 pairs, 0 to 8 of them without a difference; "
+    line += "p: all differences are zero and exact."
     assert line in section_of(text, "Table 7. HD [mm]")
-    line = "DICE: 6 tests of n = 8 pairs, 0 to 2 of them without a difference; p: exact and exact, ties or zeros."
+    line = "DICE: 6 tests of n = 8 pairs, 0 to 2 of them without a difference; "
+    line += "p: exact and exact, ties or zeros."
     assert line in section_of(text, "Table 4. DICE")
     line = "RVE: 3 tests of n = 8 pairs, 0 of them without a difference; p: exact."
     assert line in section_of(text, "Table 8. Converged models")
 
 
-def test_failed_fits_are_told_in_words(text):
+def test_failed_fits_are_explained_in_words(text):
     section = section_of(text, "Table 9. Effects of uncertainty and slice sampling")
     ours, published = section.split("**Published**")
     for metric, quantile in (("DICE", 0.05), ("RVE", 0.95), ("MSD", 0.95), ("HD", 0.95)):
@@ -342,7 +361,7 @@ def test_failed_fits_are_told_in_words(text):
     assert published.count("no fit here") == 12
 
 
-def test_missed_livers_are_told(text, folder, no_matplotlib):
+def test_missed_livers_are_listed(text, folder, no_matplotlib):
     assert section_of(text, "Missed livers").endswith("| RVS iteration 1 | 1 | 8 |\n\n")
     change(
         folder,

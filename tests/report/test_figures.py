@@ -1,4 +1,7 @@
-"""Figures drawn from made-up result files: what is plotted equals what `cases.csv` says, computed here without the package."""
+"""Figures drawn from made-up result files.
+
+What is plotted equals what `cases.csv` says, computed here without the package.
+"""
 
 import csv
 import struct
@@ -15,13 +18,16 @@ from uss_bench.study.showcase import save_arrays
 
 pytest.importorskip("matplotlib")
 
-CONFIG = {"inference": {"samples": 10}, "query": {"min_distance": 5}}
+CONFIG = {"inference": {"samples": 10}, "query": {"min_distance_mm": 30.0}}
 
 
 def write_report(
     folder, strategies=("UVS", "RVS", "USS", "RSS"), iterations=2, cases=12, missed=False, slices=True
 ):
-    """Result files of random scores; with `missed`, the first case of the last iterations' models is missed."""
+    """Result files of random scores.
+
+    With `missed`, the first case of the last iterations' models is missed.
+    """
     random = np.random.default_rng(0)
     keys = [("initial", "", 0)]
     keys += [
@@ -43,7 +49,8 @@ def write_report(
             )
     storage.write_csv(folder / paths.CASES, list(rows[0]), rows)
     effort = [
-        {"strategy": key[1] or key[0].replace("initial", ""), "iteration": key[2], "annotated_slices": 40 + 10 * place,
+        {"strategy": key[1] or key[0].replace("initial", ""), "iteration": key[2],
+         "annotated_slices": 40 + 10 * place,
          "annotated_liver_slices": 20 + 7 * place, "unique_patients": 3}
         for place, key in enumerate(keys) if key[0] != "converged"
     ]  # fmt: skip
@@ -91,8 +98,10 @@ def made_up_slices(strategies, case_ids):
         profile = np.array([0.1, 0.2, 0.1, 0.3, 0.5, 0.3, 0.1, 0.1, 0.1, 0.4, 0.1], np.float32)
         arrays |= {
             "profile": profile, "profile_candidates": np.array([4, 9]), "profile_chosen": np.array([4]),
-            "profile_liver": profile > 0.15, "profile_case": np.array("pool-1"), "query_case": np.array(["pool-1", "pool-2"]),
-            "query_slice": np.array([4, 6]), "query_score": np.array([0.5, 0.45]), "query_rank": np.array([1, 2]),
+            "profile_liver": profile > 0.15, "profile_case": np.array("pool-1"),
+            "query_case": np.array(["pool-1", "pool-2"]),
+            "query_slice": np.array([4, 6]), "query_score": np.array([0.5, 0.45]),
+            "query_rank": np.array([1, 2]),
             "query_count": np.array(2), "query_pixel": np.full((2, 2), 3.0),
         }  # fmt: skip
         for number in range(2):
@@ -107,7 +116,10 @@ def made_up_slices(strategies, case_ids):
 
 
 def csv_scores(folder, metric):
-    """`{(model, strategy, iteration as text): list}` straight from the file; infinite distances as the diagonal of the made-up volume."""
+    """`{(model, strategy, iteration as text): list}` straight from the file.
+
+    Infinite distances are replaced by the diagonal of the made-up volume.
+    """
     found = defaultdict(list)
     with open(folder / "results" / "cases.csv", newline="") as file:
         for row in csv.DictReader(file):
@@ -226,7 +238,7 @@ def test_few_cases_are_shown_one_by_one(tmp_path):
     assert "every case as a dot" in figures.write_figures(results, tmp_path)[1].caption
 
 
-def test_missed_livers_are_told_and_set_the_scale(tmp_path):
+def test_missed_livers_are_named_and_set_the_scale(tmp_path):
     results = write_report(tmp_path, missed=True)
     captions = {figure.number: figure.caption for figure in figures.write_figures(results, tmp_path)}
     assert (

@@ -16,9 +16,7 @@ def test_keys_are_those_of_results():
     assert published.scores().keys() == published.training_steps().keys() == models
     assert all(list(by_metric) == list(PAPER_METRICS) for by_metric in published.scores().values())
     assert published.effort().keys() == {key for key in models if key[0] != "converged"}
-    assert published.effects().keys() == {
-        (metric, term) for metric in PAPER_METRICS for term in TERMS
-    }
+    assert published.effects().keys() == {(metric, term) for metric in PAPER_METRICS for term in TERMS}
 
 
 @pytest.mark.parametrize(

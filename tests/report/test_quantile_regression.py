@@ -1,4 +1,4 @@
-"""The regression of Table 9 against linear programming, quantiles of groups, and statsmodels called directly."""
+"""The regression of Table 9 against linear programming, quantiles of groups, and statsmodels."""
 
 import warnings
 
@@ -11,7 +11,10 @@ from uss_bench.report.quantile_regression import quantile_effects
 
 
 def cases(n, seed=0, strategies=((1, 0), (0, 0), (1, 1), (0, 1))):
-    """Skewed values of n cases for each strategy, better with uncertainty and with slices: values, uncertainty, slice."""
+    """Skewed values of n cases for each strategy, better with uncertainty and with slices.
+
+    Returns values, uncertainty, slice sampling.
+    """
     rng = np.random.default_rng(seed)
     difficulty = rng.gamma(2, 1, n)
     values = [
@@ -29,7 +32,10 @@ def check_loss(values, design, coefficients, quantile):
 
 @pytest.mark.parametrize("quantile", [0.05, 0.5, 0.95])
 def test_quantile_effects_against_linear_programming(quantile):
-    """Groups of unequal size: with equal ones many coefficients share the least loss, and two solvers may differ."""
+    """Groups of unequal size, so that the solution is unique.
+
+    With equal ones many coefficients share the least loss, and two solvers may differ.
+    """
     values, uncertainty, slice_sampling = cases(60, seed=4)
     keep = np.sort(np.random.default_rng(4).permutation(240)[:211])
     values, uncertainty, slice_sampling = values[keep], uncertainty[keep], slice_sampling[keep]
@@ -51,7 +57,10 @@ def test_quantile_effects_against_linear_programming(quantile):
 
 @pytest.mark.parametrize(("quantile", "rank"), [(0.05, 3), (0.5, 21), (0.95, 39)])
 def test_three_strategies_give_the_quantiles_of_each(quantile, rank):
-    """Three groups of 41 fit three coefficients: each group's quantile is its value of rank ceil(41 q), counted from 1."""
+    """Three groups of 41 fit three coefficients.
+
+    Each group's quantile is its value of rank ceil(41 q), counted from 1.
+    """
     values, uncertainty, slice_sampling = cases(41, strategies=((0, 0), (1, 0), (0, 1)))
     base, with_uncertainty, with_slices = np.sort(values.reshape(3, 41), axis=1)[:, rank - 1]
     rows = quantile_effects(values, uncertainty, slice_sampling, quantile).rows

@@ -114,7 +114,8 @@ def test_files_by_hand(tmp_path):
     ]  # fmt: skip
     volumes = lines_of(tmp_path, "volumes")
     assert volumes[0] == (
-        "case_id,site,split,patient_id,spacing_z,spacing_y,spacing_x,size_z,size_y,size_x,image_sha256,label_sha256"
+        "case_id,site,split,patient_id,spacing_z,spacing_y,spacing_x,size_z,size_y,size_x,"
+        "image_sha256,label_sha256"
     )  # fmt: skip
     assert [line.split(",")[0] for line in volumes[1:]] == ["p1", "p2", "v1", "t1", "t2"]
     assert volumes[5] == f"t2,site-2,test,patient-t2,1.25,0.7,0.7,64,512,512,{'ab' * 32},{'cd' * 32}"

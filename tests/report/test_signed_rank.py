@@ -15,7 +15,10 @@ MAIZE = np.array([6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75], d
 
 
 def compare(differences, higher_is_better=True):
-    """Test of `x` against a best `y`, where `x - y` are the differences; `x` must not have the better mean."""
+    """Test of `x` against a best `y`, where `x - y` are the differences.
+
+    `y` is the best as long as `x` has no better mean.
+    """
     differences = np.asarray(differences, dtype=float)
     base = 1000.0 + np.arange(differences.size)
     return wilcoxon_against_best({"y": base, "x": base + differences}, higher_is_better)["x"]

@@ -1,4 +1,7 @@
-"""Tables of the made-up run in `data/report` against a second computation, which reads its files with the standard library alone."""
+"""Tables of the made-up run in `data/report` against a second computation.
+
+It reads the files with the standard library alone.
+"""
 
 import csv
 import itertools
@@ -70,7 +73,10 @@ def best_of(metric, model, iteration):
 
 
 def comparison(metric, model, strategy, iteration):
-    """p, number of zeros and effect size of a strategy against the best: by SciPy's exact test, or by all signs where it has none."""
+    """p, number of zeros and effect size of a strategy against the best.
+
+    By SciPy's exact test, or by all signs where it has none.
+    """
     sample, best = (
         values_of(metric, model, name, iteration) for name in (strategy, best_of(metric, model, iteration))
     )
@@ -253,7 +259,8 @@ def test_a_missed_liver_counts_with_the_diagonal(results):
         cell = cells_of(tables.metric_by_iteration(results, metric))["iter. 1", "RVS"]
         assert shows(CELL.fullmatch(cell)[2], (sum(rest) + 250) / 8, DECIMALS[metric])
     assert cells_of(tables.missed_livers(results)) == {
-        ("RVS iteration 1", "Model"): "RVS iteration 1", ("RVS iteration 1", "missed livers"): "1", ("RVS iteration 1", "test cases"): "8"
+        ("RVS iteration 1", "Model"): "RVS iteration 1", ("RVS iteration 1", "missed livers"): "1",
+        ("RVS iteration 1", "test cases"): "8"
     }  # fmt: skip
     assert tables.missed_livers(replace(results, missed=dict.fromkeys(results.missed, 0))) is None
 
@@ -320,7 +327,10 @@ def test_intervals_bracket_what_they_are_of_and_come_again(results):
 
 
 def curves(results, dice, effort):
-    """Results with the mean DICE and the annotated liver slices of `{strategy: [iteration 1, ...]}`, initially 0.6 with 10 slices."""
+    """Results with mean DICE and annotated liver slices `{strategy: [iteration 1, ...]}`.
+
+    The initial model has a DICE of 0.6 with 10 slices.
+    """
     scores, counts = (
         {("initial", "", 0): {"DICE": np.array([0.5, 0.7])}},
         {("initial", "", 0): {"annotated_liver_slices": 10}},
@@ -335,7 +345,10 @@ def curves(results, dice, effort):
 
 
 def test_effort_area_of_two_points(results):
-    """From 0.6 at 10 slices to 0.9 at 20: 0.75 on average. The other reaches 0.8 at 30, so 0.7 at 20: 0.65."""
+    """From 0.6 at 10 slices to 0.9 at 20: 0.75 on average.
+
+    The other reaches 0.8 at 30, so 0.7 at 20: 0.65.
+    """
     areas, extent = tables.effort_areas(
         curves(results, {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [20]})
     )
@@ -344,7 +357,10 @@ def test_effort_area_of_two_points(results):
 
 
 def test_effort_area_of_three_points(results):
-    """USS: 10 slices at 0.7 on average, then 20 at 0.85. UVS: 0.6 to 0.7 over 20, then half way to 0.9 over 10: 13 + 7.5 in 30."""
+    """USS: 10 slices at 0.7 on average, then 20 at 0.85.
+
+    UVS: 0.6 to 0.7 over 20, then half way to 0.9 over 10: 13 + 7.5 in 30.
+    """
     found = curves(results, {"UVS": [0.7, 0.9], "USS": [0.8, 0.9]}, {"UVS": [30, 50], "USS": [20, 40]})
     areas, extent = tables.effort_areas(found)
     assert extent == (10, 40)
@@ -373,7 +389,10 @@ def test_by_site_by_hand(results):
 
 
 def effects(results, uncertainty, slices, cases=24):
-    """Converged models whose every case is shifted by what is asked for: these shifts are then the coefficients."""
+    """Converged models whose every case is shifted by what is asked for.
+
+    These shifts are then the coefficients.
+    """
     noise = np.random.default_rng(0).normal(0.8, 0.02, cases)
     scores = dict(results.scores)
     for strategy in STRATEGIES:
@@ -387,7 +406,7 @@ def effects(results, uncertainty, slices, cases=24):
     return replace(results, scores=scores, cases=list(range(cases)), sites=["a"] * cases), noise
 
 
-def test_table_9_tells_the_effects_apart(results):
+def test_table_9_separates_the_effects(results):
     found, noise = effects(results, uncertainty=0.02, slices=0.05)
     table, failures = tables.effects_table(found)
     assert not failures

@@ -156,7 +156,7 @@ def test_lasting_lines_are_added_to_the_log_with_their_time(tmp_path, monkeypatc
 
 
 def test_notes_for_other_terminals_are_written_every_few_seconds(clock, tmp_path):
-    """The clock moves on by two seconds a step and the pause between notes is five, so every third step is noted."""
+    """Two seconds per step and a pause of five between notes: every third step is noted."""
     shown = Progress(4)
     shown.keep_in(tmp_path)
     noted = []

@@ -30,8 +30,8 @@ def volume_of(nifti_case, tmp_path):
 def test_a_shifted_box_by_hand(volume_of):
     """Two boxes of 3 x 3 x 3 voxels, 26 of them surface, one step of 2 mm apart along x.
 
-    Nine surface voxels of either box lie that step off the other; of the 17 others, 16 lie on its surface and one, in the middle of a
-    face, at its centre, 1 mm (y) from its surface.
+    Nine surface voxels of either box lie that step off the other; of the 17 others, 16 lie on its surface
+    and one, in the middle of a face, at its centre, 1 mm (y) from its surface.
     """
     reference, prediction = box((1, 4), (2, 5), (3, 6)), box((1, 4), (2, 5), (4, 7))
     assert evaluate_case(prediction.astype(np.float32), volume_of(reference)) == {
@@ -72,7 +72,10 @@ def test_a_case_without_liver_cannot_be_missed(volume_of):
 
 
 def test_scores_are_of_the_native_grid_and_thresholding_comes_after_resampling(volume_of):
-    """A working grid of 2 x 2 voxel columns: by hand, at quarter steps, 0.75 p + 0.25 p' on the native grid."""
+    """A working grid of 2 x 2 voxel columns.
+
+    By hand, at quarter steps: 0.75 p + 0.25 p' on the native grid.
+    """
     reference = box((0, 6), (0, 10), (0, 7))
     volume = volume_of(reference, spacing=(5.0, 2.0, 4.0))
     assert volume.shape == (6, 5, 6)

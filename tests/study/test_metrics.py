@@ -1,4 +1,7 @@
-"""Metrics against distances worked out by hand, brute force, MedPy and SimpleITK. All spacings are anisotropic, so a wrong axis shows."""
+"""Metrics against distances worked out by hand, brute force, MedPy and SimpleITK.
+
+All spacings are anisotropic, so a wrong axis shows.
+"""
 
 from pathlib import Path
 
@@ -74,9 +77,9 @@ def test_two_voxels(offset, distance):
     }
 
 
-# A 3 x 3 x 3 box has 26 surface voxels, all but its centre. Moved by one voxel, nine of them lie one step beyond the other box,
-# one (the middle of the opposite face) falls on the other's centre and is 1 mm (the smallest step) away from its surface, and
-# the remaining 16 coincide. The boxes share 18 of 27 voxels.
+# A 3 x 3 x 3 box has 26 surface voxels, all but its centre. Moved by one voxel, nine of them lie one step
+# beyond the other box, one (the middle of the opposite face) falls on the other's centre and is 1 mm (the
+# smallest step) away from its surface, and the remaining 16 coincide. The boxes share 18 of 27 voxels.
 @pytest.mark.parametrize(("offset", "step"), [((1, 0, 0), 5), ((0, 1, 0), 1), ((0, 0, 1), 2)])
 def test_box_moved_by_one_voxel(offset, step):
     first, second = box((2, 3, 4), (3, 3, 3)), box(np.add((2, 3, 4), offset), (3, 3, 3))
@@ -98,13 +101,17 @@ def test_maximal_distance_of_boxes_moved_apart(offset, distance):
 
 
 def test_nested_voxel():
-    """From the centre the nearest face is 2 voxels away along y: 2 mm. The farthest corner is 10, 2 and 4 mm away."""
+    """From the centre the nearest face is 2 voxels away along y: 2 mm.
+
+    The farthest corner is 10, 2 and 4 mm away.
+    """
     centre, outer = box((3, 3, 3), (1, 1, 1)), box((1, 1, 1), (5, 5, 5))
     metrics = segmentation_metrics(centre, outer, SPACING)
     assert metrics["DICE"] == pytest.approx(2 / 126)
     assert metrics["RVE"] == pytest.approx(100 * 124 / 125)
     assert metrics["HD"] == pytest.approx(120**0.5)
-    # 98 shell voxels, 1 centre: each direction is divided by its own number, so 2 mm count as much as the mean of all 98.
+    # 98 shell voxels, 1 centre: each direction is divided by its own number, so 2 mm count as much as the
+    # mean of all 98.
     steps = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     shell = steps[np.abs(steps).max(axis=1) == 2]
     assert len(shell) == 98
@@ -204,7 +211,10 @@ def test_random_blobs_against_all_pairs(seed):
 @pytest.mark.parametrize("spacing", [(5.0, 0.7, 0.7), (0.4, 1.1, 2.3), (1.0, 1.0, 1.0)])
 @pytest.mark.parametrize("kind", ["near", "island", "specks", "far slices", "one slice"])
 def test_distances_against_a_transform_of_the_whole_volume(kind, spacing):
-    """The distances are looked up slice by slice: voxels must find the nearest in any slice, near or far, above or below."""
+    """The distances are looked up slice by slice.
+
+    Voxels must find the nearest in any slice, near or far, above or below.
+    """
     rng = np.random.default_rng(8)
     reference = np.zeros((30, 32, 28), dtype=bool)
     reference[8:20, 6:20, 6:20] = blob(rng, (12, 14, 14))
@@ -271,7 +281,8 @@ def test_real_liver_moved_by_one_voxel(axis):
     image = nibabel.load(REAL_MASK)
     spacing = tuple(float(size) for size in image.header.get_zooms()[::-1])
     liver = (np.asarray(image.dataobj) > 0).transpose(2, 1, 0)
-    # The whole liver, every other voxel in the plane: its foremost voxels stick out by one step, and none is farther away.
+    # The whole liver, every other voxel in the plane: its foremost voxels stick out by one step, and none is
+    # farther away.
     coarse, coarse_spacing = liver[:, ::2, ::2], (spacing[0], 2 * spacing[1], 2 * spacing[2])
     metrics = segmentation_metrics(np.roll(coarse, 1, axis), coarse, coarse_spacing)
     assert 0.9 < metrics["DICE"] < 1 and metrics["RVE"] == 0

@@ -1,4 +1,7 @@
-"""The slices behind Figures 2, 4 and 5: choices by hand, and a whole small simulation whose arrays must agree with its stages."""
+"""The slices behind Figures 2, 4 and 5: choices by hand, and a whole small simulation.
+
+Its arrays must agree with its stages.
+"""
 
 import zipfile
 
@@ -17,8 +20,9 @@ from uss_bench.study.simulation import Simulation
 from uss_bench.study.strategies import named, slice_candidates
 
 SMALL = [
-    "data.spacing=4.0,4.0,4.0", "training.max_steps=2", "training.converged_max_steps=2", "training.validate_every=1",
-    "query.iterations=1", "query.slices_per_iteration=6", "query.min_distance=2", "network.widths=2,3",
+    "data.spacing=4.0,4.0,4.0", "training.max_steps=2", "training.converged_max_steps=2",
+    "training.validate_every=1",
+    "query.iterations=1", "query.slices_per_iteration=6", "query.min_distance_mm=8", "network.widths=2,3",
 ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ SETTINGS = config.resolve(
         "training.max_steps=6",
         "training.converged_max_steps=8",
         "training.validate_every=3",
-        "query.min_distance=2",
+        "query.min_distance_mm=8",
     ],
 )
 
@@ -156,7 +156,8 @@ def test_pieces_of_work_are_done_once_by_the_team(simulate, monkeypatch):
         list(pool.map(lambda rank: simulate("shared", STRATEGIES, team=Team(rank, 2, store)), range(2)))
     done = [str(piece) for piece in done]
     assert len(done) == len(set(done))
-    # 14 models on 2 test cases; the initial model and the first of UVS score 5 and 4 pool cases, the first of USS 5; 8 queries.
+    # 14 models on 2 test cases; the initial model and the first of UVS score 5 and 4 pool cases, the first of
+    # USS 5; 8 queries.
     counts = {
         name: sum(piece.startswith(f"('{name}'") for piece in done)
         for name in ("train", "evaluate", "score", "query")
@@ -170,7 +171,7 @@ OVERRIDES = {
     "training.max_steps": 4,
     "training.converged_max_steps": 4,
     "training.validate_every": 2,
-    "query.min_distance": 2,
+    "query.min_distance_mm": 8,
     "query.iterations": 1,
 }
 
@@ -243,15 +244,15 @@ def test_finished_stages_are_read_and_not_run(simulate, monkeypatch):
 
 
 def stop_at(monkeypatch, text):
-    """Make the run end as a signal would, when it is about to tell `text`."""
+    """Make the run end as a signal would, when it is about to show `text`."""
     now = Progress.now
 
-    def tell(self, told):
-        if told.startswith(text):
+    def interrupted(self, shown):
+        if shown.startswith(text):
             raise KeyboardInterrupt
-        now(self, told)
+        now(self, shown)
 
-    monkeypatch.setattr(Progress, "now", tell)
+    monkeypatch.setattr(Progress, "now", interrupted)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def profile(length, **heights):
     return values
 
 
-# --- candidates -----------------------------------------------------------------------------------------------------------
+# --- candidates ---
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_candidates_of_equal_height_are_the_same_in_every_call():
     assert min(np.diff(chosen)) >= 5
 
 
-# --- pools ------------------------------------------------------------------------------------------------
+# --- pools ---
 
 
 def pool_of(profiles, annotated=None, min_distance=5):
@@ -115,7 +115,7 @@ def test_a_pool_knows_what_is_open():
     assert [case.case_id for case in pool.untouched] == ["b"]
 
 
-# --- USS --------------------------------------------------------------------------------------------------
+# --- USS ---
 
 
 def test_uss_takes_exactly_the_most_uncertain_candidates_of_the_whole_pool():
@@ -141,7 +141,10 @@ def test_a_volume_annotated_throughout_needs_no_scores():
 
 
 def test_an_annotated_maximum_still_shields_its_neighbours():
-    """Candidates are those of the profile; annotated ones are then left out, and their surroundings do not move up."""
+    """Candidates are those of the profile, and annotated ones are then left out.
+
+    Their surroundings do not move up.
+    """
     assert most_uncertain_slices(pool_of({"a": profile(20, z8=0.9, z11=0.5)}, {"a": [8]}), 1, None) == []
 
 
@@ -164,7 +167,7 @@ def test_uss_passes_the_least_distance_on():
     assert most_uncertain_slices(pool, 2, None) == [("a", 4, 0.9), ("a", 6, 0.5)]
 
 
-# --- RSS --------------------------------------------------------------------------------------------------
+# --- RSS ---
 
 
 def test_rss_puts_every_open_slice_in_an_order_once():
@@ -191,7 +194,7 @@ def test_rss_depends_on_the_generator_and_not_on_the_order_of_the_pool():
     assert draw({"a": 9, "b": 9}, 1) != draw({"a": 9, "b": 9}, 2)
 
 
-# --- UVS and RVS ------------------------------------------------------------------------------------------
+# --- UVS and RVS ---
 
 
 def test_uvs_takes_the_most_uncertain_volumes_first_and_breaks_ties_by_case():
@@ -236,7 +239,7 @@ def test_rvs_draws_evenly_and_whatever_the_order_of_the_pool():
     assert max(counts.values()) < 1090
 
 
-# --- the table --------------------------------------------------------------------------------------------
+# --- the table ---
 
 
 def test_the_papers_four_in_the_order_of_the_paper():

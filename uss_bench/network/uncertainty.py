@@ -6,8 +6,6 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 from scipy.special import entr
 
-DILATION = 11  # edge of the cube, in voxels
-
 
 def predictive_entropy(mean_probability: float | np.ndarray) -> float | np.ndarray:
     """Entropy in nats of the mean foreground probability, element by element (equation 2).
@@ -52,8 +50,10 @@ def slice_profile(entropy: np.ndarray) -> np.ndarray:
     return np.mean(entropy, axis=(1, 2), dtype=np.float64)
 
 
-def volume_uncertainty(entropy: np.ndarray, mask: np.ndarray) -> float:
-    """Mean entropy inside the predicted liver, dilated by a cube of 11 voxels.
+def volume_uncertainty(
+    entropy: np.ndarray, mask: np.ndarray, reach: tuple[int, int, int] = (5, 5, 5)
+) -> float:
+    """Mean entropy inside the predicted liver, dilated by a cube (in the paper of 11 voxels).
 
     Parameters
     ----------
@@ -61,6 +61,8 @@ def volume_uncertainty(entropy: np.ndarray, mask: np.ndarray) -> float:
         In nats.
     mask : (z, y, x) bool array
         The predicted liver before dilation. Where nothing is predicted, the mean is over the whole volume.
+    reach : tuple of int
+        Voxels `(z, y, x)` by which the cube reaches beyond its centre on either side.
 
     Raises
     ------
@@ -81,5 +83,6 @@ def volume_uncertainty(entropy: np.ndarray, mask: np.ndarray) -> float:
         raise ValueError(f"mask: shape {mask.shape} differs from the entropy's {entropy.shape}")
     if not mask.any():
         return float(np.mean(entropy, dtype=np.float64))
-    dilated = maximum_filter(mask, DILATION, mode="constant", cval=False)
+    edges = [2 * voxels + 1 for voxels in reach]
+    dilated = maximum_filter(mask, edges, mode="constant", cval=False)
     return float(np.mean(entropy[dilated], dtype=np.float64))

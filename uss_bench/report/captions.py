@@ -69,7 +69,7 @@ def describe_profile(results: Results, slices: Arrays) -> Texts:
         f"the first {FEATURED} iteration: predictive entropy of the initial model "
         f"({settings['inference']['samples']} Monte Carlo dropout passes), averaged over all voxels of a "
         f"slice. Circles: the {len(candidates)} candidates, local maxima at least "
-        f"{settings['query']['min_distance']} slices apart; filled: the {len(chosen)} that are among the "
+        f"{settings['query']['min_distance_mm']:g} mm apart; filled: the {len(chosen)} that are among the "
         f"{slices['query_count']} of highest uncertainty in the whole pool (dotted line: the lowest of "
         f"these). Shaded: {extent}, where the reference shows liver; {inside} of the {len(chosen)} chosen "
         "lie there."

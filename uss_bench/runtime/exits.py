@@ -1,4 +1,6 @@
-"""How a program ends: its exit code, and a line that says why, printed by one process of the team."""
+"""How a program ends: its exit code, and one line that says why, printed by one process of the team."""
+
+from __future__ import annotations
 
 import sys
 from collections.abc import Callable
@@ -10,10 +12,18 @@ CONTINUES = "the same command continues where it stopped"
 
 
 def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
-    """Exit code of `work()`: 0 done, 2 bad input, 130 interrupted, 1 anything else.
+    """Do the work and return the exit code: 0 done, 2 bad input, 130 interrupted, 1 anything else.
 
-    Errors that a user can correct are printed behind the name of the `program`; others keep their traceback. `rank` is
-    this process's number in the team.
+    Errors that a user can correct are printed in one line; others are raised on, with their traceback.
+
+    Parameters
+    ----------
+    program : str
+        Name that errors are printed behind.
+    work : callable
+        What the program does.
+    rank : int
+        Number of this process in its team.
     """
     try:
         work()
@@ -27,11 +37,8 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
         code, text, cause = 1, str(error), error
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
-        code, text, cause = (
-            1,
-            f"{what}; nothing that was finished is lost: correct this, and {CONTINUES}",
-            error,
-        )
+        text = f"{what}; nothing that was finished is lost: correct this, and {CONTINUES}"
+        code, cause = 1, error
     else:
         return 0
     if speaks_for_team(cause, rank):
@@ -40,10 +47,10 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
 
 
 def failed_first(error: BaseException, first: bool) -> None:
-    """Note whether this process was the first of its team to fail."""
+    """Note in an error whether this process was the first of its team to fail."""
     error.failed_first = first
 
 
 def speaks_for_team(error: BaseException, rank: int) -> bool:
-    """Whether this process prints an error: the first of the team to fail, or the leader while there is no team."""
+    """Whether this process prints an error: the first to fail does, or the leader while there is no team."""
     return getattr(error, "failed_first", rank == 0)

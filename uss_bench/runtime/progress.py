@@ -1,4 +1,4 @@
-"""What a run says of itself: a status line on standard error, a log file, notes for other terminals."""
+"""How a run reports on itself: a status line on standard error, a log, and notes for other terminals."""
 
 from __future__ import annotations
 
@@ -18,29 +18,33 @@ MANY = 10_000  # lines that are kept until there is a log file
 
 
 class Progress:
-    """Counts finished steps out of `total`.
+    """Counts the finished steps of a run.
 
     On a terminal the status line renews itself; elsewhere only lasting lines are printed.
 
     Parameters
     ----------
-    total : steps of the whole run
-    stream : what to print to (None: nothing)
+    total : int
+        Steps of the whole run.
+    stream : text stream, optional
+        What to print to; by default nothing is printed.
     """
 
     def __init__(self, total: int, stream: TextIO | None = None):
         self.total, self.done, self.computed = total, 0, 0
         self.stream, self.renews = stream, bool(stream and stream.isatty())
-        self._log = logging.Logger(
-            "uss_bench"
-        )  # of its own: one process may work on several runs, one by one
+        # A logger of its own: one process may work on several runs, one after the other.
+        self._log = logging.Logger("uss_bench")
         self._early = MemoryHandler(MANY, flushLevel=logging.CRITICAL + 1)
         self._log.addHandler(self._early)
-        self._note = None
+        self._note: Path | None = None
         self.started = self.shown = self.noted = time.monotonic()
 
     def keep_in(self, folder: Path, rank: int = 0) -> None:
-        """From now on keep a log and notes in a run's folder, earlier lines included. `rank` keeps processes apart."""
+        """From now on keep a log and notes in a run's folder.
+
+        Earlier lines are included. `rank`, the number of this process, keeps those of a team apart.
+        """
         file = LogFile(Path(folder) / f"log{f'-{rank}' if rank else ''}.txt")
         self._note = Path(folder) / STATUS / f"{rank}.json"
         self._early.setTarget(file)
@@ -49,7 +53,10 @@ class Progress:
         self._log.addHandler(file)
 
     def now(self, text: str) -> None:
-        """Passing state, shown at most five times per second and only on a terminal. A safe point: see `stopping.check`."""
+        """Show a passing state, at most five times per second and only on a terminal.
+
+        This is a safe point of the program: see `stopping.check`.
+        """
         stopping.check()
         moment = time.monotonic()
         if self.renews and moment - self.shown > 0.2:
@@ -63,7 +70,7 @@ class Progress:
             )
 
     def say(self, text: str) -> None:
-        """Lasting line, also in the log."""
+        """Print a lasting line, also in the log."""
         if self.stream:
             clear = "\r\x1b[K" if self.renews else ""
             self.stream.write(f"{clear}{text}\n")
@@ -71,16 +78,19 @@ class Progress:
         self.write_log(text)
 
     def write_log(self, text: str) -> None:
-        """Line for the log alone."""
+        """Write a line to the log alone."""
         self._log.info("%s", text)
 
     def finished(self, text: str, computed: bool) -> None:
-        """A step is done. A step found on disk is not `computed`, and says nothing about the time left."""
+        """Count a finished step.
+
+        One found on disk is not `computed`, and says nothing about the time left.
+        """
         self.done += 1
         self.computed += computed
         self.say(f"[{self.done}/{self.total}] {text}{'' if computed else ' (found)'}{self._left()}")
 
-    def _left(self):
+    def _left(self) -> str:
         if not self.computed or self.done == self.total:
             return ""
         seconds = (time.monotonic() - self.started) / self.computed * (self.total - self.done)
@@ -90,7 +100,7 @@ class Progress:
         return f", about {f'{hours} h ' if hours else ''}{minutes} min left"
 
     def withdraw(self) -> None:
-        """Take the note back when there is nothing left to do."""
+        """Remove the note when there is nothing left to do."""
         if self._note:
             self._note.unlink(missing_ok=True)
 
@@ -103,11 +113,11 @@ class LogFile(logging.FileHandler):
         self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.formatter.converter = gmtime
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
         path = Path(self.baseFilename)
         path.parent.mkdir(parents=True, exist_ok=True)
         with naming(path):
             super().emit(record)
 
-    def handleError(self, record):  # noqa: N802, the name is that of logging
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name is that of logging
         raise

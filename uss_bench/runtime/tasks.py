@@ -1,8 +1,9 @@
 """Work that is remembered on disk, and that any number of processes work off together.
 
-A task is a generator. It yields the stages it needs, one at a time, and gets the result of each once that is complete,
-whoever completed it and whenever: results are kept in files, so a program that was stopped continues where it was. A
-task may also wait for another task. What can be worked on at a moment is claimed piece by piece from the team.
+A task is a generator. It yields the stages it needs, one at a time, and receives the result of each once that
+is complete, whichever process completed it and whenever: results are kept in files, so a stopped program
+continues where it was. A task may also wait for another task. What can be worked on at a given moment is
+claimed piece by piece from the team.
 """
 
 from __future__ import annotations
@@ -17,14 +18,24 @@ from typing import Any
 from .storage import read_json, write_json
 from .team import Team
 
-ROUND_SECONDS = 2  # after which the pieces that have become possible meanwhile are looked for
+ROUND_SECONDS = 2  # of work, before looking for pieces that have become possible meanwhile
 # What to do first: what others wait for, then what takes long, then what fills the gaps.
 BLOCKING, LONG, SHORT, PART = range(4)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Work that one process does at a time. `work` returns what is kept in the file `path`, by which it is claimed."""
+    """Work that one process does at a time.
+
+    Attributes
+    ----------
+    priority : int
+        One of `BLOCKING, LONG, SHORT, PART`.
+    path : Path
+        File of the result, which also names the claim.
+    work : callable
+        Returns what is kept in the file.
+    """
 
     priority: int
     path: Path
@@ -36,10 +47,14 @@ class Stage:
 
     Parameters
     ----------
-    path : the file
-    work : callable that returns the result, which must survive JSON
-    priority : one of `BLOCKING, LONG, SHORT, PART`
-    leftovers : files and folders that are of no use once the stage is complete
+    path : Path
+        The file.
+    work : callable
+        Returns the result, which must survive JSON.
+    priority : int
+        One of `BLOCKING, LONG, SHORT, PART`.
+    leftovers : iterable of Path
+        Files and folders that are of no use once the stage is complete.
     """
 
     def __init__(self, path: Path, work: Callable[[], Any], priority: int, leftovers: Iterable[Path] = ()):
@@ -48,12 +63,14 @@ class Stage:
 
     @property
     def complete(self) -> bool:
+        """Whether the result is there."""
         if self._content is None and self.path.exists():
             self._content = read_json(self.path)
         return self._content is not None
 
     @property
     def result(self) -> Any:
+        """The result of a complete stage."""
         return self._content["result"]
 
     def pieces(self) -> list[Piece]:
@@ -61,7 +78,7 @@ class Stage:
         return [Piece(self.priority, self.path, lambda: timed(self._work))]
 
     def clear_up(self) -> None:
-        """Remove the leftovers of a complete stage, also of one whose process was killed before it did."""
+        """Remove the leftovers of a complete stage; a process that was killed may not have done so."""
         for path in self._leftovers:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -71,8 +88,10 @@ class SharedStage(Stage):
 
     Parameters
     ----------
-    path, priority : as for `Stage`
-    parts : callables, one per part
+    path, priority
+        As for `Stage`.
+    parts : iterable of callable
+        One per part; each returns its result.
     """
 
     def __init__(self, path: Path, parts: Iterable[Callable[[], Any]], priority: int):
@@ -104,10 +123,11 @@ class Task:
 
     def __init__(self, steps: Generator):
         self.complete, self.result = False, None
-        self._steps, self.awaited = steps, None
+        self._steps = steps
+        self.awaited: Stage | Task | None = None
 
     def advance(self) -> bool:
-        """Go on as far as results are there; whether it got any further."""
+        """Go on as far as results are there; returns whether it got any further."""
         moved = False
         while not self.complete and (self.awaited is None or self.awaited.complete):
             moved = True
@@ -121,11 +141,19 @@ class Task:
 
 
 class Tasks:
-    """Tasks that one program works off, together with the other processes of its team.
+    """Tasks that a process works off together with the others of its team.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds the files of all stages.
+    team : Team
+        Shares the work.
 
     Attributes
     ----------
-    worked : whether any round of work has begun; before that, whatever is complete was found on disk
+    worked : bool
+        Whether any round of work has begun; before that, whatever is complete was found on disk.
     """
 
     def __init__(self, folder: Path, team: Team):
@@ -133,26 +161,27 @@ class Tasks:
         self._folder, self._team, self._tasks = folder, team, []
 
     def start(self, steps: Generator) -> Task:
+        """Take a task on; it is worked on by `work_off`."""
         task = Task(steps)
         self._tasks.append(task)
         return task
 
     def work_off(self) -> None:
-        """Return when all tasks are complete, those too that were started meanwhile."""
+        """Work until all tasks are complete, including those that are started meanwhile."""
         while self._advance():
             self.worked = True
             if not self._work():
                 self._team.pause()
 
     def _advance(self) -> bool:
-        """Let every task go on as far as it can; whether any is left."""
+        """Let every task go on as far as it can; returns whether any is left."""
         moved = True
         while moved:
             moved = sum(task.advance() for task in self._tasks)  # every one of them, in every turn
         return not all(task.complete for task in self._tasks)
 
     def _work(self) -> bool:
-        """Work for a while on what is possible now; whether there was anything that nobody else does."""
+        """Work for a while on what is possible now; returns whether there was anything left to claim."""
         stages = [task.awaited for task in self._tasks if isinstance(task.awaited, Stage)]
         pieces = [piece for stage in stages for piece in stage.pieces()]
         worked, until = False, time.monotonic() + ROUND_SECONDS

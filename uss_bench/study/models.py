@@ -169,7 +169,7 @@ class Models:
         liver = mean >= THRESHOLD
         return {
             "case_id": case_id,
-            "volume": volume_uncertainty(entropy, liver),
+            "volume": volume_uncertainty(entropy, liver, self._voxels(self.config.query.dilation_mm)),
             "profile": slice_profile(entropy).tolist(),
             "empty": not liver.any(),
         }
@@ -212,7 +212,7 @@ class Models:
             PoolCase(case_id, volume.shape[0], before.annotations.of(case_id), scores.get(case_id, {}))
             for case_id, volume in self.volumes["pool"].items()
         ]
-        pool = Pool(cases, self.config.query.min_distance)
+        pool = Pool(cases, self.min_distance)
         random = generator(self.seed, strategy.name, before.key.iteration + 1, "query")
         queries = list(strategy.choose(pool, count, random))
         notes = [
@@ -226,7 +226,29 @@ class Models:
                 notes.append(f"only {found} liver slices left for {count}")
         elif len(queries) < count:
             notes.append(f"only {len(queries)} slice candidates for {count} slices")
+        if strategy.by_slices and (near := self._near(queries, before.annotations)):
+            distance = self.config.query.min_distance_mm
+            notes.append(
+                f"{near} of {len(queries)} slices lie nearer than {distance:g} mm to an annotated one"
+            )
         return {"queries": queries, "notes": notes}
+
+    @property
+    def min_distance(self) -> int:
+        """Least distance between slice candidates of a volume, in slices of the working grid."""
+        return self._voxels([self.config.query.min_distance_mm])[0]
+
+    def _voxels(self, lengths: Iterable[float]) -> list[int]:
+        """Lengths along z, or along (z, y, x), from mm to voxels of the working grid, at least one."""
+        return [max(1, round(mm / edge)) for mm, edge in zip(lengths, self.config.data.spacing, strict=False)]
+
+    def _near(self, queries: Iterable[Query], annotations: Annotations) -> int:
+        """How many slices lie nearer than the least distance to one that was annotated before."""
+        edge, distance = self.config.data.spacing[0], self.config.query.min_distance_mm
+        return sum(
+            any(abs(z - other) * edge < distance for other in annotations.of(case_id))
+            for case_id, z, _ in queries
+        )
 
     def _until_liver(self, queries: Sequence[Query], count: int) -> tuple[Sequence[Query], int]:
         """Queries up to the one with which `count` of them show liver, and how many do."""

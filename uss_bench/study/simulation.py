@@ -83,6 +83,7 @@ class Simulation:
     def workflow(self, strategies: Sequence[Strategy]) -> Generator:
         """Section IV: an initial model, active learning with each strategy, and a model of the whole pool."""
         initial = self._begin(INITIAL, self.initial_annotations())
+        self._begin(DATA_POOL, self._whole(self.pool))
         volumes, slices = self.config.query.volumes_per_iteration, self.config.query.slices_per_iteration
         by_slices = [strategy for strategy in strategies if strategy.by_slices]
         learning = {
@@ -90,11 +91,10 @@ class Simulation:
             for strategy in strategies
             if not strategy.by_slices
         }
-        if by_slices and slices is None:  # as many as a volume strategy has annotated
+        if by_slices and slices is None:  # N_S, which follows from what a volume strategy annotates
             slices = self._slices_per_iteration((yield learning[BUDGET]))
         for strategy in by_slices:
             self._tasks.start(self.active_learning(strategy, initial, slices))
-        self._begin(DATA_POOL, self._whole(self.pool))
 
     def active_learning(self, strategy: Strategy, initial: TrainingSet, count: int) -> Generator:
         """Section IV-A: train, score, query, annotate, and again; at last, train until convergence."""

@@ -1,0 +1,132 @@
+"""A run as the user asks for it, and all that can be checked before it begins."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import config
+from .data import cohort
+from .data.manifest import Case
+from .intake import check_cases
+from .runtime.errors import InputError
+from .runtime.machine import choose_device, keep_freed_memory, make_deterministic
+from .runtime.paths import CACHE
+from .runtime.team import Team, local_rank, under_torchrun
+from .study.strategies import Strategy, named
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as it was asked for on the command line.
+
+    Attributes
+    ----------
+    manifest : Path
+        CSV of cases.
+    strategies : tuple of str
+        Names of query strategies, or `all`.
+    preset, overrides : str, tuple of str
+        Settings to start from, and changes `section.key=value`.
+    seed : int
+        Names every random draw.
+    device : str
+        "auto", "cpu" or "cuda".
+    runs, reports : Path
+        Folders of all runs and of all reports.
+    name : str
+        Of this run and its report.
+    workers : int, optional
+        Processes that share the work; by default as many as the machine allows.
+    make_manifest : bool
+        Whether `manifest` is the embedded one, and written where it is missing.
+    """
+
+    manifest: Path
+    strategies: tuple[str, ...]
+    preset: str
+    overrides: tuple[str, ...]
+    seed: int
+    device: str
+    runs: Path
+    reports: Path
+    name: str
+    workers: int | None = None
+    make_manifest: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Of models and stages."""
+        return Path(self.runs) / self.name
+
+    @property
+    def report_folder(self) -> Path:
+        """Of the report."""
+        return Path(self.reports) / self.name
+
+    @property
+    def cache(self) -> Path:
+        """Of preprocessed volumes, shared by all runs."""
+        return Path(self.runs) / CACHE
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A run whose arguments, plan and headers are sound.
+
+    Attributes
+    ----------
+    settings : config.Config
+        Preset and overrides.
+    strategies : sequence of Strategy
+        In the order of the table of strategies.
+    device : torch.device
+        Where networks run.
+    manifest_cases, cases : sequence of Case
+        All in the manifest, and those that the settings choose.
+    warnings : sequence of str
+        What is doubtful about them.
+    """
+
+    settings: config.Config
+    strategies: Sequence[Strategy]
+    device: torch.device
+    manifest_cases: Sequence[Case]
+    cases: Sequence[Case]
+    warnings: Sequence[str]
+
+
+def check_run(run: Run, team: Team | None = None) -> Checked:
+    """Check everything about a run that needs no voxels, and prepare PyTorch for it.
+
+    Raises
+    ------
+    InputError
+        Anything wrong with arguments, manifest, plan or headers.
+    """
+    settings = config.resolve(run.preset, run.overrides)
+    strategies = named(run.strategies)
+    device = choose_device(run.device, local_rank(team))
+    make_deterministic()
+    keep_freed_memory()
+    if run.workers is not None and under_torchrun():
+        raise InputError(
+            "--workers: torchrun sets the number of processes by --nproc-per-node; leave --workers out"
+        )
+    # Under torchrun whoever comes first: all would write the same bytes, and machines may share no folder.
+    if run.make_manifest and cohort.write_default_manifest(run.manifest):
+        print(f"{run.manifest}: written, the manifest of the embedded phantoms", file=sys.stderr)
+    return Checked(settings, strategies, device, *check_cases(run.manifest, settings, strategies))
+
+
+def check_writable(folder: Path) -> None:
+    """Raise InputError early, where a folder of reports could not be written late."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        fault = "read-only" if there.is_dir() else "not a folder"
+        raise InputError(f"{folder}: {there} is {fault}; choose another folder with --reports")

@@ -1,0 +1,73 @@
+"""What a run asks of its machine: a device, reproducible arithmetic, memory, and processes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from contextlib import suppress
+
+import torch
+
+from .errors import InputError
+
+MOST_WORKERS = 4  # on one CPU, unless more are asked for
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
+
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """Device to compute on.
+
+    Parameters
+    ----------
+    name : str
+        "cpu", "cuda", or "auto": CUDA if there is any.
+    local_rank : int
+        Number of this process on its machine, which chooses among several GPUs.
+
+    Raises
+    ------
+    InputError
+        CUDA is asked for, and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "--device cuda: PyTorch finds no CUDA device; use --device cpu, "
+            "or install a CUDA build of PyTorch"
+        )
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes on this machine: one per GPU, or one per core up to as many as usually find work."""
+    if device.type == "cuda":
+        return torch.cuda.device_count()
+    if hasattr(os, "sched_getaffinity"):  # macOS lacks it
+        return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    return min(MOST_WORKERS, os.cpu_count() or 1)
+
+
+def make_deterministic() -> None:
+    """Let PyTorch give the same bits in every run on the same kind of device."""
+    # Read when CUDA starts, which has not happened yet.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # Sums split over threads would depend on their number: processes share pieces of work instead.
+    torch.set_num_threads(1)
+    # Deterministic mode fills all memory it is given, to show who reads what was never written; no result
+    # depends on it.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed.
+
+    Otherwise every large tensor is given back and its pages are mapped again, for a third of a step's time.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        set_option = ctypes.CDLL(None).mallopt
+        for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
+            set_option(option, 2**31 - 1)
