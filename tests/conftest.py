@@ -9,6 +9,8 @@ from torch import nn
 from uss_bench.data.manifest import Case
 from uss_bench.network.aunet import AUNet
 
+torch.set_num_threads(1)  # as the program has; on a busy machine two wait for each other ten times longer
+
 
 @pytest.fixture
 def random_net():
