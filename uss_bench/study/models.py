@@ -1,8 +1,8 @@
 """The models of a run: each is trained, scores the pool, asks for annotations, and is evaluated.
 
-Every random draw is named, so results depend neither on the order of the work nor on which process does it:
-batches and dropout of a training by the model's key. What strategies should share, first weights and the masks
-of Monte Carlo dropout, is named by the seed (and the case) alone.
+Every random draw is named, so results depend neither on the order of the work nor on who does it: batches and
+dropout of a training by the key of the model. What strategies should share, first weights and the masks of
+Monte Carlo dropout, is named by the seed (and the case) alone.
 """
 
 from __future__ import annotations
