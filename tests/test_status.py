@@ -17,7 +17,7 @@ def run(tmp_path):
     """
     folder = tmp_path / "quick-seed0"
     storage.write_json(
-        folder / paths.RUN, {"strategies": ["USS", "RVS"], "config": {"query": {"iterations": 2}}}
+        folder / paths.RUN, {"strategies": ["USS", "RVS"], "config": {"query": {"iterations": 2, "twins": 0}}}
     )
     for stage in (
         "initial/training",
@@ -56,8 +56,10 @@ def test_a_run_in_words(run, monkeypatch):
 
 
 def test_a_run_that_has_just_begun(tmp_path):
-    storage.write_json(tmp_path / paths.RUN, {"strategies": ["UVS"], "config": {"query": {"iterations": 5}}})
-    assert describe_run(tmp_path) == f"{tmp_path}: 0 of 8 models trained, 0 evaluated\nnot running"
+    storage.write_json(
+        tmp_path / paths.RUN, {"strategies": ["UVS"], "config": {"query": {"iterations": 5, "twins": 1}}}
+    )
+    assert describe_run(tmp_path) == f"{tmp_path}: 0 of 9 models trained, 0 evaluated\nnot running"
 
 
 def test_who_holds_the_folder_is_named(run):

@@ -90,6 +90,9 @@ class Query:
     slices_per_iteration: int | None = _setting(
         None, "slices that USS adds, liver slices that RSS adds (None: N_S from UVS)", 1
     )
+    twins: int = _setting(
+        1, "times that the initial volumes are trained once more under other weights and batches", 0
+    )
     min_distance_mm: float = _setting(7.5, "least distance between slice candidates of a volume, in mm", 0.0)
     dilation_mm: tuple[float, float, float] = _setting(
         (7.5, 5.0, 5.0), "reach (z, y, x) of the dilation of the predicted liver in mm (UVS)", 0.0

@@ -62,8 +62,8 @@ def is_unmade_phantom(case: Case) -> bool:
 
 
 def model_count(settings: Config, strategies: Sequence[Strategy]) -> int:
-    """Models that are trained and evaluated: initial, iterations, converged ones, data pool."""
-    return 2 + len(strategies) * (settings.query.iterations + 1)
+    """Models that are trained and evaluated: initial, twins, iterations, converged ones, data pool."""
+    return 2 + settings.query.twins + len(strategies) * (settings.query.iterations + 1)
 
 
 # --- disk ---

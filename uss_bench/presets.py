@@ -63,6 +63,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "inference.samples": 3,
         "inference.tile": None,
         "query.iterations": 2,
+        "query.twins": 0,
         "query.initial_volumes": 1,
         "query.volumes_per_iteration": 1,
     },

@@ -30,7 +30,9 @@ def describe_run(folder: str | Path) -> str:
     origin = read_json(folder / RUN)
     earlier = [name for name in STRATEGIES if (folder / name).exists()]  # perhaps by another command
     strategies = in_order([*origin["strategies"], *earlier])
-    keys, last = [INITIAL, DATA_POOL], origin["config"]["query"]["iterations"]
+    query = origin["config"]["query"]
+    keys, last = [INITIAL, DATA_POOL], query["iterations"]
+    keys += [ModelKey.of_twin(number) for number in range(1, query["twins"] + 1)]
     for strategy in strategies:
         keys += [ModelKey.of_iteration(strategy, iteration) for iteration in range(1, last + 1)]
         keys.append(ModelKey.of_converged(strategy, last))

@@ -49,7 +49,7 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
         f"and the model trained on the whole pool of {pool} liver slices (dash-dotted, with its confidence "
         "interval as a band)."
     )
-    return alt, caption + _missed_text(results, [key for key in results.scores if key.kind != "converged"])
+    return alt, caption + _missed_text(results, results.limited_models)
 
 
 def describe_profile(results: Results, slices: Arrays) -> Texts:
@@ -92,7 +92,7 @@ def describe_iterations(results: Results, slices: Arrays) -> Texts:
         f"{_box_text(results)} Horizontal lines: medians of the initial (dotted) and data pool (dash-dotted) "
         "models."
     )
-    return alt, caption + _missed_text(results, [key for key in results.scores if key.kind != "converged"])
+    return alt, caption + _missed_text(results, results.limited_models)
 
 
 def describe_queries(results: Results, slices: Arrays) -> Texts:

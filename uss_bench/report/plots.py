@@ -123,7 +123,7 @@ def iterations_figure(results: Results, slices: Arrays | None = None) -> Any:
             _boxes(axis, values, positions, 0.8 * width, strategy, filled=True)
         spaced = [iteration if iteration % (1 + last // 12) == 0 else "" for iteration in results.iterations]
         axis.set_xticks(range(last + 2), ["initial", *spaced, "data pool" if last < 7 else "data\npool"])
-        _finish_boxes(axis, metric, [key for key in results.scores if key.kind != "converged"], results)
+        _finish_boxes(axis, metric, results.limited_models, results)
     for axis in axes[1]:
         axis.set_xlabel("active learning iteration")
     _legend_boxes(figure, [(strategy, strategy, True) for strategy in results.strategies])

@@ -56,7 +56,7 @@ def write_results(
             [
                 {**record.key.as_row(), "strategy": record.key.annotator, **record.effort}
                 for record in records
-                if record.key.kind != "converged"
+                if record.key.annotation_key == record.key
             ],
         ),
         paths.QUERIES: (
@@ -159,6 +159,16 @@ class Results:
         """The converged models and the data pool's, by the name that a reader knows them by."""
         converged = {strategy: ModelKey.of_converged(strategy, self.last) for strategy in self.strategies}
         return {**converged, DATA_POOL.kind: DATA_POOL}
+
+    @property
+    def twins(self) -> list[ModelKey]:
+        """Models that differ from the initial one in weights and batches alone."""
+        return [key for key in self.scores if key.kind == "twin"]
+
+    @property
+    def limited_models(self) -> list[ModelKey]:
+        """What Figure 3 shows: initial model, iterations, and the data pool's beside them."""
+        return [key for key in self.scores if key.kind in ("initial", "iteration", "data pool")]
 
     def curve(self, strategy: str) -> list[ModelKey]:
         """The initial model and a strategy's iterations: a line of the figures."""

@@ -2,55 +2,101 @@
 
 from __future__ import annotations
 
-from ..data.manifest import SPLITS
-from ..study.keys import DATA_POOL, INITIAL
-from ..study.metrics import METRICS, PAPER_METRICS
-from ..study.strategies import FEATURED
-from . import tables
+import numpy as np
+
+from ..study.keys import DATA_POOL, INITIAL, ModelKey
+from ..study.metrics import PAPER_METRICS
 from .results import Results
-from .words import listed, markdown_table, ordinal, plural, titled, value_text
+from .words import listed, markdown_table, plural, titled, value_text
+
+SATURATED = 0.99  # share of the pool model's DICE from which nothing is left to learn
 
 
 def summary(results: Results) -> str:
-    """One paragraph on the outcome, every word of it decided by the numbers."""
-    models = results.final_models
-    dice = {strategy: results.scores[models[strategy]]["DICE"].mean() for strategy in results.strategies}
-    order = sorted(dice, key=lambda strategy: -dice[strategy])
-    counts = {split: sum(volume["split"] == split for volume in results.volumes) for split in SPLITS}
-    ranking = ", ".join(f"{strategy} {dice[strategy]:.3f}" for strategy in order)
-    total = results.effort[DATA_POOL]["annotated_slices"]
-    shares = ", ".join(
-        f"{strategy} {100 * results.effort[models[strategy]]['annotated_slices'] / total:.1f}%"
-        for strategy in results.strategies
-    )
-    text = [
-        f"After {plural(results.last, 'active learning iteration')} on a pool of {counts['pool']} cases, "
-        f"the converged models reach a mean DICE of {ranking} on {plural(counts['test'], 'test case')}; "
-        f"the model trained on the whole pool reaches {results.scores[DATA_POOL]['DICE'].mean():.3f}, "
-        f"the initial one {results.scores[INITIAL]['DICE'].mean():.3f}.",
-        f"Annotated share of the pool's slices: {shares}.",
+    """One paragraph of answers, every word of it decided by the numbers.
+
+    Is there headroom? Did annotation help? Does what differs exceed what retraining alone does? What has not
+    converged? What would a second seed cost? It speaks of these trained models, never of a strategy as such.
+    """
+    answers = [
+        _headroom(results),
+        _gain(results),
+        _spread(results),
+        _unconverged(results),
+        _next_seed(results),
     ]
-    if len(order) > 1:
-        tests = tables.paired_tests(results, "DICE", "converged")[results.last]
-        worse = [strategy for strategy in order[1:] if tests[strategy].stars]
-        against = listed(worse) if worse else "no other strategy"
-        text.append(
-            f"{order[0]} has the best mean DICE, significantly so (p < 0.05, uncorrected) against {against}."
+    return " ".join(answer for answer in answers if answer)
+
+
+def _dice(results: Results, key: ModelKey) -> float:
+    return float(results.scores[key]["DICE"].mean())
+
+
+def _headroom(results: Results) -> str:
+    initial, pool = _dice(results, INITIAL), _dice(results, DATA_POOL)
+    above = [key.title for key in results.scores if _dice(results, key) > pool]
+    text = (
+        f"On {plural(len(results.cases), 'test case')}, the initial model reaches a mean DICE of "
+        f"{initial:.3f} and the model trained on the whole pool {pool:.3f}: a headroom of {pool - initial:.3f}."
+    )
+    if initial >= SATURATED * pool:
+        text += f" Warning: the initial model is at {100 * initial / pool:.0f}% of the pool model already."
+    if above:
+        text += (
+            f" Warning: the pool model is no upper bound; {len(above)} of {len(results.scores)} score higher."
         )
-        if FEATURED in order:
-            ranks = listed(
-                f"{ordinal(_rank(results, metric, FEATURED))} by {metric}" for metric in PAPER_METRICS
-            )
-            text.append(f"Among the {len(order)} strategies, {FEATURED} ranks {ranks}.")
-    text.append("This is one seed; conclusions need several.")
-    return " ".join(text)
+    return text
 
 
-def _rank(results: Results, metric: str, strategy: str) -> int:
-    models = results.final_models
-    means = {name: results.scores[models[name]][metric].mean() for name in results.strategies}
-    sign = 1 if METRICS[metric].higher_is_better else -1
-    return 1 + sum(sign * mean > sign * means[strategy] for mean in means.values())
+def _gain(results: Results) -> str:
+    initial, total = _dice(results, INITIAL), results.effort[DATA_POOL]["annotated_slices"]
+    last = [results.curve(strategy)[-1] for strategy in results.strategies]
+    reached = listed(
+        f"{key.strategy} {_dice(results, key):.3f} "
+        f"({100 * results.effort[key]['annotated_slices'] / total:.1f}% of the pool's slices annotated)"
+        for key in last
+    )
+    higher = sum(_dice(results, key) > initial for key in last)
+    return (
+        f"After {plural(results.last, 'iteration')}, the models reach {reached}: "
+        f"{higher} of {len(last)} above the initial one."
+    )
+
+
+def _spread(results: Results) -> str:
+    if not results.twins:
+        return "Without twins (`query.twins`), nothing here says how far retraining alone moves a score."
+    initial = results.scores[INITIAL]["DICE"]
+    shifts = [abs(_dice(results, key) - initial.mean()) for key in results.twins]
+    by_case = np.mean([np.abs(results.scores[key]["DICE"] - initial).mean() for key in results.twins])
+    text = (
+        "Retrained under other weights and batches, the initial annotations give a mean DICE that differs "
+        f"by {max(shifts):.3f}, case by case by {by_case:.3f} on average."
+    )
+    if len(results.strategies) > 1:
+        means = [_dice(results, key) for name, key in results.final_models.items() if key.strategy]
+        apart = max(means) - min(means)
+        relation = "more than" if apart > max(shifts) else "no more than"
+        text += (
+            f" The strategies' converged models lie {apart:.3f} apart, {relation} that; "
+            "with one seed, neither says which strategy is to be preferred."
+        )
+    return text
+
+
+def _unconverged(results: Results) -> str:
+    limit = results.provenance["config"]["training"]["converged_max_steps"]
+    converging = [key for key in results.scores if key.converges]
+    stopped = [key for key in converging if limit and results.training[key]["last_step"] >= limit]
+    if not stopped:
+        return ""
+    of_all = f"{len(stopped)} of {len(converging)} models that train to convergence"
+    return f"{of_all} ended at {limit} steps instead."
+
+
+def _next_seed(results: Results) -> str:
+    steps = sum(training["last_step"] for training in results.training.values())
+    return f"A second seed would cost about {steps} training steps, as many as this one."
 
 
 def key_table(results: Results) -> str:

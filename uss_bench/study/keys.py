@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # The column `model` of result files, in their order.
-KINDS = ("initial", "iteration", "converged", "data pool")
+KINDS = ("initial", "twin", "iteration", "converged", "data pool")
 
 
 class ModelKey(NamedTuple):
@@ -16,9 +16,9 @@ class ModelKey(NamedTuple):
     kind : str
         One of `KINDS`.
     strategy : str
-        Name of the query strategy; empty for the initial and the data pool model.
+        Name of the query strategy; empty for the initial model, its twins and the data pool model.
     iteration : int or None
-        Counted from 1; 0 for the initial model, None for the data pool model.
+        Counted from 1, as twins are; 0 for the initial model, None for the data pool model.
     """
 
     kind: str
@@ -34,6 +34,11 @@ class ModelKey(NamedTuple):
     def of_converged(cls, strategy: str, iteration: int) -> ModelKey:
         """Key of the model that is trained to convergence on what an iteration has annotated."""
         return cls("converged", strategy, iteration)
+
+    @classmethod
+    def of_twin(cls, number: int) -> ModelKey:
+        """Key of a model that differs from the initial one in weights and batches alone."""
+        return cls("twin", "", number)
 
     @classmethod
     def from_row(cls, row: dict[str, str]) -> ModelKey:
@@ -57,9 +62,11 @@ class ModelKey(NamedTuple):
     def folder(self) -> str:
         """Folder of the model inside that of its run.
 
-        >>> ModelKey("iteration", "A", 2).folder, DATA_POOL.folder
-        ('A/iter-2', 'data-pool')
+        >>> ModelKey("iteration", "A", 2).folder, DATA_POOL.folder, ModelKey("twin", "", 1).folder
+        ('A/iter-2', 'data-pool', 'twin-1')
         """
+        if self.kind == "twin":
+            return f"twin-{self.iteration}"
         if self.strategy:
             return f"{self.strategy}/{'converged' if self.converges else f'iter-{self.iteration}'}"
         return self.kind.replace(" ", "-")
@@ -71,6 +78,8 @@ class ModelKey(NamedTuple):
         >>> INITIAL.title, ModelKey("converged", "A", 2).title
         ('initial model', 'A iteration 2, converged')
         """
+        if self.kind == "twin":
+            return f"twin {self.iteration} of the initial model"
         if not self.strategy:
             return f"{self.kind} model"
         return f"{self.strategy} iteration {self.iteration}{', converged' if self.converges else ''}"
@@ -82,8 +91,9 @@ class ModelKey(NamedTuple):
 
     @property
     def annotation_key(self) -> ModelKey:
-        """Key of the model that was first trained on these annotations; differs for converged models."""
-        return ModelKey.of_iteration(self.strategy, self.iteration) if self.kind == "converged" else self
+        """Key of the model that was first trained on these annotations: no twin, no converged one."""
+        first = {"converged": ModelKey.of_iteration(self.strategy, self.iteration), "twin": INITIAL}
+        return first.get(self.kind, self)
 
     @property
     def annotator(self) -> str:
@@ -92,8 +102,14 @@ class ModelKey(NamedTuple):
 
     @property
     def draw(self) -> dict[str, str | int | None]:
-        """Names of the model's random draws in `runtime.seeding`; converged models have their own."""
-        return {"strategy": self.strategy, "iteration": self.kind if self.converges else self.iteration}
+        """Names of the model's random draws in `runtime.seeding`, for converged models and twins too."""
+        names = {"converged": self.kind, "data pool": self.kind, "twin": self.folder}
+        return {"strategy": self.strategy, "iteration": names.get(self.kind, self.iteration)}
+
+    @property
+    def weights_draw(self) -> dict[str, str | int | None]:
+        """Names of the draw of the first weights, which all models of a seed share but for the twins."""
+        return self.draw if self.kind == "twin" else {}
 
 
 INITIAL = ModelKey("initial", "", 0)

@@ -1,7 +1,8 @@
 """The models of a run: each is trained, scores the pool, asks for annotations, and is evaluated.
 
-Every random draw is named by the model's key, so results depend neither on the order of the work nor on which
-process does it.
+Every random draw is named, so results depend neither on the order of the work nor on who does it: batches and
+dropout of a training by the key of the model. What strategies should share, first weights and the masks of
+Monte Carlo dropout, is named by the seed (and the case) alone.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Models:
 
     def _new_model(self, key: ModelKey) -> AUNet:
         model = AUNet(**vars(self.config.network))
-        model.draw_weights(torch_generator(**self._draw(key), purpose="weights"))
+        model.draw_weights(torch_generator(seed=self.seed, **key.weights_draw, purpose="weights"))
         return model.to(self.device)
 
     def _draw(self, key: ModelKey) -> dict[str, Any]:
@@ -182,7 +183,7 @@ class Models:
         mean, entropy : ndarray
             Mean liver probability, and predictive entropy in nats, both `(z, y, x)`.
         """
-        seed = integer_seed(**self._draw(key), purpose="mc dropout", case=case_id)
+        seed = integer_seed(self.seed, purpose="mc dropout", case=case_id)
         volume, inference = self.volumes["pool"][case_id], self.config.inference
         return predict_mc(self.trained(key), self._input(volume), inference.samples, seed, inference.tile)
 

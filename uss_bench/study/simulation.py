@@ -83,6 +83,8 @@ class Simulation:
     def workflow(self, strategies: Sequence[Strategy]) -> Generator:
         """Section IV: an initial model, active learning with each strategy, and a model of the whole pool."""
         initial = self._begin(INITIAL, self.initial_annotations())
+        for number in range(1, self.config.query.twins + 1):  # how far does retraining alone move the scores?
+            self._begin(ModelKey.of_twin(number), initial.annotations)
         self._begin(DATA_POOL, self._whole(self.pool))
         volumes, slices = self.config.query.volumes_per_iteration, self.config.query.slices_per_iteration
         by_slices = [strategy for strategy in strategies if strategy.by_slices]
