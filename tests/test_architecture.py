@@ -1,6 +1,7 @@
 """The house: six wings, imports that run one way, and nothing imported that is not declared."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -154,3 +155,13 @@ def test_what_the_default_commands_write_is_ignored_by_git():
     assert ignored.stdout.split() == written
     tracked = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
     assert subprocess.run(tracked, cwd=root, capture_output=True, text=True).stdout == ""
+
+
+def test_the_tree_in_contributing_names_every_room():
+    tree = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"── (\w+\.py)", tree)
+    assert [room for room in ROOMS if f"{Path(room).name}.py" not in named] == []
+    there = {
+        path.name for folder in ("uss_bench", "tests") for path in (PACKAGE.parent / folder).rglob("*.py")
+    }
+    assert set(named) <= there

@@ -11,7 +11,7 @@ from builders import DATA, ROOT, benchmark, deterministic_files, finish
 
 from uss_bench.runtime import stopping
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.whole
 
 REAL = DATA / "real"
 

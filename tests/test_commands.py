@@ -157,7 +157,7 @@ def test_a_dry_run_without_a_manifest_plans_what_the_run_will_do(tmp_path, plan)
 
 
 @pytest.mark.slow
-@pytest.mark.process
+@pytest.mark.whole
 def test_an_installed_wheel_runs_the_benchmark_in_an_empty_folder(tmp_path):
     """Built from a copy, which leaves no build folder here; installed beside this environment's packages."""
     source, wheels, home, folder = (tmp_path / name for name in ("source", "wheels", "venv", "work"))

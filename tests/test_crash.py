@@ -29,7 +29,7 @@ from uss_bench.report import appendix
 from uss_bench.runtime import paths, storage
 from uss_bench.study import models
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.whole
 
 NAME = "run"
 SETTINGS = {

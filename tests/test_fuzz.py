@@ -336,7 +336,7 @@ def give_up(*_):
     raise RuntimeError(f"more than {SECONDS} s on one file")
 
 
-@pytest.mark.process
+@pytest.mark.whole
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the memory counters of Linux")
 @pytest.mark.parametrize("examples", FEW_OR_MANY)
 def test_any_file_is_read_to_what_its_bytes_say_or_is_an_input_error(tmp_path, examples):

@@ -16,7 +16,7 @@ import pytest
 from builders import ROOT, benchmark, deterministic_files, finish
 from test_crash import SHORT
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.whole
 
 ARGUMENTS = ["--preset", "smoke", *SHORT]
 

@@ -15,6 +15,8 @@ from uss_bench.data.manifest import Case, read_manifest
 from uss_bench.data.phantoms import VARIANTS, make_phantom, write_missing_phantoms
 from uss_bench.runtime.errors import InputError
 
+pytestmark = pytest.mark.whole
+
 MANIFEST = ROOT / "data_manifest.csv"
 
 # What radiology books give for parenchyma, widened by patient and phase: native 40-75 HU, enhanced 50-140 HU.

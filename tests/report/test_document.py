@@ -23,6 +23,8 @@ from uss_bench.report import figures, tables
 from uss_bench.report.document import write_report
 from uss_bench.report.results import read_results
 
+pytestmark = pytest.mark.whole
+
 GOLDEN = Path(__file__).parent / "data" / "report"
 STRATEGIES = ("UVS", "RVS", "USS", "RSS")
 

@@ -18,6 +18,8 @@ from uss_bench.study.showcase import save_arrays
 
 pytest.importorskip("matplotlib")
 
+pytestmark = pytest.mark.whole
+
 CONFIG = {"inference": {"samples": 10}, "query": {"min_distance_mm": 30.0}}
 
 

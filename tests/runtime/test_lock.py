@@ -95,7 +95,7 @@ def wait_for(condition):
         time.sleep(0.005)
 
 
-@pytest.mark.process
+@pytest.mark.whole
 def test_a_living_holder_is_named_and_its_folder_left_alone(tmp_path):
     (tmp_path / "model.pt").write_text("trained")
     with another_process(tmp_path) as process:
@@ -128,7 +128,7 @@ def test_a_lock_ends_with_its_block(tmp_path, error):
     assert threading.active_count() == threads
 
 
-@pytest.mark.process
+@pytest.mark.whole
 @pytest.mark.parametrize("reaped", [True, False])
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, reaped):
     """Killed processes stay in the list of processes, as zombies, until their parent asks for them."""

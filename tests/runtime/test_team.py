@@ -213,7 +213,7 @@ def test_no_process_is_started_for_a_team_of_one():
         assert team.claim("a")
 
 
-@pytest.mark.process
+@pytest.mark.whole
 def test_workers_share_the_work_and_end_with_the_job(tmp_path, monkeypatch):
     """The job ends when one is killed. The others are stopped, with time to write their checkpoints."""
     monkeypatch.setattr(teams, "FAREWELL", 3.0)
@@ -232,7 +232,7 @@ def test_workers_share_the_work_and_end_with_the_job(tmp_path, monkeypatch):
     assert [worker.exitcode for worker in workers] == [-signal.SIGKILL, 0, -signal.SIGKILL]
 
 
-@pytest.mark.process
+@pytest.mark.whole
 def test_workers_end_when_their_leader_was_killed(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     (tmp_path / "leader.py").write_text(LEADER)
@@ -249,7 +249,7 @@ def test_workers_end_when_their_leader_was_killed(tmp_path):
     assert (tmp_path / "why-1").read_text() == "its leader ended"
 
 
-@pytest.mark.process
+@pytest.mark.whole
 def test_a_team_of_torchrun_leaves_together(tmp_path, monkeypatch):
     """The environment is all that torchrun gives to a process."""
     environment = {

@@ -18,6 +18,8 @@ from uss_bench.study.models import Models
 from uss_bench.study.simulation import Simulation
 from uss_bench.study.strategies import STRATEGIES, named
 
+pytestmark = pytest.mark.whole
+
 SETTINGS = config.resolve(
     "smoke",
     [
