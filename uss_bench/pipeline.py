@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from . import config
-from .data.phantoms import write_missing_phantoms
+from .data.phantoms import phantom_files, write_missing_phantoms
 from .data.volumes import load_volume
 from .intake import check_cases, load_volumes
 from .plan import check_disk, describe_plan, model_count
@@ -23,7 +23,7 @@ from .runtime.exits import exit_code, failed_first
 from .runtime.lock import locked
 from .runtime.paths import CACHE, PROVENANCE, RUN, SLICES
 from .runtime.progress import Progress
-from .runtime.storage import read_json, remove_partial_files, write_json
+from .runtime.storage import read_json, remove_partial_copies, remove_partial_files, write_json
 from .runtime.team import (
     PeerLostError,
     Team,
@@ -96,11 +96,13 @@ def run_seeds(
         elif dry_run:
             print_plan(run)
         elif report_only:
+            remove_partial_files(run.report_folder, age=A_DAY)  # which its run may be writing to
             _say_report(document.write_report(run.report_folder))
         else:
             execute(run, program)
     if len(seeds) > 1 and not (dry_run or status) and torchrun_rank() == 0:
         folder = Path(reports) / (name or f"{preset}-seeds{'-'.join(map(str, seeds))}")
+        remove_partial_files(folder, age=A_DAY)
         path = across.write_across(folder, {seed: Path(reports) / names[seed] for seed in seeds})
         print(f"report across seeds: {path}", file=sys.stderr)
 
@@ -194,6 +196,8 @@ def _work(run, checked, origin, progress, team):
         remove_partial_files(run.folder)
         remove_partial_files(run.report_folder)
         remove_partial_files(run.cache, age=A_DAY)  # which other runs may be writing to
+        for path in phantom_files(checked.cases):
+            remove_partial_copies(path, age=A_DAY)
         check_disk(checked.cases, spacing, run.cache)
         for text in checked.warnings:
             progress.say(f"warning: {text}")
