@@ -11,11 +11,11 @@ The public names are loaded when they are first asked for: `import uss_bench` al
 >>> model = AUNet(widths=(4, 8), flat_levels=1)
 >>> model.draw_weights(torch.Generator().manual_seed(0))
 >>> volume = np.random.default_rng(0).normal(size=(8, 16, 16))  # scaled intensities, (z, y, x)
->>> mean, entropy = predict_mc(model, volume, samples=3)
->>> mean.shape == entropy.shape == predict(model, volume).shape == volume.shape
+>>> scored = predict_mc(model, volume, samples=3)
+>>> scored.mean.shape == scored.entropy.shape == predict(model, volume).shape == volume.shape
 True
->>> candidates = slice_candidates(slice_profile(entropy), min_distance=2)  # slices worth annotating
->>> bool(0 < volume_uncertainty(entropy, mean >= 0.5) <= predictive_entropy(0.5))
+>>> candidates = slice_candidates(slice_profile(scored.entropy), min_distance=2)  # slices worth annotating
+>>> bool(0 < volume_uncertainty(scored.entropy, scored.mean >= 0.5) <= predictive_entropy(0.5))
 True
 
 Masks are compared by `segmentation_metrics`, and `read_manifest` lists the cases of a data manifest:
