@@ -121,10 +121,8 @@ def cached_files(folder):
     }
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Folder of tiny cases and their manifest."""
-    folder = tmp_path_factory.mktemp("data")
+def write_cases(folder):
+    """Tiny cases and their manifest."""
     cases = [
         write_case(folder, number, split)
         for number, split in enumerate(["pool", "pool", "pool", "val", "test", "test"])
@@ -135,6 +133,13 @@ def data(tmp_path_factory):
         for row, case in zip(rows, cases, strict=True)
     ]
     storage.write_csv(folder / "manifest.csv", list(rows[0]), rows)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Folder of tiny cases and their manifest."""
+    folder = tmp_path_factory.mktemp("data")
+    write_cases(folder)
     return folder
 
 
@@ -270,7 +275,25 @@ def test_killed_while_phantoms_are_made(tmp_path):
             run(tmp_path / "disturbed", *phantoms, prepare=Kill("os.replace", ".nii.gz", count))[0]
             == -signal.SIGKILL
         )
+    leftovers = list((tmp_path / "disturbed" / "data").rglob(".partial-*"))
+    assert len(leftovers) == 2
+    os.utime(leftovers[0], (0, 0))  # the other may be another run's, which is at work
     assert_completes(tmp_path / "disturbed", tmp_path / "undisturbed", *phantoms)
+    assert [path for path in leftovers if path.exists()] == leftovers[1:]
+
+
+def test_what_a_killed_report_has_left_for_a_day_is_removed(finished):
+    folders = [finished / "reports" / name for name in (f"{NAME}-seed0", f"{NAME}-seed1", NAME)]
+    for folder in folders[:2]:
+        shutil.copytree(folders[2], folder)
+    for folder in folders:
+        (folder / ".partial-new-report.md").touch()
+        (folder / ".partial-old-report.md").touch()
+        os.utime(folder / ".partial-old-report.md", (0, 0))
+    code, err = run(finished, "--report-only", "--seed", 0, 1)  # the report across them has the name alone
+    assert code == 0, err
+    for folder in folders:
+        assert [path.name for path in folder.glob(".partial-*")] == [".partial-new-report.md"]
 
 
 # --- killed at random moments, with all its workers ---

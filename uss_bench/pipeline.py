@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from .data import cohort
+from .data.phantoms import phantom_files
 from .identity import refuse_another_run, refuse_other_files
 from .intake import load_volumes, prepare_cases
 from .plan import check_disk, describe_plan, model_count
@@ -25,7 +26,7 @@ from .runtime.lock import locked
 from .runtime.machine import default_workers, keep_freed_memory, make_deterministic
 from .runtime.paths import PROVENANCE, RUN, SLICES
 from .runtime.progress import Progress
-from .runtime.storage import remove_partial_files, write_json
+from .runtime.storage import remove_partial_copies, remove_partial_files, write_json
 from .runtime.team import (
     PeerLostError,
     Team,
@@ -90,11 +91,13 @@ def run_seeds(
         elif dry_run:
             print_plan(run)
         elif report_only:
+            remove_partial_files(run.report_folder, age=A_DAY)  # which its run may be writing to
             print(f"report: {document.write_report(run.report_folder)}", file=sys.stderr)
         else:
             execute(run, program)
     if len(seeds) > 1 and not (dry_run or status) and torchrun_rank() == 0:
         folder = Path(reports) / (name or f"{preset}-seeds{'-'.join(map(str, seeds))}")
+        remove_partial_files(folder, age=A_DAY)
         path = across.write_across(folder, {seed: Path(reports) / names[seed] for seed in seeds})
         print(f"report across seeds: {path}", file=sys.stderr)
 
@@ -209,6 +212,8 @@ def _open(run: Run, checked: Checked, progress: Progress) -> None:
     remove_partial_files(run.folder)
     remove_partial_files(run.report_folder)
     remove_partial_files(run.cache, age=A_DAY)  # which other runs may be writing to
+    for path in phantom_files(checked.cases):
+        remove_partial_copies(path, age=A_DAY)
     check_disk(checked.cases, checked.settings.data.spacing, run.cache)
     for text in checked.warnings:
         progress.say(f"warning: {text}")

@@ -291,6 +291,21 @@ def test_only_what_was_long_untouched_is_removed_where_others_write(tmp_path):
     assert len(list((tmp_path / ".partial-new").iterdir())) == 1
 
 
+def test_what_is_long_half_written_of_one_file_is_removed_and_nothing_else(tmp_path):
+    file = tmp_path / "ct[1].nii.gz"
+    for name, seconds in (("old", 100), ("new", 10)):
+        for half in (f".partial-{name}-ct[1].nii.gz", f".partial-{name}-ct1.nii.gz"):
+            (tmp_path / half).touch()
+            os.utime(tmp_path / half, (time.time() - seconds,) * 2)
+    storage.remove_partial_copies(file, age=50)
+    storage.remove_partial_copies(tmp_path / "absent" / "ct.nii.gz", age=50)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".partial-new-ct1.nii.gz",
+        ".partial-new-ct[1].nii.gz",
+        ".partial-old-ct1.nii.gz",
+    ]
+
+
 def test_a_folder_appears_whole_and_the_first_of_two_stays(tmp_path):
     path = tmp_path / "cache" / "entry"
     with storage.atomic_folder(path) as late:

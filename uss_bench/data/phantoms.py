@@ -155,6 +155,11 @@ def check_phantom(case_id, site, variant):
         )
 
 
+def phantom_files(cases):
+    """Images and labels of the phantoms among `cases`."""
+    return [path for case in cases if case.extra.get("phantom") for path in (case.image, case.label)]
+
+
 def write_missing_phantoms(cases):
     """Write the phantoms among `cases` (a variant in the manifest column `phantom`) that lack a file.
 

@@ -37,7 +37,8 @@ def _headroom(results: Results) -> str:
     above = [key.title for key in results.scores if _dice(results, key) > pool]
     text = (
         f"On {plural(len(results.cases), 'test case')}, the initial model reaches a mean DICE of "
-        f"{initial:.3f} and the model trained on the whole pool {pool:.3f}: a headroom of {pool - initial:.3f}."
+        f"{initial:.3f} and the model trained on the whole pool {pool:.3f}: "
+        f"a headroom of {pool - initial:.3f}."
     )
     if initial >= SATURATED * pool:
         text += f" Warning: the initial model is at {100 * initial / pool:.0f}% of the pool model already."

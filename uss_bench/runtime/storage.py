@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -67,9 +68,20 @@ def remove_partial_files(folder: str | Path, age: float = 0.0) -> None:
     """Remove half-written files and folders of killed processes that were not touched for `age` seconds."""
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent) / name for name in (*folders, *files) if name.startswith(".partial-")):
-            with suppress(FileNotFoundError):  # another run has finished it at this moment
-                if time.time() - path.stat().st_mtime >= age:
-                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+            _remove_aged(path, age)
+
+
+def remove_partial_copies(path: str | Path, age: float) -> None:
+    """Remove what killed processes have half-written of one file, in a folder that may hold anything else."""
+    with suppress(OSError):  # a folder that may be read alone
+        for copy in Path(path).parent.glob(f".partial-*-{glob.escape(Path(path).name)}"):
+            _remove_aged(copy, age)
+
+
+def _remove_aged(path: Path, age: float) -> None:
+    with suppress(FileNotFoundError):  # another run has finished it at this moment
+        if time.time() - path.stat().st_mtime >= age:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 @contextmanager
