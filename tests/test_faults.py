@@ -3,6 +3,8 @@
 import faults
 import pytest
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
