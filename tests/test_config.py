@@ -30,6 +30,7 @@ PAPER = {
     "query.iterations": 5,
     "query.initial_volumes": 5,
     "query.volumes_per_iteration": 5,
+    "query.twins": 1,
     "query.min_distance_mm": 7.5,
     "query.dilation_mm": (7.5, 5.0, 5.0),
 }
@@ -62,6 +63,7 @@ OVERRIDES = {
     "query.initial_volumes": ("2", 2),
     "query.volumes_per_iteration": ("1", 1),
     "query.slices_per_iteration": ("200", 200),
+    "query.twins": ("2", 2),
     "query.min_distance_mm": ("8", 8.0),
     "query.dilation_mm": ("15,10,10", (15.0, 10.0, 10.0)),
 }

@@ -129,9 +129,10 @@ def test_no_cases_at_all():
 
 
 def test_models_of_the_papers_plan():
-    """Initial and data pool model, and for each of four strategies five iterations and a converged one."""
-    assert model_count(config.resolve("paper"), STRATEGIES) == 26
-    assert model_count(config.resolve("paper"), named(["USS"])) == 8
+    """Initial and data pool model, a twin, and per strategy five iterations and a converged one."""
+    assert model_count(config.resolve("paper"), STRATEGIES) == 27
+    assert model_count(config.resolve("paper"), named(["USS"])) == 9
+    assert model_count(config.resolve("paper", ["query.twins=0"]), STRATEGIES) == 26
     assert model_count(settings(), STRATEGIES) == 14
 
 

@@ -40,7 +40,7 @@ def _headroom(results: Results) -> str:
         f"{initial:.3f} and the model trained on the whole pool {pool:.3f}: "
         f"a headroom of {pool - initial:.3f}."
     )
-    if initial >= SATURATED * pool:
+    if 0 < SATURATED * pool <= initial:
         text += f" Warning: the initial model is at {100 * initial / pool:.0f}% of the pool model already."
     if above:
         text += (
