@@ -101,7 +101,7 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys,
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     code, out, err = finish(benchmark("--dry-run", folder=tmp_path))
     assert code == 0, err
-    assert "36 pool, 8 val, 45 test" in out and "models      26" in out and "1170 cases" in out
+    assert "36 pool, 8 val, 45 test" in out and "models      19" in out and "855 cases" in out
     assert list(tmp_path.iterdir()) == []
 
 

@@ -86,16 +86,16 @@ class Inference:
 class Query:
     iterations: int = _setting(5, "active learning iterations", 1)
     initial_volumes: int = _setting(5, "fully annotated volumes of the initial model", 1)
-    volumes_per_iteration: int = _setting(5, "volumes that UVS and RVS add", 1)
+    volumes_per_iteration: int = _setting(5, "volumes that a volume strategy adds", 1)
     slices_per_iteration: int | None = _setting(
-        None, "slices that USS adds, liver slices that RSS adds (None: N_S from UVS)", 1
+        None, "slices that a slice strategy adds (None: the paper's N_S)", 1
     )
     twins: int = _setting(
         1, "times that the initial volumes are trained once more under other weights and batches", 0
     )
     min_distance_mm: float = _setting(7.5, "least distance between slice candidates of a volume, in mm", 0.0)
     dilation_mm: tuple[float, float, float] = _setting(
-        (7.5, 5.0, 5.0), "reach (z, y, x) of the dilation of the predicted liver in mm (UVS)", 0.0
+        (7.5, 5.0, 5.0), "reach (z, y, x) of the dilation of the predicted liver in mm", 0.0
     )
 
 

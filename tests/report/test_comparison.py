@@ -259,6 +259,21 @@ def test_a_strategy_that_did_not_run_is_left_out(results):
     assert {row for row, _ in cells_of(comparison.published_converged(found))} == {"RSS", "data pool"}
 
 
+def test_a_strategy_that_the_paper_lacks_stands_beside_nothing(results):
+    """RSS under another name."""
+
+    def renamed(values):
+        own = {key._replace(strategy="MID"): value for key, value in values.items() if key.strategy == "RSS"}
+        return values | own
+
+    found = replace(results, scores=renamed(results.scores), effort=renamed(results.effort))
+    assert "MID" in found.strategies
+    for make in (comparison.published_training_data, comparison.published_training_steps):
+        assert make(found) == make(results)
+    assert comparison.published_converged(found) == comparison.published_converged(results)
+    assert comparison.published_metric(found, "HD") == comparison.published_metric(results, "HD")
+
+
 @pytest.mark.parametrize("iterations", [1, 6])
 def test_fewer_or_more_iterations_than_the_papers(results, iterations):
     scores = {key: values for key, values in results.scores.items() if key[0] in ("initial", "data pool")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..data.manifest import SPLITS
 from ..runtime import paths
+from ..study.strategies import BUDGET, STRATEGIES
 from .results import Results
 from .words import markdown_table
 
@@ -22,7 +23,7 @@ def notes(results: Results) -> str:
 def deviations(results: Results) -> str:
     """How this benchmark settles what the paper leaves open, and where it deviates."""
     settings = results.provenance["config"]
-    data, training = settings["data"], settings["training"]
+    data, training, query = settings["data"], settings["training"], settings["query"]
     widths = ", ".join(str(width) for width in settings["network"]["widths"])
     limit = training["converged_max_steps"]
     points = [
@@ -37,9 +38,12 @@ def deviations(results: Results) -> str:
         "random depth of its cell.",
         "Every mini-batch holds a patch with annotated liver. The loss is equation 1 over the mini-batch, "
         "with weight 1 on annotated slices.",
-        "USS adds exactly N_S candidates of highest slice uncertainty over the whole pool; RSS draws until "
-        "N_S slices show liver. N_S is a third of the mean number of liver slices that a UVS iteration adds, "
-        "unless it is set.",
+        *_rules(results),
+        "Lengths are those of the paper's grid: the predicted liver is dilated by "
+        f"{query['dilation_mm']} mm (z, y, x), slice candidates of a volume lie at least "
+        f"{query['min_distance_mm']:g} mm apart; both are rounded to voxels, at least one.",
+        "All models of a seed share their first weights, and all strategies the masks of Monte Carlo "
+        "dropout; twins of the initial model begin with other weights.",
         "The data pool model is trained like the converged ones: until "
         f"{training['patience']} validations bring nothing better{f', or {limit} steps' if limit else ''}.",
         "MSD is the mean of the two directed mean distances, HD the larger directed maximum (no percentile); "
@@ -54,6 +58,18 @@ def deviations(results: Results) -> str:
         "## What the paper leaves open, and deviations from it\n\n"
         f"The method is that of {PAPER}. Settled by this benchmark:\n\n{listing}"
     )
+
+
+def _rules(results: Results) -> list[str]:
+    """What the strategies that ran ask for, where the paper leaves it open."""
+    ran = [STRATEGIES[name] for name in results.strategies if name in STRATEGIES]
+    rules = [f"{strategy.name} {strategy.rule}." for strategy in ran if strategy.rule]
+    if any(strategy.by_slices for strategy in ran):
+        rules.append(
+            f"N_S is a third of the mean number of liver slices that an iteration of {BUDGET} adds, "
+            "unless it is set."
+        )
+    return [" ".join(rules)] if rules else []
 
 
 def provenance(results: Results) -> str:

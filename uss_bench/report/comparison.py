@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ..study.keys import DATA_POOL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
+from ..study.strategies import PAPER
 from . import published
 from .results import Results
 from .tables import TERM_TITLES, by_iteration, effects
@@ -34,6 +35,10 @@ def published_sites() -> str:
     )
 
 
+def _in_paper(results: Results) -> list[str]:
+    return [strategy for strategy in results.strategies if strategy in PAPER]
+
+
 def published_training_data(results: Results) -> str:
     """Table 2 as published, with each strategy's share of the pool's slices there and here."""
     counts = published.effort()
@@ -48,16 +53,16 @@ def published_training_data(results: Results) -> str:
     shares = "; ".join(
         f"{strategy} {share(counts, strategy, PAPER_ITERATIONS[-1])} there, "
         f"{share(results.effort, strategy, results.last)} here"
-        for strategy in results.strategies
+        for strategy in _in_paper(results)
     )
-    table = by_iteration(results.strategies, PAPER_ITERATIONS, cell)
+    table = by_iteration(_in_paper(results), PAPER_ITERATIONS, cell)
     return f"{HEADING}\n\n{table}\n\nShare of all pool slices annotated in the end: {shares}."
 
 
 def published_training_steps(results: Results) -> str:
     """Table 3 as published."""
     steps = published.training_steps()
-    table = by_iteration(results.strategies, PAPER_ITERATIONS, steps.__getitem__, with_converged=True)
+    table = by_iteration(_in_paper(results), PAPER_ITERATIONS, steps.__getitem__, with_converged=True)
     return f"{HEADING}\n\n{table}"
 
 
@@ -69,7 +74,7 @@ def published_metric(results: Results, metric: str) -> str:
 
     here, there = _orders(results, metric, "iteration")
     return (
-        f"{HEADING}\n\n{by_iteration(results.strategies, PAPER_ITERATIONS, cell)}\n\n"
+        f"{HEADING}\n\n{by_iteration(_in_paper(results), PAPER_ITERATIONS, cell)}\n\n"
         f"Order by mean in the last iteration, best first: here {', '.join(here)}; "
         f"published {', '.join(there)}."
     )
@@ -79,6 +84,8 @@ def published_converged(results: Results) -> str:
     """Table 8 as published."""
     rows = []
     for name, key in results.final_models.items():
+        if key.strategy not in PAPER and key != DATA_POOL:
+            continue
         there = key if key == DATA_POOL else ModelKey.of_converged(key.strategy, PAPER_ITERATIONS[-1])
         rows.append([name, *(_score(results, metric, there, key) for metric in PAPER_METRICS)])
     table = markdown_table(["", *(titled(metric) for metric in PAPER_METRICS)], rows)
@@ -134,7 +141,7 @@ def _orders(results: Results, metric: str, kind: str) -> tuple[list[str], list[s
     scores = published.scores()
 
     def order(mean: Callable[[str], float]) -> list[str]:
-        return sorted(results.strategies, key=mean, reverse=METRICS[metric].higher_is_better)
+        return sorted(_in_paper(results), key=mean, reverse=METRICS[metric].higher_is_better)
 
     return (
         order(lambda strategy: results.scores[ModelKey(kind, strategy, results.last)][metric].mean()),

@@ -177,7 +177,7 @@ def _tests(results: Results) -> Iterator[str]:
         "## Tests\n\nEvery comparison behind the stars. Pairs are test cases; pairs without a difference are "
         "ranked and then dropped (Pratt). Holm's correction is over all comparisons of one metric in one "
         "table. The effect size is the matched-pairs rank-biserial correlation, positive where the strategy "
-        "does better than the one of best mean."
+        "has the better scores of the pair."
     )
     for kind, title in (("iteration", "iterations"), ("converged", "converged models")):
         for metric in PAPER_METRICS:

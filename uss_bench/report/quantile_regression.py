@@ -70,9 +70,9 @@ def quantile_effects(
     values : sequence of float
         `(n,)` finite numbers: a metric of every case under every model.
     uncertainty : sequence of bool
-        `(n,)`, or 0 and 1: whether the model was trained on uncertain samples (UVS, USS) or random ones.
+        `(n,)`, or 0 and 1: whether the model was trained on uncertain samples or random ones.
     slice_sampling : sequence of bool
-        `(n,)`, or 0 and 1: whether it was trained on slices (USS, RSS) or volumes.
+        `(n,)`, or 0 and 1: whether it was trained on slices or volumes.
     quantile : float
         Strictly between 0 and 1: 0.05 for DICE, 0.95 for the others.
 

@@ -57,8 +57,8 @@ def escaped(marks: str) -> str:
 def listed(parts: Iterable[str]) -> str:
     """At least one part, with commas and an "and".
 
-    >>> listed(["UVS"]), listed(["UVS", "RVS", "USS"])
-    ('UVS', 'UVS, RVS and USS')
+    >>> listed(["A"]), listed(["A", "B", "C"])
+    ('A', 'A, B and C')
     """
     parts = list(parts)
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -87,13 +87,13 @@ def effort(
 def slice_budget(liver_slices: Sequence[int]) -> int:
     """N_S of section IV-A: how many slices a slice strategy gets per iteration.
 
-    It is a third of the mean number of liver slices that an iteration of UVS adds, rounded: contours are
+    It is a third of the mean number of liver slices that an iteration by volumes adds, rounded: contours are
     drawn on about every third slice of a volume and interpolated between.
 
     Parameters
     ----------
     liver_slices : sequence of int
-        Annotated liver slices before the first iteration of UVS and after each one.
+        Annotated liver slices before the first iteration by volumes and after each one.
 
     Examples
     --------

@@ -7,7 +7,7 @@ pixels.
 
   Figure 2, one pool case under the initial model, on the working grid (only with the featured strategy)
     profile             (z,) float32     slice uncertainty in nats
-    profile_candidates  (k,) int32       slices that USS may choose
+    profile_candidates  (k,) int32       slices that it may choose
     profile_chosen      (c,) int32       slices that its first iteration chose
     profile_liver       (z,) bool        the reference shows liver
     profile_case        text

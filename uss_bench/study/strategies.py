@@ -103,6 +103,8 @@ class Strategy:
         Whether queries are annotated in their order only until `count` of them show liver.
     colour : str
         Of its lines in figures.
+    rule : str
+        What the report says of it, as the rest of a sentence that begins with its name.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Strategy:
     needs: tuple[str, ...] = ()
     until_liver: bool = False
     colour: str = "#000000"
+    rule: str = ""
 
     @property
     def by_slices(self) -> bool:
@@ -191,8 +194,22 @@ STRATEGIES = {
     for strategy in (
         Strategy("UVS", "volumes", most_uncertain_volumes, needs=("volume",), colour="#0072B2"),
         Strategy("RVS", "volumes", random_volumes, colour="#56B4E9"),
-        Strategy("USS", "slices", most_uncertain_slices, needs=("profile",), colour="#D55E00"),
-        Strategy("RSS", "slices", random_slices, until_liver=True, colour="#E69F00"),
+        Strategy(
+            "USS",
+            "slices",
+            most_uncertain_slices,
+            needs=("profile",),
+            colour="#D55E00",
+            rule="adds exactly N_S candidates of highest slice uncertainty over the whole pool",
+        ),
+        Strategy(
+            "RSS",
+            "slices",
+            random_slices,
+            until_liver=True,
+            colour="#E69F00",
+            rule="adds random slices until N_S of them show liver",
+        ),
     )
 }
 PAPER = ("UVS", "RVS", "USS", "RSS")
