@@ -14,6 +14,8 @@ from uss_bench.data.volumes import load_volume
 from uss_bench.network.training import train
 from uss_bench.runtime.progress import Progress
 from uss_bench.runtime.team import Team
+from uss_bench.study.annotation import Annotations
+from uss_bench.study.keys import DATA_POOL, INITIAL, ModelKey
 from uss_bench.study.models import Models
 from uss_bench.study.simulation import Simulation
 from uss_bench.study.strategies import STRATEGIES, named
@@ -308,3 +310,57 @@ def test_a_damaged_checkpoint_is_set_aside_and_said_so(simulate, tmp_path, monke
     assert checkpoint.with_suffix(".damaged").read_bytes() == (
         content if damage == "flipped byte" else content[: len(content) // 2]
     )
+
+
+def test_twins_differ_from_the_initial_model_in_weights_and_batches_alone(simulate):
+    """Two of them; asked for or not, they change no other model."""
+    alone = by_key(simulate("alone", ("RVS",), config.resolve("smoke", flat(OVERRIDES))))
+    found = by_key(simulate("twins", ("RVS",), config.resolve("smoke", flat(OVERRIDES | {"query.twins": 2}))))
+    twins = [ModelKey.of_twin(number) for number in (1, 2)]
+    assert found.keys() - alone.keys() == set(twins)
+    assert all(outcome(found[key]) == outcome(record) for key, record in alone.items())
+    initial = found[INITIAL]
+    assert all(found[twin].annotations.as_dict() == initial.annotations.as_dict() for twin in twins)
+    assert len({str(found[key].training["curve"]) for key in (INITIAL, *twins)}) == 3
+
+
+def flat(overrides):
+    return [f"{name}={value}" for name, value in overrides.items()]
+
+
+def bare_models(settings):
+    return Models(
+        settings, {"pool": {}, "val": {}, "test": {}}, "nowhere", 0, torch.device("cpu"), Progress(0)
+    )
+
+
+def test_all_strategies_begin_with_the_same_weights_and_twins_with_others():
+    models = bare_models(SETTINGS)
+
+    def weights(key):
+        return torch.cat([value.flatten() for value in models._new_model(key).state_dict().values()])
+
+    shared = [ModelKey.of_iteration("USS", 1), ModelKey.of_converged("RVS", 2), DATA_POOL]
+    assert all(torch.equal(weights(INITIAL), weights(key)) for key in shared)
+    twins = [weights(ModelKey.of_twin(number)) for number in (1, 2)]
+    assert not any(torch.equal(weights(INITIAL), other) for other in twins)
+    assert not torch.equal(*twins)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "distance", "reach"),
+    [("1.5,1,1", 5, [5, 5, 5]), ("6,6,6", 1, [1, 1, 1]), ("3,2,2", 2, [2, 2, 2]), ("20,20,20", 1, [1, 1, 1])],
+)
+def test_lengths_in_mm_are_the_papers_voxels_on_its_grid(spacing, distance, reach):
+    """5 slices, and a cube of 11 voxels; elsewhere rounded (7.5 / 3 to the even 2), at least one voxel."""
+    models = bare_models(config.resolve("paper", [f"data.spacing={spacing}"]))
+    assert models.min_distance == distance
+    assert models._voxels(models.config.query.dilation_mm) == reach
+
+
+def test_slices_that_lie_near_annotated_ones_are_counted():
+    """On a grid of 4 mm: 7.5 mm reach to the next slice and not to the one after."""
+    models = bare_models(config.resolve("paper", ["data.spacing=4,1,1"]))
+    annotations = Annotations({"a": [10]})
+    queries = [("a", 9, 1.0), ("a", 11, 1.0), ("a", 12, 1.0), ("b", 10, 1.0)]
+    assert models._near(queries, annotations) == 2
