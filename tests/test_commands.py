@@ -25,7 +25,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 def reached(monkeypatch):
     """What the commands' functions are called with, by their names; they do nothing."""
     calls = {}
-    monkeypatch.setattr(pipeline, "run_seeds", lambda **options: calls.update(run=options))
+    monkeypatch.setattr(pipeline, "perform", lambda *asked: calls.update(run=asked))
     monkeypatch.setattr(datasets, "run", lambda **options: calls.update({"import": options}))
     return calls
 
@@ -47,11 +47,35 @@ def test_an_unknown_command_or_none_is_bad_input_that_names_the_known_ones(capsy
 
 
 def test_run_reaches_the_pipeline(reached):
-    assert commands.main(["run", "--preset", "smoke", "--seed", "3", "4", "--set", "a.b=1"]) == 0
-    options = reached["run"]
-    assert (options["preset"], options["seed"], options["overrides"]) == ("smoke", [3, 4], ["a.b=1"])
-    assert options["manifest"] is None and options["strategy"] == ["all"]
-    assert options["program"] == "uss-bench" and "command" not in options
+    arguments = ["run", "--preset", "smoke", "--seed", "3", "4", "3", "--set", "a.b=1", "--reports", "there"]
+    assert commands.main(arguments) == 0
+    action, runs, program = reached["run"]
+    assert (action, program) == ("run", "uss-bench")
+    assert [(run.seed, run.name) for run in runs] == [(3, "smoke-seed3"), (4, "smoke-seed4")]
+    for run in runs:
+        assert (run.preset, run.overrides, run.strategies) == ("smoke", ("a.b=1",), ("all",))
+        assert run.make_manifest and str(run.manifest) == "data_manifest.csv"
+        assert run.across_folder.as_posix() == "there/smoke-seeds3-4"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names", "across"),
+    [
+        ([], ["quick-seed0"], "quick-seeds0"),
+        (["--name", "mine"], ["mine"], "mine"),
+        (["--name", "mine", "--seed", "1", "2"], ["mine-seed1", "mine-seed2"], "mine"),
+    ],
+)
+def test_names_of_runs(reached, arguments, names, across):
+    assert commands.main(["run", *arguments]) == 0
+    assert [run.name for run in reached["run"][1]] == names
+    assert {run.across_name for run in reached["run"][1]} == {across}
+
+
+@pytest.mark.parametrize("action", ["dry_run", "status", "report_only"])
+def test_what_else_than_running_may_be_asked_for(reached, action):
+    assert commands.main(["run", f"--{action.replace('_', '-')}"]) == 0
+    assert reached["run"][0] == action
 
 
 def test_import_reaches_the_importers(reached, tmp_path):
@@ -66,9 +90,9 @@ def test_benchmark_py_is_run_on_the_manifest_beside_it(reached, monkeypatch):
     from benchmark import main
 
     assert main(["--preset", "smoke"]) == 0
-    assert reached["run"]["manifest"] == ROOT / "data_manifest.csv"
+    assert reached["run"][1][0].manifest == ROOT / "data_manifest.csv"
     assert main(["--manifest", "mine.csv"]) == 0
-    assert str(reached["run"]["manifest"]) == "mine.csv"
+    assert str(reached["run"][1][0].manifest) == "mine.csv"
 
 
 # --- the default manifest -----------------------------------------------------------------------------------

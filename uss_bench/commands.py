@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import __version__, config, pipeline
 from .data import cohort, datasets
+from .request import Run
 from .runtime import stopping
 from .runtime.exits import exit_code
 
@@ -96,7 +98,29 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(program: str, options: dict[str, Any]) -> int:
+    actions = [name for name in ("dry_run", "status", "report_only") if options.pop(name)]
+    runs = runs_asked_for(**options)
     stopping.install()
-    return exit_code(
-        program, partial(pipeline.run_seeds, program=program, **options), pipeline.torchrun_rank()
-    )
+    work = partial(pipeline.perform, actions[0] if actions else "run", runs, program)
+    return exit_code(program, work, pipeline.torchrun_rank())
+
+
+def runs_asked_for(
+    seed: Sequence[int] | None,
+    name: str | None,
+    manifest: Path | None,
+    strategy: Sequence[str],
+    overrides: Sequence[str],
+    **options: Any,
+) -> list[Run]:
+    """One run per seed, each of them once, from the options of the command line."""
+    seeds = list(dict.fromkeys(seed or [0]))
+    title = name or options["preset"]
+    shared = Run(
+        manifest=manifest or cohort.FILE, make_manifest=manifest is None, strategies=tuple(strategy),
+        overrides=tuple(overrides), seed=seeds[0], name=name or f"{title}-seed{seeds[0]}",
+        across_name=name or f"{title}-seeds{'-'.join(map(str, seeds))}", **options,
+    )  # fmt: skip
+    if len(seeds) == 1:
+        return [shared]
+    return [replace(shared, seed=number, name=f"{title}-seed{number}") for number in seeds]

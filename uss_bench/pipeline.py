@@ -40,66 +40,47 @@ from .status import describe_run
 from .study.showcase import write_showcase
 from .study.simulation import Simulation
 
-__all__ = ["execute", "keep_freed_memory", "make_deterministic", "print_plan", "run_seeds", "torchrun_rank"]
+__all__ = ["execute", "keep_freed_memory", "make_deterministic", "perform", "print_plan", "torchrun_rank"]
 
 A_DAY = 86_400.0  # seconds
 
 
-def run_seeds(
-    strategy: Sequence[str],
-    manifest: Path | None,
-    seed: Sequence[int] | None,
-    preset: str,
-    overrides: Sequence[str],
-    reports: Path,
-    name: str | None,
-    dry_run: bool,
-    status: bool,
-    report_only: bool,
-    program: str,
-    **options: Any,
-) -> None:
-    """Do what the command line asks for, seed by seed; with several seeds, write the report across them.
+def perform(action: str, runs: Sequence[Run], program: str) -> None:
+    """Do what the command line asks for, run by run.
 
     Parameters
     ----------
-    strategy, manifest, seed, preset, overrides, reports, name
-        As the attributes of `Run`, of which each seed makes one. Without a name, it is made of the preset;
-        without a manifest, it is the embedded one.
-    dry_run, status, report_only : bool
-        What to do instead of running: print the plan, say how a run is doing, rebuild its report.
+    action : str
+        "run" or "report_only", which with several runs end with the report across their seeds; "dry_run",
+        which prints the plans; "status", which says how they are doing.
+    runs : sequence of Run
+        One per seed.
     program : str
         Name that errors are printed behind.
-    **options
-        Further attributes of `Run`.
 
     Raises
     ------
     InputError
         Anything wrong with arguments, manifest or data, before any training.
     """
-    seeds = list(dict.fromkeys(seed or [0]))
-    names = {seed: f"{name or preset}-seed{seed}" if len(seeds) > 1 or not name else name for seed in seeds}
-    for number in seeds:
-        run = Run(
-            manifest=manifest or cohort.FILE, make_manifest=manifest is None, strategies=tuple(strategy),
-            preset=preset, overrides=tuple(overrides), seed=number, reports=reports, name=names[number],
-            **options,
-        )  # fmt: skip
-        if status:
-            print(describe_run(run.folder))
-        elif dry_run:
-            print_plan(run)
-        elif report_only:
-            remove_partial_files(run.report_folder, age=A_DAY)  # which its run may be writing to
-            print(f"report: {document.write_report(run.report_folder)}", file=sys.stderr)
-        else:
-            execute(run, program)
-    if len(seeds) > 1 and not (dry_run or status) and torchrun_rank() == 0:
-        folder = Path(reports) / (name or f"{preset}-seeds{'-'.join(map(str, seeds))}")
+    do = {
+        "run": lambda run: execute(run, program),
+        "report_only": _rebuild_report,
+        "dry_run": print_plan,
+        "status": lambda run: print(describe_run(run.folder)),
+    }[action]
+    for run in runs:
+        do(run)
+    if len(runs) > 1 and action in ("run", "report_only") and torchrun_rank() == 0:
+        folder = runs[0].across_folder
         remove_partial_files(folder, age=A_DAY)
-        path = across.write_across(folder, {seed: Path(reports) / names[seed] for seed in seeds})
+        path = across.write_across(folder, {run.seed: run.report_folder for run in runs})
         print(f"report across seeds: {path}", file=sys.stderr)
+
+
+def _rebuild_report(run: Run) -> None:
+    remove_partial_files(run.report_folder, age=A_DAY)  # which its run may be writing to
+    print(f"report: {document.write_report(run.report_folder)}", file=sys.stderr)
 
 
 def print_plan(run: Run) -> None:

@@ -45,6 +45,8 @@ class Run:
         Processes that share the work; by default as many as the machine allows.
     make_manifest : bool
         Whether `manifest` is the embedded one, and written where it is missing.
+    across_name : str
+        Of the report across all seeds that were asked for together.
     """
 
     manifest: Path
@@ -58,6 +60,7 @@ class Run:
     name: str
     workers: int | None = None
     make_manifest: bool = False
+    across_name: str = ""
 
     @property
     def folder(self) -> Path:
@@ -68,6 +71,11 @@ class Run:
     def report_folder(self) -> Path:
         """Of the report."""
         return Path(self.reports) / self.name
+
+    @property
+    def across_folder(self) -> Path:
+        """Of the report across seeds."""
+        return Path(self.reports) / self.across_name
 
     @property
     def cache(self) -> Path:
