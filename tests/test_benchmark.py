@@ -124,4 +124,4 @@ def test_real_volumes_run_from_end_to_end(tmp_path):
     )
     assert code == 0, err
     rows = list(csv.DictReader((tmp_path / "reports" / "real-smoke-seed0" / "results" / "cases.csv").open()))
-    assert len(rows) == 10 and {row["case_id"] for row in rows} == {"chaos03"}
+    assert len(rows) == 11 and {row["case_id"] for row in rows} == {"chaos03"}
