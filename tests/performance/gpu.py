@@ -22,6 +22,7 @@ from _work import GEMM, copy_rate, deterministic, gemm, operations, print_work, 
 from training_step import BATCH, EagerAUNet, mini_batch, peer_step
 
 from uss_bench.config import Config
+from uss_bench.data.manifest import SPLITS
 from uss_bench.network.aunet import AUNet, liver_probability
 from uss_bench.network.inference import predict, predict_mc, tile_steps
 from uss_bench.network.training import Training, soft_dice_loss
@@ -190,9 +191,9 @@ def mean_ct(settings):
     depth = round(everything["annotated_slices"] / everything["unique_patients"])
     edges = [
         site.inplane_size * sum(site.inplane_spacing_mm) / 2 / settings.data.spacing[1]
-        for site in published.datasets().values()
+        for site in published.sites().values()
     ]
-    volumes = [site.volumes for site in published.datasets().values()]
+    volumes = [site.volumes for site in published.sites().values()]
     return depth, *[round(np.average(edges, weights=volumes))] * 2
 
 
@@ -209,9 +210,7 @@ def protocol_days(settings, step, scoring, prediction):
         sum(models.values())
         + until_convergence * settings.training.patience * settings.training.validate_every
     )
-    pool, val, test = (
-        sum(site.counts[split] for site in published.datasets().values()) for split in published.SPLITS
-    )
+    pool, val, test = (sum(site.counts[split] for site in published.sites().values()) for split in SPLITS)
     scorings = (2 * settings.query.iterations - 1) * pool
     predictions = len(models) * test + steps / settings.training.validate_every * val
     parts = {"training": steps * step, "scoring": scorings * scoring, "prediction": predictions * prediction}

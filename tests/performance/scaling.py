@@ -34,11 +34,12 @@ from _timing import alternate, machine
 from _work import operations
 
 from uss_bench import config, intake
+from uss_bench.data.manifest import SPLITS
 from uss_bench.data.volumes import entry_bytes
 from uss_bench.network.aunet import AUNet
 from uss_bench.network.inference import tile_steps
 from uss_bench.network.patches import PatchSampler
-from uss_bench.plan import CHECKPOINT
+from uss_bench.plan import CHECKPOINT_WEIGHTS
 from uss_bench.report import published
 from uss_bench.runtime.storage import read_json
 from uss_bench.runtime.tasks import SharedStage, Stage
@@ -49,9 +50,7 @@ from uss_bench.study.strategies import STRATEGIES
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("query", "scores", "training", "evaluation")
 QUIET = SimpleNamespace(now=lambda *_: None, say=lambda *_: None, finished=lambda *_: None)
-POOL, VALIDATION, TEST = (
-    sum(site.counts[split] for site in published.datasets().values()) for split in published.SPLITS
-)
+POOL, VALIDATION, TEST = (sum(site.counts[split] for site in published.sites().values()) for split in SPLITS)
 # A mean CT of the paper: 60 513 slices of 1.5 mm in 240 volumes, 358 mm wide; natively 512 x 512 voxels and
 # slices of 1 mm.
 SHAPE, NATIVE = (252, 358, 358), (378, 512, 512)
@@ -339,7 +338,7 @@ class Cohort:
         if key not in self._steps:
             training, data = self.settings.training, self.settings.data
             if key.converges:
-                there = published.effort()[key.annotations]["annotated_slices"]
+                there = published.effort()[key.annotation_key]["annotated_slices"]
                 here = sum(len(annotations.of(case_id)) for case_id in annotations)
                 best = published.training_steps()[key] * (here / there) ** GROWTH
                 self._steps[key] = round(best + training.patience * training.validate_every)
@@ -366,7 +365,9 @@ class Cohort:
         return {
             "cache [GB]": cases * entry_bytes(NATIVE, SHAPE) / 1e9,
             f"source files, packed to {PACKED:.0%} [GB]": cases * source / 1e9,
-            "models, and checkpoints of 10 trainings at a time [GB]": (len(self._steps) + 10 * CHECKPOINT)
+            "models, and checkpoints of 10 trainings at a time [GB]": (
+                len(self._steps) + 10 * CHECKPOINT_WEIGHTS
+            )
             * weights
             / 1e9,
             "files of cache and digests": 6 * cases,
