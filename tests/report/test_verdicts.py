@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from uss_bench.report.verdicts import (
+    holm,
     limits_of_few_seeds,
     paired_difference,
     probability,
@@ -113,6 +115,13 @@ def test_equivalence_needs_seeds_too():
     found = compare(np.zeros((3, 8)) + noise)
     assert found.verdict == "undecided" and 3 < found.seeds_needed < 30
     assert compare(np.zeros((3, 8)) + noise, rope=0.0).seeds_needed is None
+
+
+def test_holm_against_statsmodels():
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 5, 30):
+        p_values = np.append(rng.random(count) ** 3, [0.5, 0.5])
+        assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
 def test_win_matrix_by_hand():

@@ -16,4 +16,6 @@ CASES, ANNOTATION, QUERIES, TRAINING, VOLUMES, TIMING = (
 )
 PROVENANCE = "results/provenance.json"
 SLICES = "results/slices.npz"
-SEEDS = "results/seeds.csv"  # of a report across seeds
+
+# In the folder of a report across seeds, beside the tables of its seeds in one.
+SEEDS, COMPARISONS = "results/seeds.csv", "results/comparisons.csv"

@@ -214,6 +214,7 @@ STRATEGIES = {
 }
 PAPER = ("UVS", "RVS", "USS", "RSS")
 FEATURED = "USS"  # whose queries the figures show
+BASELINE = "RSS"  # what a report across seeds holds the others against: slices by chance
 BUDGET = "UVS"  # whose effort sets how many slices the slice strategies get
 
 
