@@ -127,7 +127,8 @@ def describe(seeds: Seeds) -> tuple[str, str]:
     )
     if len(seeds.strategies) > 1:
         caption += (
-            f" Below: paired differences from {reference_of(seeds.strategies)} after the same iteration, "
-            f"with 95% intervals over seeds and cases; grey: ± {ROPES['DICE']:g} DICE, taken as equivalent."
+            f" Below: paired differences from {reference_of(seeds.strategies)} after the same iteration "
+            "and, at the right, of the converged models, with 95% intervals over seeds and cases; "
+            f" grey: ± {ROPES['DICE']:g} DICE, taken as equivalent."
         )
     return alt, caption
