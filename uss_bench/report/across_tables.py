@@ -63,10 +63,7 @@ def pair_table(comparisons: Iterable[Comparison]) -> str:
 
 
 def difference_text(comparison: Comparison) -> str:
-    """Mean difference and its interval.
-
-    A zero has no sign: `+0.000` would claim one.
-    """
+    """Mean difference and its 95% interval."""
     found = comparison.found
     mean, low, high = (
         signed(value, _format(comparison.metric)) for value in (found.mean, found.low, found.high)
@@ -75,7 +72,7 @@ def difference_text(comparison: Comparison) -> str:
 
 
 def signed(value: float, pattern: str) -> str:
-    """A number with its sign, which what rounds to zero has not.
+    """A number with its sign; what rounds to zero has none.
 
     >>> signed(0.0123, ".3f"), signed(-0.0001, ".3f")
     ('+0.012', '0.000')
