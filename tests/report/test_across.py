@@ -335,8 +335,8 @@ def test_verdict_by_hand(tmp_path):
     assert row[:3] == ["UVS − USS", "converged", "-0.060 [-0.085, -0.035]"] and row[6] == "**worse**"
     summary = text.split("\n\n")[1]
     assert (
-        "Of 1 pair of converged models, 1 differ: USS better than UVS by 0.060 [0.035, 0.085] "
-        "(1 of them after Holm's correction); none equivalent within 0.01 DICE, none undecided."
+        "Of 1 pair of converged models, 1 differs: USS better than UVS by 0.060 [0.035, 0.085] "
+        "(1 of them after Holm's correction too); none equivalent within 0.01 DICE, none undecided."
     ) in summary
     assert "Of the converged pairs, none by MSD and none by HD are told apart." in summary
 
@@ -355,8 +355,8 @@ def test_nothing_is_claimed_where_nothing_is_shown(tmp_path, runs):
 def test_iterations_and_converged_models_are_kept_apart(tmp_path):
     seeds = {seed: {"UVS": 0.9 + seed / 1000, "USS": 0.8} for seed in range(3)}
     summary = summary_of(tmp_path / "across", made(tmp_path, seeds, iteration={"UVS": 0.7, "USS": 0.75}))
-    assert "of converged models, 1 differ: UVS better than USS by 0.101" in summary
-    assert "of models of iteration 1, 1 differ: USS better than UVS by 0.050" in summary
+    assert "of converged models, 1 differs: UVS better than USS by 0.101" in summary
+    assert "of models of iteration 1, 1 differs: USS better than UVS by 0.050" in summary
 
 
 def test_headroom_and_gain(tmp_path):

@@ -101,8 +101,8 @@ def _strategies(comparisons: Sequence[Comparison], budget: Budget) -> str:
         holding = _count(sum(each.p_holm < 0.05 for each in decided))
         more = f", and {len(decided) - NAMED} more" if len(decided) > NAMED else ""
         answer = (
-            f"{len(decided)} differ: {listed(map(_decision, decided[:NAMED]))}{more} "
-            f"({holding} of them after Holm's correction)"
+            f"{len(decided)} differ{'s' * (len(decided) == 1)}: {listed(map(_decision, decided[:NAMED]))}"
+            f"{more} ({holding} of them after Holm's correction too)"
         )
     else:
         widest = pairs[0]
