@@ -18,7 +18,7 @@ from uss_bench.study.annotation import Annotations
 from uss_bench.study.keys import DATA_POOL, INITIAL, ModelKey
 from uss_bench.study.models import Models
 from uss_bench.study.simulation import Simulation
-from uss_bench.study.strategies import STRATEGIES, named
+from uss_bench.study.strategies import PAPER, named
 
 pytestmark = pytest.mark.whole
 
@@ -137,7 +137,7 @@ def test_results_depend_neither_on_the_team_nor_on_the_other_strategies(simulate
         teams = [Team(rank, 3, store) for rank in range(3)]
         of_each = [
             by_key(records)
-            for records in pool.map(lambda team: simulate("together", STRATEGIES, settings, team), teams)
+            for records in pool.map(lambda team: simulate("together", PAPER, settings, team), teams)
         ]
     alone = by_key(simulate("alone", ("USS",), settings))
     for together in of_each:
@@ -157,7 +157,7 @@ def test_pieces_of_work_are_done_once_by_the_team(simulate, monkeypatch):
         )
     store = distributed.HashStore()
     with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(lambda rank: simulate("shared", STRATEGIES, team=Team(rank, 2, store)), range(2)))
+        list(pool.map(lambda rank: simulate("shared", PAPER, team=Team(rank, 2, store)), range(2)))
     done = [str(piece) for piece in done]
     assert len(done) == len(set(done))
     # 14 models on 2 test cases; the initial model and the first of UVS score 5 and 4 pool cases, the first of

@@ -8,7 +8,7 @@ Monte Carlo dropout, is named by the seed (and the case) alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 
 from ..data.volumes import Volume
 from ..network.aunet import AUNet
-from ..network.inference import predict, predict_mc
+from ..network.inference import MonteCarlo, predict, predict_mc
 from ..network.patches import PatchSampler, network_input
 from ..network.training import Training, train
 from ..network.uncertainty import slice_profile, volume_uncertainty
@@ -30,8 +30,9 @@ from ..runtime.storage import load_checkpoint, save_checkpoint, write_csv
 from .annotation import Annotations
 from .evaluation import THRESHOLD, evaluate_case, validation_jaccard
 from .keys import ModelKey
+from .pool import OF_ORACLES, Pool, PoolCase, Query, pack_mask, unpack_mask
 from .records import TrainingSet
-from .strategies import Pool, PoolCase, Query, Strategy
+from .strategies import Strategy
 
 CHECKPOINT_SECONDS = 180  # between two checkpoints of a training
 
@@ -157,21 +158,27 @@ class Models:
         return {"case_id": case_id, **evaluate_case(self.predict(self.trained(key), volume), volume)}
 
     def score(self, key: ModelKey, case_id: str) -> dict[str, Any]:
-        """What strategies may need to know of a pool case under a trained model (section II-E).
+        """All that any strategy may need to know of a pool case under a trained model (section II-E).
+
+        One pass of Monte Carlo dropout gives everything, whichever strategies run, so that others can be
+        added to a finished run. No label is read.
 
         Returns
         -------
         dict
-            `case_id`; `volume` and `profile`, uncertainty of the volume and of each slice in nats; `empty`,
-            whether no liver is predicted.
+            `case_id`; `empty`, whether no liver is predicted; and what `pool.SCORES` lists, but for errors.
         """
         self.progress.now(f"{key.title}: uncertainty of {case_id}")
-        mean, entropy = self.uncertainty(key, case_id)
-        liver = mean >= THRESHOLD
+        found = self._monte_carlo(key, case_id, ("information", "agreement"))
+        liver = found.mean >= THRESHOLD
         return {
             "case_id": case_id,
-            "volume": volume_uncertainty(entropy, liver, self._voxels(self.config.query.dilation_mm)),
-            "profile": slice_profile(entropy).tolist(),
+            "volume": volume_uncertainty(found.entropy, liver, self._voxels(self.config.query.dilation_mm)),
+            "profile": slice_profile(found.entropy).tolist(),
+            "information": slice_profile(found.information).tolist(),
+            "disagreement": 1 - found.agreement,
+            "liver": np.count_nonzero(liver, axis=(1, 2)).tolist(),
+            "mask": pack_mask(liver),
             "empty": not liver.any(),
         }
 
@@ -183,9 +190,13 @@ class Models:
         mean, entropy : ndarray
             Mean liver probability, and predictive entropy in nats, both `(z, y, x)`.
         """
+        return self._monte_carlo(key, case_id)[:2]
+
+    def _monte_carlo(self, key: ModelKey, case_id: str, further: Collection[str] = ()) -> MonteCarlo:
         seed = integer_seed(self.seed, purpose="mc dropout", case=case_id)
         volume, inference = self.volumes["pool"][case_id], self.config.inference
-        return predict_mc(self.trained(key), self._input(volume), inference.samples, seed, inference.tile)
+        model, image = self.trained(key), self._input(volume)
+        return predict_mc(model, image, inference.samples, seed, inference.tile, further)
 
     def query(
         self, strategy: Strategy, before: TrainingSet, count: int, scores: Iterable[Mapping[str, Any]]
@@ -210,11 +221,17 @@ class Models:
         """
         scores = {score["case_id"]: score for score in scores}
         cases = [
-            PoolCase(case_id, volume.shape[0], before.annotations.of(case_id), scores.get(case_id, {}))
+            PoolCase(
+                case_id,
+                volume.shape[0],
+                before.annotations.of(case_id),
+                self._shown(strategy, case_id, scores[case_id]) if case_id in scores else {},
+            )
             for case_id, volume in self.volumes["pool"].items()
         ]
-        pool = Pool(cases, self.min_distance)
-        random = generator(self.seed, strategy.name, before.key.iteration + 1, "query")
+        iteration = before.key.iteration + 1
+        pool = Pool(cases, self.min_distance, self.config.data.spacing, iteration)
+        random = generator(self.seed, strategy.name, iteration, "query")
         queries = list(strategy.choose(pool, count, random))
         notes = [
             f"no liver predicted in {case_id}: uncertainty over the whole volume"
@@ -233,6 +250,16 @@ class Models:
                 f"{near} of {len(queries)} slices lie nearer than {distance:g} mm to an annotated one"
             )
         return {"queries": queries, "notes": notes}
+
+    def _shown(self, strategy: Strategy, case_id: str, score: Mapping[str, Any]) -> dict[str, Any]:
+        """The scores of a case that a strategy may see: those that it needs, slices' as arrays."""
+        if strategy.is_oracle:
+            wrong = unpack_mask(score["mask"]) != self.volumes["pool"][case_id].label.astype(bool)
+            score = {**score, OF_ORACLES: np.count_nonzero(wrong, axis=(1, 2))}
+        shown = {name: score[name] for name in strategy.needs}
+        return {
+            name: np.asarray(value) if isinstance(value, list) else value for name, value in shown.items()
+        }
 
     @property
     def min_distance(self) -> int:

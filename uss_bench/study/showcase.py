@@ -45,8 +45,9 @@ from ..runtime.storage import atomic_path
 from .evaluation import THRESHOLD
 from .keys import INITIAL, ModelKey
 from .records import ModelRecord
+from .rules import slice_candidates
 from .simulation import Simulation
-from .strategies import FEATURED, slice_candidates
+from .strategies import FEATURED
 
 WINDOW = (-150.0, 250.0)  # HU, the usual abdominal window
 MAX_SIDE = 200  # pixels: seven CT slices of this size stay below 300 kB

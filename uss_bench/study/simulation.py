@@ -24,8 +24,10 @@ from ..runtime.team import Team
 from .annotation import Annotations, effort, slice_budget
 from .keys import DATA_POOL, INITIAL, KINDS, ModelKey
 from .models import Models
+from .pool import Pool, PoolCase, Query
 from .records import ModelRecord, TrainingSet
-from .strategies import BUDGET, STRATEGIES, Pool, PoolCase, Query, Strategy, random_volumes
+from .rules import random_volumes
+from .strategies import BUDGET, Strategy
 
 
 class Simulation:
@@ -67,7 +69,7 @@ class Simulation:
         self._tasks = Tasks(self.run_folder, team or Team())
         self._records: dict[ModelKey, ModelRecord] = {}
 
-    def run(self, strategies: Sequence[Strategy] = tuple(STRATEGIES.values())) -> list[ModelRecord]:
+    def run(self, strategies: Sequence[Strategy]) -> list[ModelRecord]:
         """Records of all models, in the order of the report: initial, iterations, converged, data pool."""
         self._tasks.start(self.workflow(strategies))
         self._tasks.work_off()
