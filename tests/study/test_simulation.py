@@ -17,6 +17,7 @@ from uss_bench.runtime.team import Team
 from uss_bench.study.annotation import Annotations
 from uss_bench.study.keys import DATA_POOL, INITIAL, ModelKey
 from uss_bench.study.models import Models
+from uss_bench.study.querying import Querying, in_voxels
 from uss_bench.study.simulation import Simulation
 from uss_bench.study.strategies import PAPER, named
 
@@ -149,9 +150,10 @@ def test_results_depend_neither_on_the_team_nor_on_the_other_strategies(simulate
 def test_pieces_of_work_are_done_once_by_the_team(simulate, monkeypatch):
     done = []
     for name in ("train", "evaluate", "score", "query"):
-        work = getattr(Models, name)
+        owner = Querying if name == "query" else Models
+        work = getattr(owner, name)
         monkeypatch.setattr(
-            Models,
+            owner,
             name,
             lambda self, *args, work=work: done.append((work.__name__, *args[:2])) or work(self, *args),
         )
@@ -353,14 +355,14 @@ def test_all_strategies_begin_with_the_same_weights_and_twins_with_others():
 )
 def test_lengths_in_mm_are_the_papers_voxels_on_its_grid(spacing, distance, reach):
     """5 slices, and a cube of 11 voxels; elsewhere rounded (7.5 / 3 to the even 2), at least one voxel."""
-    models = bare_models(config.resolve("paper", [f"data.spacing={spacing}"]))
-    assert models.min_distance == distance
-    assert models._voxels(models.config.query.dilation_mm) == reach
+    settings = config.resolve("paper", [f"data.spacing={spacing}"])
+    assert Querying(settings, {}, 0).min_distance == distance
+    assert in_voxels(settings.query.dilation_mm, settings.data.spacing) == reach
 
 
 def test_slices_that_lie_near_annotated_ones_are_counted():
     """On a grid of 4 mm: 7.5 mm reach to the next slice and not to the one after."""
-    models = bare_models(config.resolve("paper", ["data.spacing=4,1,1"]))
+    settings = config.resolve("paper", ["data.spacing=4,1,1"])
     annotations = Annotations({"a": [10]})
     queries = [("a", 9, 1.0), ("a", 11, 1.0), ("a", 12, 1.0), ("b", 10, 1.0)]
-    assert models._near(queries, annotations) == 2
+    assert Querying(settings, {}, 0)._near(queries, annotations) == 2

@@ -1,4 +1,4 @@
-"""The models of a run: each is trained, scores the pool, asks for annotations, and is evaluated.
+"""The models of a run: each is trained, scores the pool, and is evaluated.
 
 Every random draw is named, so results depend neither on the order of the work nor on who does it: batches and
 dropout of a training by the key of the model. What strategies should share, first weights and the masks of
@@ -8,7 +8,7 @@ Monte Carlo dropout, is named by the seed (and the case) alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,13 @@ from ..network.uncertainty import slice_profile, volume_uncertainty
 from ..runtime.errors import InputError
 from ..runtime.paths import CHECKPOINT, CURVE, MODEL
 from ..runtime.progress import Progress
-from ..runtime.seeding import generator, integer_seed, torch_generator
+from ..runtime.seeding import integer_seed, torch_generator
 from ..runtime.storage import load_checkpoint, save_checkpoint, write_csv
 from .annotation import Annotations
 from .evaluation import THRESHOLD, evaluate_case, validation_jaccard
 from .keys import ModelKey
-from .pool import OF_ORACLES, Pool, PoolCase, Query, pack_mask, unpack_mask
-from .records import TrainingSet
-from .strategies import Strategy
+from .pool import pack_mask
+from .querying import in_voxels
 
 CHECKPOINT_SECONDS = 180  # between two checkpoints of a training
 
@@ -86,14 +85,20 @@ class Models:
         model.draw_weights(torch_generator(seed=self.seed, **key.weights_draw, purpose="weights"))
         return model.to(self.device)
 
-    def _draw(self, key: ModelKey) -> dict[str, Any]:
-        return {"seed": self.seed, **key.draw}
-
     def _input(self, volume: Volume) -> np.ndarray:
         return network_input(volume.image, self.config.data.window, self.config.data.scale)
 
-    def train(self, key: ModelKey, annotations: Annotations) -> dict[str, Any]:
+    def train(self, key: ModelKey, annotations: Annotations, draws_as: str = "") -> dict[str, Any]:
         """Train a model from scratch, or on from its checkpoint, and keep its best state (section II-B).
+
+        Parameters
+        ----------
+        key : ModelKey
+            The model.
+        annotations : Annotations
+            What it is trained on.
+        draws_as : str
+            Strategy under whose name batches and dropout are drawn, if not its own.
 
         Returns
         -------
@@ -106,6 +111,7 @@ class Models:
             The loss is not finite.
         """
         config, data, folder = self.config.training, self.config.data, self.folder / key.folder
+        draw = {"seed": self.seed, **key._replace(strategy=draws_as or key.strategy).draw}
         model = self._new_model(key)
         patch = model.output_size(config.patch)
         sampler = PatchSampler(
@@ -123,7 +129,7 @@ class Models:
 
         try:
             resume = self._checkpoint(folder / CHECKPOINT)
-            trained = train(model, sampler, validate, config, self._draw(key), key.converges, watch, resume)
+            trained = train(model, sampler, validate, config, draw, key.converges, watch, resume)
         except KeyboardInterrupt:  # raised at safe points alone, see stopping.py
             watch.save()
             raise
@@ -171,9 +177,10 @@ class Models:
         self.progress.now(f"{key.title}: uncertainty of {case_id}")
         found = self._monte_carlo(key, case_id, ("information", "agreement"))
         liver = found.mean >= THRESHOLD
+        reach = in_voxels(self.config.query.dilation_mm, self.config.data.spacing)
         return {
             "case_id": case_id,
-            "volume": volume_uncertainty(found.entropy, liver, self._voxels(self.config.query.dilation_mm)),
+            "volume": volume_uncertainty(found.entropy, liver, reach),
             "profile": slice_profile(found.entropy).tolist(),
             "information": slice_profile(found.information).tolist(),
             "disagreement": 1 - found.agreement,
@@ -197,95 +204,6 @@ class Models:
         volume, inference = self.volumes["pool"][case_id], self.config.inference
         model, image = self.trained(key), self._input(volume)
         return predict_mc(model, image, inference.samples, seed, inference.tile, further)
-
-    def query(
-        self, strategy: Strategy, before: TrainingSet, count: int, scores: Iterable[Mapping[str, Any]]
-    ) -> dict[str, list]:
-        """What a strategy asks for next.
-
-        Parameters
-        ----------
-        strategy : Strategy
-            The strategy.
-        before : TrainingSet
-            Of the model that queries.
-        count : int
-            Volumes or slices to annotate.
-        scores : iterable of dict
-            What `score` returned for the cases that may be queried; empty where the strategy needs none.
-
-        Returns
-        -------
-        dict
-            `queries`, a list of `strategies.Query`, and `notes`, texts on anything unusual.
-        """
-        scores = {score["case_id"]: score for score in scores}
-        cases = [
-            PoolCase(
-                case_id,
-                volume.shape[0],
-                before.annotations.of(case_id),
-                self._shown(strategy, case_id, scores[case_id]) if case_id in scores else {},
-            )
-            for case_id, volume in self.volumes["pool"].items()
-        ]
-        iteration = before.key.iteration + 1
-        pool = Pool(cases, self.min_distance, self.config.data.spacing, iteration)
-        random = generator(self.seed, strategy.name, iteration, "query")
-        queries = list(strategy.choose(pool, count, random))
-        notes = [
-            f"no liver predicted in {case_id}: uncertainty over the whole volume"
-            for case_id, score in scores.items()
-            if "volume" in strategy.needs and score["empty"]
-        ]
-        if strategy.until_liver:
-            queries, found = self._until_liver(queries, count)
-            if found < count:
-                notes.append(f"only {found} liver slices left for {count}")
-        elif len(queries) < count:
-            notes.append(f"only {len(queries)} slice candidates for {count} slices")
-        if strategy.by_slices and (near := self._near(queries, before.annotations)):
-            distance = self.config.query.min_distance_mm
-            notes.append(
-                f"{near} of {len(queries)} slices lie nearer than {distance:g} mm to an annotated one"
-            )
-        return {"queries": queries, "notes": notes}
-
-    def _shown(self, strategy: Strategy, case_id: str, score: Mapping[str, Any]) -> dict[str, Any]:
-        """The scores of a case that a strategy may see: those that it needs, slices' as arrays."""
-        if strategy.is_oracle:
-            wrong = unpack_mask(score["mask"]) != self.volumes["pool"][case_id].label.astype(bool)
-            score = {**score, OF_ORACLES: np.count_nonzero(wrong, axis=(1, 2))}
-        shown = {name: score[name] for name in strategy.needs}
-        return {
-            name: np.asarray(value) if isinstance(value, list) else value for name, value in shown.items()
-        }
-
-    @property
-    def min_distance(self) -> int:
-        """Least distance between slice candidates of a volume, in slices of the working grid."""
-        return self._voxels([self.config.query.min_distance_mm])[0]
-
-    def _voxels(self, lengths: Iterable[float]) -> list[int]:
-        """Lengths along z, or along (z, y, x), from mm to voxels of the working grid, at least one."""
-        return [max(1, round(mm / edge)) for mm, edge in zip(lengths, self.config.data.spacing, strict=False)]
-
-    def _near(self, queries: Iterable[Query], annotations: Annotations) -> int:
-        """How many slices lie nearer than the least distance to one that was annotated before."""
-        edge, distance = self.config.data.spacing[0], self.config.query.min_distance_mm
-        return sum(
-            any(abs(z - other) * edge < distance for other in annotations.of(case_id))
-            for case_id, z, _ in queries
-        )
-
-    def _until_liver(self, queries: Sequence[Query], count: int) -> tuple[Sequence[Query], int]:
-        """Queries up to the one with which `count` of them show liver, and how many do."""
-        found = 0
-        for number, query in enumerate(queries):
-            if found == count:
-                return queries[:number], found
-            found += bool(self.shows_liver(query.case_id, query.z))
-        return queries, found
 
 
 class _Watch:

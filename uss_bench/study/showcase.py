@@ -137,7 +137,9 @@ def _query_arrays(simulation: Simulation, records: Iterable[ModelRecord]) -> Arr
 def _profile_arrays(
     simulation: Simulation, volume: Volume, profile: np.ndarray, annotated: frozenset[int], chosen: list[int]
 ) -> Arrays:
-    candidates = [z for z in slice_candidates(profile, simulation.models.min_distance) if z not in annotated]
+    candidates = [
+        z for z in slice_candidates(profile, simulation.querying.min_distance) if z not in annotated
+    ]
     return {
         "profile": profile.astype(np.float32),
         "profile_candidates": np.array(candidates, np.int32),

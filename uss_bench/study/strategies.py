@@ -6,6 +6,8 @@ table here; one of your own needs neither, see `own`.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -14,6 +16,27 @@ import numpy as np
 from ..runtime.errors import InputError
 from . import rules
 from .pool import OF_ORACLES, UNCERTAINTIES, Pool, Query
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file that a strategy comes from, if it is not one of the table.
+
+    Attributes
+    ----------
+    file : str
+        Its name, without folders.
+    text : str
+        What it says.
+    """
+
+    file: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text, as hexadecimal text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -38,6 +61,11 @@ class Strategy:
         Of its lines in figures; further strategies get others that are free.
     rule : str
         What the report says of it, as the rest of a sentence that begins with its name.
+    origin : Origin, optional
+        Where it comes from, if not from the table.
+    replays : str
+        Whose queries it repeats from a list, whatever the count; empty if it chooses itself. Its trainings
+        draw under that name, so that equal queries give equal numbers.
     """
 
     name: str
@@ -48,6 +76,8 @@ class Strategy:
     colour: str = ""
     marker: str = ""
     rule: str = ""
+    origin: Origin | None = None
+    replays: str = ""
 
     @property
     def by_slices(self) -> bool:
@@ -126,6 +156,9 @@ STRATEGIES = {
 PAPER = ("UVS", "RVS", "USS", "RSS")
 FEATURED = "USS"  # whose queries the figures show
 BUDGET = "UVS"  # whose effort sets how many slices the slice strategies get
+GROUPS = {"ALL": PAPER, "EXTENDED": tuple(STRATEGIES)}
+# Folders of a run that belong to no strategy; see `keys.ModelKey.folder` and `runtime.paths`.
+RESERVED = re.compile(r"initial|data-pool|twin-\d+|status|all|extended", re.IGNORECASE)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -156,9 +189,8 @@ def named(names: Iterable[str]) -> list[Strategy]:
     >>> [strategy.name for strategy in named(["rss", "uvs"])]
     ['UVS', 'RSS']
     """
-    groups = {"ALL": PAPER, "EXTENDED": tuple(STRATEGIES)}
     asked = [name.upper() for name in names]
-    chosen = {name for asked_for in asked for name in groups.get(asked_for, (asked_for,))}
+    chosen = {name for asked_for in asked for name in GROUPS.get(asked_for, (asked_for,))}
     unknown = [name for name in asked if name in chosen - STRATEGIES.keys()]
     if unknown:
         raise InputError(
@@ -166,3 +198,9 @@ def named(names: Iterable[str]) -> list[Strategy]:
             f"or any of {', '.join(STRATEGIES)}"
         )
     return [strategy for name, strategy in STRATEGIES.items() if name in chosen]
+
+
+def free_name(name: str, place: str) -> None:
+    """Raise InputError where a name belongs to the table or to a folder of every run; `place` begins it."""
+    if name.upper() in STRATEGIES or RESERVED.fullmatch(name):
+        raise InputError(f"{place}: the name {name} is taken; choose another")
