@@ -29,7 +29,9 @@ FIRST = """
 from uss_bench import Query, Strategy
 
 def first_open(pool, count, generator):
-    found = [Query(case.case_id, z, float(case.scores["liver"][z])) for case in pool.cases for z in case.open_slices]
+    found = []
+    for case in pool.cases:
+        found += [Query(case.case_id, z, float(case.scores["liver"][z])) for z in case.open_slices]
     return found[:count]
 
 First = Strategy("First", "slices", first_open, needs=("liver",))
@@ -131,7 +133,7 @@ def test_every_strategy_gives_the_same_bytes_killed_and_on_two_processes(extende
 
 
 def test_a_list_of_a_run_gives_the_numbers_of_its_strategy(extended, folder):
-    """Those of a volume strategy, of chance and of uncertainty alike, to the last digit, under other names."""
+    """Those of volumes and slices, of chance and of uncertainty, to the last digit, under other names."""
     shutil.copy(extended / "reports" / NAME / "results" / "queries.csv", folder / "theirs.csv")
     lists = [f"THEIR-{name}=theirs.csv:{name}" for name in PAPER]
     code, err = run(folder, *TWO, "--strategy", "frs", "--queries", *lists)
@@ -185,7 +187,7 @@ def test_an_error_in_the_middle_of_a_run_loses_nothing(own, folder, workers):
     (folder / "mine.py").write_text(FAILS)
     code, err = run(folder, *arguments)
     message = (
-        r"mine\.py, line 7: ZeroDivisionError: division by zero \(First, asked for 2 slices in iteration 2\)"
+        r"mine\.py, line 9: ZeroDivisionError: division by zero \(First, asked for 2 slices in iteration 2\)"
     )
     assert_refused(code, err, 2, "nothing that was finished is lost")
     assert re.search(message, err)
@@ -225,7 +227,7 @@ def test_a_file_that_asks_for_something_else_does_not_continue_a_run(own, tmp_pa
         ),
         (
             ["--strategy", "peeks.py:First"],
-            "peeks.py, line 5: AttributeError: 'PoolCase' object has no attribute",
+            "peeks.py, line 7: AttributeError: 'PoolCase' object has no attribute",
         ),
     ],
 )

@@ -39,6 +39,7 @@ from .runtime.team import (
 from .status import describe_run
 from .study.showcase import write_showcase
 from .study.simulation import Simulation
+from .study.uncertainty_quality import write_uncertainty_quality
 
 __all__ = ["execute", "keep_freed_memory", "make_deterministic", "perform", "print_plan", "torchrun_rank"]
 
@@ -180,6 +181,8 @@ def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progr
     records = simulation.run(checked.strategies)
     if team.leads:
         results.write_results(run.report_folder, records, volumes, run.seed, simulation.seconds)
+        edge = checked.settings.data.spacing[0]
+        write_uncertainty_quality(run.report_folder, simulation.assessed, records, edge)
         write_showcase(simulation, records, run.report_folder / SLICES)
         notes = [f"{record.key.title}: {note}" for record in records for note in record.notes]
         write_json(run.report_folder / PROVENANCE, {**origin, "notes": notes})

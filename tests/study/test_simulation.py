@@ -13,6 +13,7 @@ from uss_bench import config
 from uss_bench.data.volumes import load_volume
 from uss_bench.network.training import train
 from uss_bench.runtime.progress import Progress
+from uss_bench.runtime.storage import read_json
 from uss_bench.runtime.team import Team
 from uss_bench.study.annotation import Annotations
 from uss_bench.study.keys import DATA_POOL, INITIAL, ModelKey
@@ -202,6 +203,75 @@ def test_labels_that_were_not_annotated_are_never_read(simulate, strategy):
         assert outcome(poisoned[key]) == outcome(clean[key])
     # The poison does reach a model that reads all labels.
     assert outcome(poisoned["data pool", "", None]) != outcome(clean["data pool", "", None])
+
+
+def assessments(run_folder):
+    return {
+        path.relative_to(run_folder).as_posix(): read_json(path)["result"]
+        for path in run_folder.rglob("assessment.json")
+    }
+
+
+def test_references_are_read_for_the_uncertainties_only_when_all_queries_are_made(
+    simulate, tmp_path, monkeypatch
+):
+    """Until a model is first assessed, all slices that no strategy has annotated show what is not true.
+
+    What was kept of a Monte Carlo pass may be lost or damaged: it is made again.
+    """
+    settings = config.resolve("smoke", [*flat(OVERRIDES | {"query.iterations": 2})])
+    clean = by_key(simulate("clean", PAPER, settings))
+    annotated = [record.annotations for key, record in clean.items() if key != DATA_POOL]
+    queries = [tmp_path / "late" / name / f"iter-{k}" / "query.json" for name in PAPER for k in (1, 2)]
+    true, differ = {}, []
+
+    def poison(pool):
+        for case_id, volume in pool.items():
+            true[case_id] = volume, np.array(volume.label)
+            kept = sorted(frozenset().union(*(each.of(case_id) for each in annotated)))
+            label = true[case_id][1].copy()
+            label[np.setdiff1d(np.arange(len(label)), kept)] ^= 1
+            vars(volume)["label"] = label
+
+    assess = Models.assess
+
+    def late(self, training_set, score):
+        assert all(path.exists() for path in queries)
+        if not differ:
+            wrong = assess(self, training_set, score)
+            for volume, label in true.values():
+                vars(volume)["label"] = label
+            differ.append(wrong != assess(self, training_set, score))
+            kept = sorted((tmp_path / "late").rglob("*.mean"))
+            kept[0].unlink()
+            kept[1].write_bytes(b"damaged")
+        return assess(self, training_set, score)
+
+    monkeypatch.setattr(Models, "assess", late)
+    found = by_key(simulate("late", PAPER, settings, change=poison))
+    assert differ == [True]
+    del found[DATA_POOL], clean[DATA_POOL]
+    assert {key: outcome(record) for key, record in found.items()} == {
+        key: outcome(record) for key, record in clean.items()
+    }
+    assert assessments(tmp_path / "late") == assessments(tmp_path / "clean")
+    assert not list(tmp_path.rglob("*.mean"))
+
+
+def test_models_that_query_by_uncertainty_are_assessed_once_each(simulate, tmp_path):
+    records = by_key(simulate("once", PAPER))
+    found = assessments(tmp_path / "once")
+    assert sorted(found) == [f"{name}/assessment.json" for name in ("USS/iter-1", "UVS/iter-1", "initial")]
+    for name, key in (("initial", INITIAL), ("USS/iter-1", ModelKey.of_iteration("USS", 1))):
+        scores = read_json(tmp_path / "once" / name / "scores.json")["result"]
+        assert [case["uncertainty"] for case in found[f"{name}/assessment.json"]] == [
+            score["profile"] for score in scores
+        ]
+        annotations = records[key].annotations
+        for case in found[f"{name}/assessment.json"]:
+            assert len(case["wrong_voxels"]) == 20
+            opened = 20 - len(annotations.of(case["case_id"]))
+            assert sum(case["calibration"]["voxels"]) == opened * 18 * 18
 
 
 def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):

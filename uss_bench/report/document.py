@@ -136,7 +136,7 @@ def _further_metrics(results: Results) -> Iterator[str]:
         yield "## Further metrics"
     for metric in further:
         yield (
-            f"### {titled(metric)}\n\nModels of the iterations:\n\n"
+            f"### {titled(metric)}\n\n{METRICS[metric].definition}\n\nModels of the iterations:\n\n"
             f"{tables.metric_by_iteration(results, metric)}\n\n"
             f"Converged models:\n\n{tables.converged(results, [metric])}"
         )

@@ -8,6 +8,7 @@ Monte Carlo dropout, is named by the seed (and the case) alone.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ from ..network.patches import PatchSampler, network_input
 from ..network.training import Training, train
 from ..network.uncertainty import slice_profile, volume_uncertainty
 from ..runtime.errors import InputError
-from ..runtime.paths import CHECKPOINT, CURVE, MODEL
+from ..runtime.paths import ASSESSMENT, CHECKPOINT, CURVE, MODEL
 from ..runtime.progress import Progress
 from ..runtime.seeding import integer_seed, torch_generator
 from ..runtime.storage import load_checkpoint, save_checkpoint, write_csv
@@ -32,6 +33,8 @@ from .evaluation import THRESHOLD, evaluate_case, validation_jaccard
 from .keys import ModelKey
 from .pool import pack_mask
 from .querying import in_voxels
+from .records import TrainingSet
+from .uncertainty_quality import assess_case, keep_mean, kept_mean, quantized
 
 CHECKPOINT_SECONDS = 180  # between two checkpoints of a training
 
@@ -176,6 +179,7 @@ class Models:
         """
         self.progress.now(f"{key.title}: uncertainty of {case_id}")
         found = self._monte_carlo(key, case_id, ("information", "agreement"))
+        keep_mean(self._mean_path(key, case_id), found.mean)
         liver = found.mean >= THRESHOLD
         reach = in_voxels(self.config.query.dilation_mm, self.config.data.spacing)
         return {
@@ -188,6 +192,37 @@ class Models:
             "mask": pack_mask(liver),
             "empty": not liver.any(),
         }
+
+    def assess(self, training_set: TrainingSet, score: Mapping[str, Any]) -> dict[str, Any]:
+        """How good the uncertainties of a pool case are under the model of a training set.
+
+        This reads the reference of the case, annotated or not: only when all queries have been made.
+
+        Parameters
+        ----------
+        training_set : TrainingSet
+            Of the model.
+        score : dict
+            What `score` returned.
+
+        Returns
+        -------
+        dict
+            `case_id`; `uncertainty`, of each slice in nats; and what `assess_case` gives.
+        """
+        key, case_id = training_set.key, score["case_id"]
+        self.progress.now(f"{key.title}: errors on {case_id}")
+        reference = self.volumes["pool"][case_id].label
+        try:
+            mean = kept_mean(self._mean_path(key, case_id), reference.shape)
+        except (FileNotFoundError, zlib.error, ValueError):  # lost or damaged
+            mean = quantized(self.uncertainty(key, case_id)[0])
+        found = assess_case(mean, reference, training_set.annotations.of(case_id))
+        return {"case_id": case_id, "uncertainty": score["profile"], **found}
+
+    def _mean_path(self, key: ModelKey, case_id: str) -> Path:
+        """In the folder of the parts of the stage that reads it, and so gone with these."""
+        return self.folder / key.folder / ASSESSMENT / f"{list(self.volumes['pool']).index(case_id)}.mean"
 
     def uncertainty(self, key: ModelKey, case_id: str) -> tuple[np.ndarray, np.ndarray]:
         """Monte Carlo dropout on a pool case under a trained model.

@@ -16,7 +16,7 @@ import torch
 
 from ..data.manifest import Case
 from ..data.volumes import Volume
-from ..runtime.paths import CHECKPOINT
+from ..runtime.paths import ASSESSMENT, CHECKPOINT
 from ..runtime.progress import Progress
 from ..runtime.seeding import generator
 from ..runtime.storage import read_json
@@ -84,6 +84,8 @@ class Simulation:
         self.querying = Querying(config, self.pool, seed)
         self._tasks = Tasks(self.run_folder, team or Team())
         self._records: dict[ModelKey, ModelRecord] = {}
+        self._scored: dict[ModelKey, tuple[TrainingSet, Sequence[Mapping[str, Any]]]] = {}
+        self.assessed: dict[ModelKey, list[dict[str, Any]]] = {}  # see `assess`
 
     def run(self, strategies: Sequence[Strategy]) -> list[ModelRecord]:
         """Records of all models, in the order of the report: initial, iterations, converged, data pool."""
@@ -114,7 +116,11 @@ class Simulation:
         if by_slices and slices is None:  # N_S, which follows from what a volume strategy annotates
             slices = self._slices_per_iteration((yield learning[BUDGET]))
         for strategy in by_slices:
-            self._tasks.start(self.active_learning(strategy, initial, slices))
+            learning[strategy.name] = self._tasks.start(self.active_learning(strategy, initial, slices))
+        for task in learning.values():  # noqa: UP028 (what is sent is dropped)
+            yield task
+        for training_set, scores in self._scored.values():  # only now, when every query has been made
+            self._tasks.start(self.assess(training_set, scores))
 
     def active_learning(self, strategy: Strategy, initial: TrainingSet, count: int) -> Generator:
         """Section IV-A: train, score, query, annotate, and again; at last, train until convergence."""
@@ -124,10 +130,9 @@ class Simulation:
             if strategy.needs:
                 yield self._training(sets[-1], BLOCKING)
                 scores = yield self._scoring(sets[-1], strategy)
+                self._scored[sets[-1].key] = sets[-1], scores
             queried = yield self._querying(strategy, sets[-1], count, scores)
-            if (
-                strategy.origin and not self._tasks.worked
-            ):  # found on disk, and its file may have changed since
+            if strategy.origin and not self._tasks.worked:  # found on disk; its file may have changed
                 folder = self.run_folder / strategy.name
                 self.querying.refuse_changes(strategy, sets[-1], count, scores, queried, folder)
             annotations = self._annotated(sets[-1].annotations, queried["queries"])
@@ -149,6 +154,12 @@ class Simulation:
         self._records[key] = ModelRecord(
             **vars(training_set), effort=spent, training=training, evaluation=evaluation
         )
+
+    def assess(self, training_set: TrainingSet, scores: Sequence[Mapping[str, Any]]) -> Generator:
+        """How good the uncertainties of a model that scored the pool are, by the references of the pool."""
+        parts = [partial(self.models.assess, training_set, score) for score in scores]
+        stage = SharedStage(self._path(training_set.key, ASSESSMENT), parts, PART)
+        self.assessed[training_set.key] = yield stage
 
     def _begin(self, key: ModelKey, annotations: Annotations, **further: Any) -> TrainingSet:
         """Training set of a model, which from now on is trained and evaluated whenever there is time."""
@@ -190,7 +201,10 @@ class Simulation:
 
     def seconds(self, key: ModelKey) -> dict[str, float]:
         """Wall seconds of a model's stages, by their names."""
-        paths = {stage: self._path(key, stage) for stage in ("query", "training", "scores", "evaluation")}
+        paths = {
+            stage: self._path(key, stage)
+            for stage in ("query", "training", "scores", "evaluation", ASSESSMENT)
+        }
         return {stage: read_json(path)["seconds"] for stage, path in paths.items() if path.exists()}
 
     def _path(self, key: ModelKey, stage: str) -> Path:
