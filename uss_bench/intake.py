@@ -98,7 +98,11 @@ def prepare_cases(
 
 
 def load_volumes(
-    cases: Sequence[Case], spacing: Sequence[float], cache: str | Path, progress: Progress
+    cases: Sequence[Case],
+    spacing: Sequence[float],
+    cache: str | Path,
+    progress: Progress,
+    whole: Sequence[str] = SPLITS,
 ) -> dict[str, dict[str, Volume]]:
     """Load all cases; `progress` says what is doubtful about their voxels.
 
@@ -112,6 +116,8 @@ def load_volumes(
         Folder of preprocessed volumes.
     progress : Progress
         Says what is being done.
+    whole : sequence of str
+        Splits whose cases must be annotated in every voxel.
 
     Returns
     -------
@@ -135,6 +141,9 @@ def load_volumes(
         if same != case.case_id:
             problems.append(_same_image(case, same))
         faults, doubts = _voxel_problems(volume)
+        if case.label:
+            more_faults, more_doubts = _annotation_problems(volume, case.split in whole)
+            faults, doubts = more_faults + faults, more_doubts + doubts
         problems += [f"case {case.case_id}: {fault}" for fault in faults]
         for doubt in doubts:
             progress.say(f"warning: case {case.case_id}: {doubt}")
@@ -146,10 +155,36 @@ def _same_image(case: Case, other: str) -> str:
     return f"case {case.case_id}: {case.image}: the same image as case {other}; keep one of the two"
 
 
+def _annotation_problems(volume: Volume, whole: bool) -> tuple[list[str], list[str]]:
+    """Faults and doubts about what of a volume is annotated; where `whole`, all of it has to be."""
+    case, faults, doubts = volume.case, [], []
+    ignored, slices = len(volume.ignored), volume.native_shape[0]
+    hold = f"{case.label}: {ignored} of {slices} slices hold the ignore_value {case.ignore_value}"
+    if ignored and whole:
+        faults.append(
+            f"{hold}, and {case.split} cases must be annotated as a whole here; "
+            "exclude the case, or train on it with `uss-bench fit`"
+        )
+    elif ignored == slices:
+        faults.append(f"{hold}, so nothing of it counts as annotated; annotate whole slices, or exclude it")
+    elif not volume.annotated:
+        faults.append(
+            f"{hold}, and what is left gives no slice of the {volume.spacing[0]:g} mm grid, for which "
+            f"up to {max(map(len, volume.native_slices))} neighbouring ones are needed; "
+            "annotate these too, or set a finer data.spacing"
+        )
+    elif volume.partly_ignored:
+        doubts.append(
+            f"{case.label}: {volume.partly_ignored} slices hold the ignore_value {case.ignore_value} "
+            "beside other codes; they do not count as annotated"
+        )
+    return faults, doubts
+
+
 def _voxel_problems(volume: Volume) -> tuple[list[str], list[str]]:
     """Faults and doubts about what a volume shows."""
     case, faults, doubts = volume.case, [], []
-    if not volume.liver_voxels:
+    if case.label and not volume.liver_voxels:
         codes = [f"{code:g}" for code in volume.label_codes]
         codes = ", ".join(codes if len(codes) <= 10 else [*codes[:10], "..."])
         values = ", ".join(map(str, case.label_values))
