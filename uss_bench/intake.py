@@ -17,6 +17,7 @@ from .runtime.progress import Progress
 from .runtime.team import Team
 from .study.strategies import Strategy
 
+FITTED_SPLITS = ("pool", "val")  # what one network of all that is annotated needs
 NO_AIR = -200  # HU; every CT shows air around the patient or within
 CODES = 255  # label codes posing as HU are 0 to 255
 
@@ -51,7 +52,44 @@ def check_cases(
     cases = _chosen_cases(manifest_cases, settings.data)
     if manifest_cases:
         problems += plan_problems(settings, cases, strategies)
-    warnings, first_of = [], {}
+    faults, warnings = file_problems(cases)
+    refuse_manifest(manifest, problems + faults)
+    return manifest_cases, cases, warnings
+
+
+def check_annotated(manifest: str | Path, settings: Config) -> tuple[list[Case], list[Case], list[str]]:
+    """Check the manifest and the headers of all pool and validation cases, for a network of all of them.
+
+    Returns and raises the same as `check_cases`.
+    """
+    manifest_cases, problems = parse_manifest(manifest)
+    cases = [case for case in _chosen_cases(manifest_cases, settings.data) if case.split in FITTED_SPLITS]
+    if manifest_cases and not any(case.split == "pool" for case in cases):
+        problems.append(
+            "no pool case, and these are what is trained on; mark at least one row with split pool"
+        )
+    faults, warnings = file_problems(cases)
+    refuse_manifest(manifest, problems + faults)
+    for split in FITTED_SPLITS:
+        there, used = (sum(case.split == split for case in group) for group in (manifest_cases, cases))
+        if used < there:
+            warnings.append(f"{used} of {there} {split} cases are used, as data.{split} says")
+    if not any(case.split == "val" for case in cases):
+        warnings.append(
+            "no val case, so nothing tells when training should end: it takes as many steps as an "
+            "iteration's model of a run, and keeps the last state"
+        )
+    return manifest_cases, cases, warnings
+
+
+def refuse_manifest(manifest: str | Path, problems: Sequence[str]) -> None:
+    """Raise InputError where there are problems with a manifest."""
+    refuse(f"{manifest}: {len(problems)} problem(s)", problems)
+
+
+def file_problems(cases: Sequence[Case]) -> tuple[list[str], list[str]]:
+    """Faults and doubts about the headers of all files, except phantoms that are to be made."""
+    problems, warnings, first_of = [], [], {}
     for case in cases:
         same = first_of.setdefault(os.path.abspath(case.image), case.case_id)
         if same != case.case_id:
@@ -66,8 +104,7 @@ def check_cases(
         faults, doubts = header_problems(case)
         problems += faults
         warnings += doubts
-    refuse(f"{manifest}: {len(problems)} problem(s)", problems)
-    return manifest_cases, cases, warnings
+    return problems, warnings
 
 
 def _chosen_cases(cases: Sequence[Case], data: Data) -> list[Case]:

@@ -262,15 +262,15 @@ def write_manifest(path: Path, cases: Sequence[Case]) -> None:
 def _row(case: Case, folder: Path) -> dict:
     row = {column: getattr(case, column) for column in (*REQUIRED, *OPTIONAL)}
     return row | {
-        "image": _relative(case.image, folder),
-        "label": _relative(case.label, folder),
+        "image": relative_path(case.image, folder),
+        "label": relative_path(case.label, folder),
         "label_values": ";".join(map(str, case.label_values)),
         "spacing": "x".join(map(str, reversed(case.spacing or ()))),
         "initial": None if case.initial is None else int(case.initial),
     }
 
 
-def _relative(path: Path, folder: Path) -> str:
+def relative_path(path: Path, folder: Path) -> str:
     """POSIX path from a folder.
 
     Linked folders are resolved, because ".." would lead elsewhere from them; a linked file keeps its name.

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime import paths, storage
+from ..runtime import paths
 from ..study.strategies import FEATURED
 from . import captions, pictures, plots
 from .results import Results
-from .style import DPI, STYLE
+from .style import has_matplotlib, our_style, save
 from .words import listed
 
 
@@ -85,21 +85,16 @@ class Figure:
 
 def write_figures(results: Results, folder: str | Path) -> list[Figure]:
     """Draw into `figures/` of a report folder whatever its results allow; nothing without matplotlib."""
-    if not _has_matplotlib():
+    if not has_matplotlib():
         return []
-    from matplotlib import style
-
     slices = _read_slices(Path(folder) / paths.SLICES)
     drawn = []
-    # Not the user's own matplotlib settings: equal results give equal pictures everywhere.
-    with style.context(["default", STYLE]):
+    with our_style():
         for number, drawing in DRAWINGS.items():
             if drawing.needs and drawing.needs not in slices:
                 continue
             file = f"figures/figure-{number}.png" if number else "figures/key.png"
-            picture = drawing.draw(results, slices)
-            with storage.atomic_path(Path(folder) / file) as temporary:
-                picture.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+            save(drawing.draw(results, slices), Path(folder) / file)
             drawn.append(Figure(number, file, *drawing.describe(results, slices)))
     return drawn
 
@@ -108,7 +103,7 @@ def missing_note(results: Results, figures: Iterable[Figure]) -> str:
     """Which figures the report lacks, why, and how to get them; empty if none."""
     reasons: dict[str, list[str]] = {}
     for number in sorted(DRAWINGS.keys() - {figure.number for figure in figures}):
-        if not _has_matplotlib():
+        if not has_matplotlib():
             reason = (
                 "matplotlib is not installed; after `pip install matplotlib` the same command draws them "
                 "without computing anything again"
@@ -126,14 +121,6 @@ def missing_note(results: Results, figures: Iterable[Figure]) -> str:
 
 def _name(number: int) -> str:
     return f"Figure {number}" if number else "Key figure"
-
-
-def _has_matplotlib() -> bool:
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def _read_slices(path: Path) -> dict[str, np.ndarray]:

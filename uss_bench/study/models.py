@@ -18,7 +18,7 @@ import torch
 
 from ..data.volumes import Volume
 from ..network.aunet import AUNet
-from ..network.inference import predict, predict_mc
+from ..network.inference import MonteCarlo, predict, predict_mc
 from ..network.patches import PatchSampler, network_input
 from ..network.training import Training, train
 from ..network.uncertainty import slice_profile, volume_uncertainty
@@ -72,12 +72,16 @@ class Models:
         """Whether the reference of a pool case shows liver in slice z of the working grid."""
         return self.volumes["pool"][case_id].shows_liver(z)
 
+    def use(self, key: ModelKey, state: Mapping[str, torch.Tensor]) -> None:
+        """Take on a model that was trained elsewhere."""
+        model = self._new_model(key)
+        model.load_state_dict(state)
+        self._loaded = key, model
+
     def trained(self, key: ModelKey) -> AUNet:
         """The network in its best state; the last one asked for is kept in memory."""
         if self._loaded[0] != key:
-            model = self._new_model(key)
-            model.load_state_dict(load_checkpoint(self.folder / key.folder / MODEL, self.device))
-            self._loaded = key, model
+            self.use(key, load_checkpoint(self.folder / key.folder / MODEL, self.device))
         return self._loaded[1]
 
     def _new_model(self, key: ModelKey) -> AUNet:
@@ -93,6 +97,9 @@ class Models:
 
     def train(self, key: ModelKey, annotations: Annotations) -> dict[str, Any]:
         """Train a model from scratch, or on from its checkpoint, and keep its best state (section II-B).
+
+        Without validation cases nothing tells when a training has converged: it ends as that of an
+        iteration's model does, and its last state is kept.
 
         Returns
         -------
@@ -122,7 +129,11 @@ class Models:
 
         try:
             resume = self._checkpoint(folder / CHECKPOINT)
-            trained = train(model, sampler, validate, config, self._draw(key), key.converges, watch, resume)
+            validates = bool(self.volumes["val"])
+            trained = train(
+                model, sampler, validate if validates else None, config, self._draw(key),
+                key.converges and validates, watch, resume,
+            )  # fmt: skip
         except KeyboardInterrupt:  # raised at safe points alone, see stopping.py
             watch.save()
             raise
@@ -166,7 +177,11 @@ class Models:
             whether no liver is predicted.
         """
         self.progress.now(f"{key.title}: uncertainty of {case_id}")
-        mean, entropy = self.uncertainty(key, case_id)
+        return self.scores_of(case_id, self.uncertainty(key, case_id))
+
+    def scores_of(self, case_id: str, found: MonteCarlo) -> dict[str, Any]:
+        """What `score` returns, from what `uncertainty` has found."""
+        mean, entropy = found
         liver = mean >= THRESHOLD
         return {
             "case_id": case_id,
@@ -175,14 +190,8 @@ class Models:
             "empty": not liver.any(),
         }
 
-    def uncertainty(self, key: ModelKey, case_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Monte Carlo dropout on a pool case under a trained model.
-
-        Returns
-        -------
-        mean, entropy : ndarray
-            Mean liver probability, and predictive entropy in nats, both `(z, y, x)`.
-        """
+    def uncertainty(self, key: ModelKey, case_id: str) -> MonteCarlo:
+        """Monte Carlo dropout on a pool case under a trained model."""
         seed = integer_seed(self.seed, purpose="mc dropout", case=case_id)
         volume, inference = self.volumes["pool"][case_id], self.config.inference
         return predict_mc(self.trained(key), self._input(volume), inference.samples, seed, inference.tile)
@@ -278,7 +287,8 @@ class _Watch:
             self.save()
             self._saved = time.monotonic()
         limit = f"/{training.limit}" if training.limit else ""
-        best = f", best Jaccard {training.best_jaccard:.3f}" if training.curve else ""
+        validated = training.curve and training.best_jaccard is not None
+        best = f", best Jaccard {training.best_jaccard:.3f}" if validated else ""
         self._progress.now(
             f"{self._title}: training step {training.step}{limit}, loss {training.loss:.3f}{best}"
         )
