@@ -1,4 +1,6 @@
-"""Which figures the report has: the key figure and Figures 2-6, as PNG files with alt text and captions.
+"""Which figures the report has: the key figure, Figures 2-6, and 7, which the paper lacks.
+
+They are PNG files with alt text and captions.
 
 Figures 2, 4 and 5 show slices of `results/slices.npz`, whose arrays `showcase.py` describes; the others need
 the CSV files alone. matplotlib is optional. Equal results give equal bytes.
@@ -17,6 +19,7 @@ from ..study.strategies import FEATURED
 from . import captions, pictures, plots
 from .results import Results
 from .style import DPI, STYLE
+from .uncertainty_figure import describe_uncertainty, uncertainty_figure
 from .words import listed
 
 
@@ -41,6 +44,7 @@ class Drawing:
     needs: str = ""
 
 
+UNCERTAINTY = 7
 # By their numbers in the paper; 0 is the key figure.
 DRAWINGS = {
     0: Drawing("effort", plots.effort_figure, captions.describe_effort),
@@ -49,6 +53,8 @@ DRAWINGS = {
     4: Drawing("queried slices", pictures.queries_figure, captions.describe_queries, "query_case"),
     5: Drawing("segmentations", pictures.cases_figure, captions.describe_cases, "case_id"),
     6: Drawing("converged models", plots.converged_figure, captions.describe_converged),
+    # Which the paper lacks:
+    UNCERTAINTY: Drawing("uncertainties", uncertainty_figure, describe_uncertainty),
 }
 
 
@@ -96,6 +102,8 @@ def write_figures(results: Results, folder: str | Path) -> list[Figure]:
         for number, drawing in DRAWINGS.items():
             if drawing.needs and drawing.needs not in slices:
                 continue
+            if number == UNCERTAINTY and results.uncertainties is None:
+                continue
             file = f"figures/figure-{number}.png" if number else "figures/key.png"
             picture = drawing.draw(results, slices)
             with storage.atomic_path(Path(folder) / file) as temporary:
@@ -107,7 +115,10 @@ def write_figures(results: Results, folder: str | Path) -> list[Figure]:
 def missing_note(results: Results, figures: Iterable[Figure]) -> str:
     """Which figures the report lacks, why, and how to get them; empty if none."""
     reasons: dict[str, list[str]] = {}
-    for number in sorted(DRAWINGS.keys() - {figure.number for figure in figures}):
+    lacking = DRAWINGS.keys() - {figure.number for figure in figures}
+    if results.uncertainties is None:  # as the section that it belongs to says
+        lacking.discard(UNCERTAINTY)
+    for number in sorted(lacking):
         if not _has_matplotlib():
             reason = (
                 "matplotlib is not installed; after `pip install matplotlib` the same command draws them "

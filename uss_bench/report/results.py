@@ -18,6 +18,7 @@ from ..study.metrics import METRICS
 from ..study.records import ModelRecord
 from ..study.strategies import in_order
 from ..study.surfaces import volume_diagonal
+from .uncertainty_quality import Uncertainties, read_uncertainties
 
 SPACING, SIZE = ([f"{name}_{axis}" for axis in "zyx"] for name in ("spacing", "size"))
 
@@ -127,6 +128,8 @@ class Results:
         Rows of the files, as text.
     provenance : dict
         Content of the file.
+    uncertainties : Uncertainties or None
+        What is known of the uncertainties of the models that queried; None where nothing is.
     """
 
     scores: dict[ModelKey, dict[str, np.ndarray]]
@@ -138,6 +141,7 @@ class Results:
     queries: list[dict[str, str]]
     volumes: list[dict[str, str]]
     provenance: dict[str, Any]
+    uncertainties: Uncertainties | None = None
 
     @property
     def strategies(self) -> list[str]:
@@ -212,6 +216,7 @@ def read_results(folder: str | Path) -> Results:
         queries=queries,
         volumes=volumes,
         provenance=storage.read_json(folder / paths.PROVENANCE),
+        uncertainties=read_uncertainties(folder),
     )
 
 
