@@ -22,6 +22,7 @@ from uss_bench.commands import run_main
 from uss_bench.report import figures, tables
 from uss_bench.report.document import write_report
 from uss_bench.report.results import read_results
+from uss_bench.runtime import storage
 
 pytestmark = pytest.mark.whole
 
@@ -155,8 +156,8 @@ def test_figures_are_all_that_matplotlib_adds(illustrated):
     ]
     assert kept == [text for text in golden.split("\n\n") if not text.startswith("Not drawn:")]
     assert (
-        len(paragraphs) == len(kept) + 2 * 3 + 1
-    )  # the key figure, 3 and 6; a note on the others, which need slices
+        len(paragraphs) == len(kept) + 2 * 4 + 1
+    )  # the key figure, 3, 6 and 7; a note on the others, which need slices
 
 
 def test_every_link_and_picture_leads_to_a_file_beside_the_report(illustrated):
@@ -183,8 +184,8 @@ def test_every_link_and_picture_leads_to_a_file_beside_the_report(illustrated):
 def test_every_table_parses(illustrated):
     text = (illustrated / "report.md").read_text(encoding="utf-8")
     assert (
-        check_tables(text) == 36
-    )  # key, 1-9 twice, intervals, area, sites 4, missed, tests 8, provenance, settings
+        check_tables(text) == 43
+    )  # key, 1-9 twice, further metrics 4, intervals, area, sites 4, missed, uncertainties 3, tests 8, 2 more
 
 
 def test_no_line_shows_a_failure(illustrated):
@@ -203,13 +204,14 @@ def test_order_for_a_reader(illustrated):
         f"Table {number}" for number in range(1, 10)
     ]
     assert headings[9:] == [
-        "Further statistics", "Tests", "Notes of the simulation",
+        "Further metrics", "Further statistics", "How good are the uncertainties?", "Tests", "Notes of the simulation",
         "What the paper leaves open, and deviations from it", "Provenance",
         "How to cite",
     ]  # fmt: skip
     assert [line.split(".")[0] for line in text.splitlines() if line.startswith("**Figure")] == [
         "**Figure 3",
         "**Figure 6",
+        "**Figure 7",
     ]
 
 
@@ -359,8 +361,19 @@ def test_missed_livers_are_listed(text, folder, no_matplotlib):
 
 
 def only(folder, strategy):
-    for name in ("cases", "annotation", "training", "queries"):
+    for name in ("cases", "annotation", "training", "queries", "calibration"):
         keep(folder, name, lambda row: row["strategy"] in ("", "data pool", strategy))
+    path = folder / "results" / "uncertainty.csv.gz"
+    rows = storage.read_csv(path)
+    storage.write_csv(
+        path,
+        list(rows[0]),
+        [
+            row | {"queried": strategy if strategy in row["queried"].split(";") else ""}
+            for row in rows
+            if row["strategy"] in ("", strategy) and strategy in ("UVS", "USS")  # chance scores no pool
+        ],
+    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -385,7 +398,7 @@ def test_one_strategy_with_figures(folder):
     only(folder, "USS")
     text = text_of(folder)
     check_words(text)
-    assert text.count("![") == 3
+    assert text.count("![") == 4  # with the uncertainties
 
 
 def test_one_iteration(folder, no_matplotlib):

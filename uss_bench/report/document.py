@@ -11,7 +11,7 @@ from pathlib import Path
 from ..runtime import paths, storage
 from ..study.keys import INITIAL
 from ..study.metrics import METRICS, PAPER_METRICS
-from . import appendix, comparison, figures, summary, tables
+from . import appendix, comparison, figures, summary, tables, uncertainty_section
 from .results import Results, read_results
 from .words import listed, markdown_table, titled
 
@@ -43,6 +43,7 @@ def write_report(folder: str | Path) -> Path:
         *_score_tables(results, pictures),
         *_further_metrics(results),
         *_further_statistics(results),
+        *uncertainty_section.section(results, pictures.get(7)),
         *_tests(results),
         appendix.notes(results),
         appendix.deviations(results),

@@ -1,4 +1,6 @@
-"""Which figures the report has: the key figure and Figures 2-6, as PNG files with alt text and captions.
+"""Which figures the report has: the key figure, Figures 2-6, and 7, which the paper lacks.
+
+They are PNG files with alt text and captions.
 
 Figures 2, 4 and 5 show slices of `results/slices.npz`, whose arrays `showcase.py` describes; the others need
 the CSV files alone. matplotlib is optional. Equal results give equal bytes.
@@ -19,6 +21,7 @@ from ..study.strategies import FEATURED
 from . import captions, pictures, plots
 from .results import Results
 from .style import has_matplotlib, our_style, save
+from .uncertainty_figure import describe_uncertainty, uncertainty_figure
 from .words import listed
 
 KEY = "figures/key.png"
@@ -45,6 +48,7 @@ class Drawing:
     needs: str = ""
 
 
+UNCERTAINTY = 7
 # By their numbers in the paper; 0 is the key figure.
 DRAWINGS = {
     0: Drawing("effort", plots.effort_figure, captions.describe_effort),
@@ -53,6 +57,8 @@ DRAWINGS = {
     4: Drawing("queried slices", pictures.queries_figure, captions.describe_queries, "query_case"),
     5: Drawing("segmentations", pictures.cases_figure, captions.describe_cases, "case_id"),
     6: Drawing("converged models", plots.converged_figure, captions.describe_converged),
+    # Which the paper lacks:
+    UNCERTAINTY: Drawing("uncertainties", uncertainty_figure, describe_uncertainty),
 }
 
 
@@ -96,6 +102,8 @@ def write_figures(results: Results, folder: str | Path) -> list[Figure]:
     for number, drawing in DRAWINGS.items():
         if drawing.needs and drawing.needs not in slices:
             continue
+        if number == UNCERTAINTY and results.uncertainties is None:
+            continue
         file = f"figures/figure-{number}.png" if number else KEY
         write_picture(Path(folder) / file, partial(drawing.draw, results, slices))
         drawn.append(Figure(number, file, *drawing.describe(results, slices)))
@@ -117,7 +125,10 @@ def write_picture(path: Path, draw: Callable[[], Any]) -> bool:
 def missing_note(results: Results, figures: Iterable[Figure]) -> str:
     """Which figures the report lacks, why, and how to get them; empty if none."""
     reasons: dict[str, list[str]] = {}
-    for number in sorted(DRAWINGS.keys() - {figure.number for figure in figures}):
+    lacking = DRAWINGS.keys() - {figure.number for figure in figures}
+    if results.uncertainties is None:  # as the section that it belongs to says
+        lacking.discard(UNCERTAINTY)
+    for number in sorted(lacking):
         if not has_matplotlib():
             reason = (
                 "matplotlib is not installed; after `pip install matplotlib` the same command draws them "

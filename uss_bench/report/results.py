@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..study.metrics import METRICS
 from ..study.records import ModelRecord
 from ..study.strategies import in_order
 from ..study.surfaces import volume_diagonal
+from .uncertainty_quality import Uncertainties, read_uncertainties
 
 # What is read back for a report, beside the provenance.
 TABLES = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)
@@ -129,6 +130,8 @@ class Results:
         Rows of the files, as text.
     provenance : dict
         Content of the file.
+    uncertainties : Uncertainties or None
+        What is known of the uncertainties of the models that queried; None where nothing is.
     """
 
     scores: dict[ModelKey, dict[str, np.ndarray]]
@@ -140,6 +143,7 @@ class Results:
     queries: list[dict[str, str]]
     volumes: list[dict[str, str]]
     provenance: dict[str, Any]
+    uncertainties: Uncertainties | None = None
 
     @property
     def strategies(self) -> list[str]:
@@ -188,7 +192,8 @@ def read_results(folder: str | Path) -> Results:
     folder = Path(folder)
     require_files(folder, (*TABLES, paths.PROVENANCE))
     tables = {name: storage.read_csv(folder / name) for name in TABLES}
-    return results_of(folder, tables, storage.read_json(folder / paths.PROVENANCE))
+    found = results_of(folder, tables, storage.read_json(folder / paths.PROVENANCE))
+    return replace(found, uncertainties=read_uncertainties(folder))
 
 
 def require_files(folder: Path, names: Sequence[str]) -> None:
