@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import pytest
 
-from uss_bench.report.quantile_regression import quantile_effects
 from uss_bench.report.signed_rank import wilcoxon_against_best
 from uss_bench.report.statistics import best_by_mean, bootstrap_interval, summarize
 
@@ -33,7 +32,6 @@ def test_values_are_checked(values):
         lambda: summarize(values, 0.05),
         lambda: wilcoxon_against_best({"x": [1.0, 2.0], "y": values}, True),
         lambda: best_by_mean({"y": values}, True),
-        lambda: quantile_effects(values, [0, 1], [0, 1], 0.05),
         lambda: bootstrap_interval(values, np.mean, 0),
     ):
         with pytest.raises(ValueError, match=r"values|samples\['y'\]"):
@@ -43,8 +41,6 @@ def test_values_are_checked(values):
 def test_quantile_is_checked():
     with pytest.raises(ValueError, match="quantile"):
         summarize([1.0], 5)
-    with pytest.raises(ValueError, match="quantile"):
-        quantile_effects([1.0, 2.0], [0, 1], [0, 1], 1.0)
 
 
 def test_the_best_follows_the_direction_and_the_first_wins_ties():

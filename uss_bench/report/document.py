@@ -92,14 +92,25 @@ def _score_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[str
     )
     yield pictures.get(6)
     yield pictures.get(5)
-    table, failures = tables.effects_table(results)
-    failed = "".join(f"\n\nThe fit of {metric} failed: {reason}." for metric, reason in failures.items())
-    yield (
+    yield _effects(results)
+
+
+def _effects(results: Results) -> str:
+    """Table 9."""
+    fits, cases = tables.effects(results), len(results.cases)
+    models = next(iter(fits.values())).n // cases
+    failed = "".join(
+        f"\n\nThe fit of {metric} failed: {fit.failure}." for metric, fit in fits.items() if fit.failure
+    )
+    return (
         "## Table 9. Effects of uncertainty and slice sampling\n\n"
-        f"Quantile regression `metric ~ uncertainty + slice` over n = {cases * len(results.strategies)} "
-        "results of the converged models, at the 5th percentile of DICE and the 95th of the others: "
-        f"coefficient [95% confidence interval] and p.\n\n{table}{failed}\n\n"
-        f"{comparison.published_quantile_regression(results)}"
+        "Quantile regression `metric ~ uncertainty + slice` over the converged models' results, at the 5th "
+        "percentile of DICE and the 95th of the others: coefficient [95% interval] and p.\n\n"
+        f"{tables.effects_table(fits, cases)}{failed}\n\n"
+        f"n = {models * cases}: each of {cases} cases enters once per model. Intervals are of a bootstrap over "
+        "cases, p of exchanging models within cases, those that differ in the effect alone. Both hold for these "
+        "trained models; retraining them is a further source of chance.\n\n"
+        f"{comparison.published_quantile_regression(fits)}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,11 +13,11 @@ from statsmodels.stats.multitest import multipletests
 from ..data.manifest import SPLITS
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
-from ..study.strategies import STRATEGIES
+from ..study.strategies import PAPER, STRATEGIES
 from .quantile_regression import TERMS, QuantileEffects, quantile_effects
 from .results import SIZE, SPACING, Results
 from .signed_rank import PairedTest, stars, wilcoxon_against_best
-from .statistics import bootstrap_interval, summarize
+from .statistics import PERCENTILE_CASES, bootstrap_interval, summarize
 from .words import escaped, markdown_table, p_text, titled, value_text
 
 TERM_TITLES = dict(zip(TERMS, ("Intercept", "Uncertainty sampling", "Slice sampling"), strict=True))
@@ -184,24 +184,27 @@ def corrected_tests(results: Results, metric: str, kind: str) -> str | None:
 # --- Table 9: effects of uncertainty and slice sampling ---
 
 
-def effects(results: Results, metric: str) -> QuantileEffects:
-    """Quantile regression of a metric of the converged models on uncertainty and slice sampling."""
-    strategies = [STRATEGIES[name] for name in results.strategies]
-    values = [results.scores[results.final_models[strategy.name]][metric] for strategy in strategies]
-    uncertainty, slice_sampling = (
-        np.repeat(flags, len(results.cases))
-        for flags in (
+def effects(results: Results) -> dict[str, QuantileEffects]:
+    """Quantile regressions of the paper's metrics on uncertainty and slice sampling.
+
+    Of the converged models of those of the paper's strategies that ran.
+    """
+    strategies = [STRATEGIES[name] for name in results.strategies if name in PAPER]
+    keys = [results.final_models[strategy.name] for strategy in strategies]
+    return {
+        metric: quantile_effects(
+            np.array([results.scores[key][metric] for key in keys]).reshape(len(keys), len(results.cases)),
             [strategy.by_uncertainty for strategy in strategies],
             [strategy.by_slices for strategy in strategies],
+            METRICS[metric].robust_quantile,
+            seed=results.provenance["seed"],
         )
-    )
-    quantile = METRICS[metric].robust_quantile
-    return quantile_effects(np.concatenate(values), uncertainty, slice_sampling, quantile)
+        for metric in PAPER_METRICS
+    }
 
 
-def effects_table(results: Results) -> tuple[str, dict[str, str]]:
-    """Table 9 and the metrics whose fit failed, `{metric: reason}`."""
-    fits = {metric: effects(results, metric) for metric in PAPER_METRICS}
+def effects_table(fits: Mapping[str, QuantileEffects], cases: int) -> str:
+    """Table 9 of regressions by metric over a number of cases; "failed" where there is none."""
     rows = []
     for position, title in enumerate(TERM_TITLES.values()):
         cells = []
@@ -210,11 +213,14 @@ def effects_table(results: Results) -> tuple[str, dict[str, str]]:
                 cells += ["failed", ""]
                 continue
             row = fit.rows[position]
-            low, high = (value_text(metric, value) for value in (row.ci_low, row.ci_high))
-            cells += [f"{value_text(metric, row.coefficient)} [{low}, {high}]", p_text(row.p_value)]
+            value, low, high = (
+                value_text(metric, number) for number in (row.coefficient, row.ci_low, row.ci_high)
+            )
+            bounded = position > 0 or cases >= PERCENTILE_CASES
+            cells += [f"{value} [{low}, {high}]" if bounded else value, p_text(row.p_value) if position else ""]
         rows.append([title, *cells])
-    header = [""] + [text for metric in PAPER_METRICS for text in (titled(metric), "p")]
-    return markdown_table(header, rows), {metric: fit.failure for metric, fit in fits.items() if fit.failure}
+    header = [""] + [text for metric in fits for text in (titled(metric), "p")]
+    return markdown_table(header, rows)
 
 
 # --- further statistics, of the models that are compared at the end ---
