@@ -151,7 +151,7 @@ def _further_metrics(results: Results, tests: AllTests) -> Iterator[str]:
         yield "## Further metrics"
     for metric in further:
         yield (
-            f"### {titled(metric)}\n\nModels of the iterations:\n\n"
+            f"### {titled(metric)}\n\n{METRICS[metric].definition}\n\nModels of the iterations:\n\n"
             f"{tables.metric_by_iteration(results, metric, tests['iteration'][metric])}\n\n"
             f"Converged models:\n\n{tables.converged(results, {metric: tests['converged'][metric]})}"
         )

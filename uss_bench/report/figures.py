@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from . import captions, pictures, plots
 from .results import Results
 from .style import DPI, STYLE
 from .words import listed
+
+KEY = "figures/key.png"
 
 
 @dataclass(frozen=True)
@@ -87,21 +91,29 @@ def write_figures(results: Results, folder: str | Path) -> list[Figure]:
     """Draw into `figures/` of a report folder whatever its results allow; nothing without matplotlib."""
     if not _has_matplotlib():
         return []
-    from matplotlib import style
-
     slices = _read_slices(Path(folder) / paths.SLICES)
     drawn = []
-    # Not the user's own matplotlib settings: equal results give equal pictures everywhere.
-    with style.context(["default", STYLE]):
-        for number, drawing in DRAWINGS.items():
-            if drawing.needs and drawing.needs not in slices:
-                continue
-            file = f"figures/figure-{number}.png" if number else "figures/key.png"
-            picture = drawing.draw(results, slices)
-            with storage.atomic_path(Path(folder) / file) as temporary:
-                picture.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
-            drawn.append(Figure(number, file, *drawing.describe(results, slices)))
+    for number, drawing in DRAWINGS.items():
+        if drawing.needs and drawing.needs not in slices:
+            continue
+        file = f"figures/figure-{number}.png" if number else KEY
+        write_picture(Path(folder) / file, partial(drawing.draw, results, slices))
+        drawn.append(Figure(number, file, *drawing.describe(results, slices)))
     return drawn
+
+
+def write_picture(path: Path, draw: Callable[[], Any]) -> bool:
+    """Write what `draw` returns, a `matplotlib.figure.Figure`, as PNG; False without matplotlib.
+
+    It is drawn without the user's own settings, so that equal results give equal pictures everywhere.
+    """
+    if not _has_matplotlib():
+        return False
+    from matplotlib import style
+
+    with style.context(["default", STYLE]), storage.atomic_path(path) as temporary:
+        draw().savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    return True
 
 
 def missing_note(results: Results, figures: Iterable[Figure]) -> str:

@@ -19,6 +19,8 @@ from ..study.records import ModelRecord
 from ..study.strategies import in_order
 from ..study.surfaces import volume_diagonal
 
+# What is read back for a report, beside the provenance.
+TABLES = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)
 SPACING, SIZE = ([f"{name}_{axis}" for axis in "zyx"] for name in ("spacing", "size"))
 
 
@@ -184,14 +186,32 @@ def read_results(folder: str | Path) -> Results:
         A result file is missing, or models were evaluated on different cases.
     """
     folder = Path(folder)
-    names = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)
-    missing = [name for name in (*names, paths.PROVENANCE) if not (folder / name).exists()]
+    require_files(folder, (*TABLES, paths.PROVENANCE))
+    tables = {name: storage.read_csv(folder / name) for name in TABLES}
+    return results_of(folder, tables, storage.read_json(folder / paths.PROVENANCE))
+
+
+def require_files(folder: Path, names: Sequence[str]) -> None:
+    """Raise InputError where a report folder lacks result files."""
+    missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise InputError(
             f"{folder}: no {', '.join(missing)}; run the benchmark first, "
             "or name its report with --name and --reports"
         )
-    rows, annotation, queries, training, volumes = (storage.read_csv(folder / name) for name in names)
+
+
+def results_of(
+    folder: Path, tables: Mapping[str, Sequence[dict[str, str]]], provenance: dict[str, Any]
+) -> Results:
+    """Results of one run from the rows of `TABLES` and its provenance; `folder` is what errors name.
+
+    Raises
+    ------
+    InputError
+        Models were evaluated on different cases.
+    """
+    rows, annotation, queries, training, volumes = (tables[name] for name in TABLES)
     by_model = _rows_by_model(rows, folder)
     first = next(iter(by_model.values()))
     efforts = {ModelKey.from_row(row): {name: int(row[name]) for name in COUNTS} for row in annotation}
@@ -209,9 +229,9 @@ def read_results(folder: str | Path) -> Results:
             }
             for row in training
         },
-        queries=queries,
-        volumes=volumes,
-        provenance=storage.read_json(folder / paths.PROVENANCE),
+        queries=list(queries),
+        volumes=list(volumes),
+        provenance=provenance,
     )
 
 

@@ -45,8 +45,9 @@ from ..runtime.storage import atomic_path
 from .evaluation import THRESHOLD
 from .keys import INITIAL, ModelKey
 from .records import ModelRecord
+from .rules import slice_candidates
 from .simulation import Simulation
-from .strategies import FEATURED, slice_candidates
+from .strategies import FEATURED
 
 WINDOW = (-150.0, 250.0)  # HU, the usual abdominal window
 MAX_SIDE = 200  # pixels: seven CT slices of this size stay below 300 kB
@@ -136,7 +137,9 @@ def _query_arrays(simulation: Simulation, records: Iterable[ModelRecord]) -> Arr
 def _profile_arrays(
     simulation: Simulation, volume: Volume, profile: np.ndarray, annotated: frozenset[int], chosen: list[int]
 ) -> Arrays:
-    candidates = [z for z in slice_candidates(profile, simulation.models.min_distance) if z not in annotated]
+    candidates = [
+        z for z in slice_candidates(profile, simulation.querying.min_distance) if z not in annotated
+    ]
     return {
         "profile": profile.astype(np.float32),
         "profile_candidates": np.array(candidates, np.int32),
