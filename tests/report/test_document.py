@@ -91,7 +91,7 @@ def everything_missed(tmp_path_factory):
         lambda row: [row | {"DICE": "0", "RVE": "100", "MSD": "inf", "HD": "inf", "missed": "1"}],
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "_has_matplotlib", lambda: False)
+        patch.setattr(figures, "has_matplotlib", lambda: False)
         return text_of(folder)
 
 

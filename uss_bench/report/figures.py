@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime import paths, storage
+from ..runtime import paths
 from ..study.strategies import FEATURED
 from . import captions, pictures, plots
 from .results import Results
-from .style import DPI, STYLE
+from .style import has_matplotlib, our_style, save
 from .words import listed
 
 KEY = "figures/key.png"
@@ -89,7 +89,7 @@ class Figure:
 
 def write_figures(results: Results, folder: str | Path) -> list[Figure]:
     """Draw into `figures/` of a report folder whatever its results allow; nothing without matplotlib."""
-    if not _has_matplotlib():
+    if not has_matplotlib():
         return []
     slices = _read_slices(Path(folder) / paths.SLICES)
     drawn = []
@@ -107,12 +107,10 @@ def write_picture(path: Path, draw: Callable[[], Any]) -> bool:
 
     It is drawn without the user's own settings, so that equal results give equal pictures everywhere.
     """
-    if not _has_matplotlib():
+    if not has_matplotlib():
         return False
-    from matplotlib import style
-
-    with style.context(["default", STYLE]), storage.atomic_path(path) as temporary:
-        draw().savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    with our_style():
+        save(draw(), path)
     return True
 
 
@@ -120,7 +118,7 @@ def missing_note(results: Results, figures: Iterable[Figure]) -> str:
     """Which figures the report lacks, why, and how to get them; empty if none."""
     reasons: dict[str, list[str]] = {}
     for number in sorted(DRAWINGS.keys() - {figure.number for figure in figures}):
-        if not _has_matplotlib():
+        if not has_matplotlib():
             reason = (
                 "matplotlib is not installed; after `pip install matplotlib` the same command draws them "
                 "without computing anything again"
@@ -138,14 +136,6 @@ def missing_note(results: Results, figures: Iterable[Figure]) -> str:
 
 def _name(number: int) -> str:
     return f"Figure {number}" if number else "Key figure"
-
-
-def _has_matplotlib() -> bool:
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def _read_slices(path: Path) -> dict[str, np.ndarray]:
