@@ -204,7 +204,8 @@ def test_order_for_a_reader(illustrated):
         f"Table {number}" for number in range(1, 10)
     ]
     assert headings[9:] == [
-        "Further metrics", "Further statistics", "How good are the uncertainties?", "Tests", "Notes of the simulation",
+        "Further metrics", "Further statistics", "How good are the uncertainties?", "Tests",
+        "Notes of the simulation",
         "What the paper leaves open, and deviations from it", "Provenance",
         "How to cite",
     ]  # fmt: skip

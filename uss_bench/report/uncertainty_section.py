@@ -23,7 +23,7 @@ NONE = (
     "uncertainty ran, or an earlier version wrote them."
 )
 INTRODUCTION = (
-    "The models whose Monte Carlo uncertainty chose queries, on slices of the pool that were not annotated, "
+    "The models that scored the pool for queries, on its slices that were not annotated, "
     "on the working grid. The references of the pool were read for this after the last query of the run. An "
     "error is a voxel in which the mean of the Monte Carlo passes, at half a probability, differs from the "
     "reference. These numbers describe the models of one run."
