@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import config
+from .data.volumes import Volume
 from .request import Run
 from .runtime.errors import InputError, refuse
 from .runtime.paths import PROVENANCE, RUN
@@ -30,19 +31,40 @@ def refuse_another_run(run: Run, origin: Mapping[str, Any]) -> None:
     origin : mapping
         Its provenance.
     """
-    for folder, name, identity in (
-        (run.folder, RUN, OF_RUN),
-        (run.report_folder, PROVENANCE, OF_REPORT),
-    ):
-        if not (folder / name).exists():
-            continue
-        before = read_json(folder / name)
-        changes = [
-            f"{key}: {old} there, {new} now" for key, old, new in _differences(before, origin, identity)
-        ]
-        refuse(
-            f"{folder} holds another run; choose another --name, or remove the folder. It differs in", changes
-        )
+    refuse_another_origin(run.folder, RUN, OF_RUN, origin)
+    refuse_another_origin(run.report_folder, PROVENANCE, OF_REPORT, origin)
+
+
+def refuse_another_origin(
+    folder: Path, name: str, identity: Sequence[str], origin: Mapping[str, Any]
+) -> None:
+    """Raise InputError where a folder holds a provenance that differs from `origin`.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    name : str
+        Its file with the provenance, which need not exist.
+    identity : sequence of str
+        What must agree, beside the settings.
+    origin : mapping
+        The provenance of what is to be done there.
+    """
+    if not (folder / name).exists():
+        return
+    before = read_json(folder / name)
+    changes = [f"{key}: {old} there, {new} now" for key, old, new in _differences(before, origin, identity)]
+    refuse(f"{folder} holds another run; choose another --name, or remove the folder. It differs in", changes)
+
+
+def file_digests(volumes: Mapping[str, Mapping[str, Volume]]) -> dict[str, list[str]]:
+    """`{case_id: [digest of the image, digest of the label]}` of the volumes of all splits."""
+    return {
+        case_id: [volume.image_digest, volume.label_digest]
+        for split in volumes.values()
+        for case_id, volume in split.items()
+    }
 
 
 def _differences(
@@ -97,7 +119,7 @@ def refuse_other_files(folder: Path, files: Mapping[str, Sequence[str]]) -> None
     folder : Path
         Of the run.
     files : mapping
-        `{case_id: [digest of the image, digest of the label]}`.
+        As by `file_digests`.
     """
     before = read_json(folder / RUN)["files"] if (folder / RUN).exists() else files
     changed = [case_id for case_id in files if files[case_id] != before.get(case_id)]

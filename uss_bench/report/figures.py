@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ..runtime import paths, storage
+from ..runtime import paths
 from ..study.strategies import FEATURED
 from . import captions, pictures, plots
 from .results import Results
-from .style import DPI, STYLE
+from .style import has_matplotlib, our_style, save
 from .uncertainty_figure import describe_uncertainty, uncertainty_figure
 from .words import listed
 
@@ -95,7 +95,7 @@ class Figure:
 
 def write_figures(results: Results, folder: str | Path) -> list[Figure]:
     """Draw into `figures/` of a report folder whatever its results allow; nothing without matplotlib."""
-    if not _has_matplotlib():
+    if not has_matplotlib():
         return []
     slices = _read_slices(Path(folder) / paths.SLICES)
     drawn = []
@@ -115,12 +115,10 @@ def write_picture(path: Path, draw: Callable[[], Any]) -> bool:
 
     It is drawn without the user's own settings, so that equal results give equal pictures everywhere.
     """
-    if not _has_matplotlib():
+    if not has_matplotlib():
         return False
-    from matplotlib import style
-
-    with style.context(["default", STYLE]), storage.atomic_path(path) as temporary:
-        draw().savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+    with our_style():
+        save(draw(), path)
     return True
 
 
@@ -131,7 +129,7 @@ def missing_note(results: Results, figures: Iterable[Figure]) -> str:
     if results.uncertainties is None:  # as the section that it belongs to says
         lacking.discard(UNCERTAINTY)
     for number in sorted(lacking):
-        if not _has_matplotlib():
+        if not has_matplotlib():
             reason = (
                 "matplotlib is not installed; after `pip install matplotlib` the same command draws them "
                 "without computing anything again"
@@ -149,14 +147,6 @@ def missing_note(results: Results, figures: Iterable[Figure]) -> str:
 
 def _name(number: int) -> str:
     return f"Figure {number}" if number else "Key figure"
-
-
-def _has_matplotlib() -> bool:
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def _read_slices(path: Path) -> dict[str, np.ndarray]:
