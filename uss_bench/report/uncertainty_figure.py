@@ -14,6 +14,7 @@ from .uncertainty_section import DISTANCES, by_distance, partly_annotated
 from .words import listed
 
 MOST_POINTS = 3000  # of a scatter plot
+FEW_MODELS = 4  # that the alt text tells of
 LIVER, LIVER_FREE = "#009E73", "#B0B0B0"
 
 
@@ -88,20 +89,28 @@ def _distances(figure: Any, axis: Any, parts: dict[str, PoolSlices]) -> None:
         means = [parts[strategy].dice[chosen].mean() for chosen in classes.values()]
         axis.plot(
             [names.index(name) for name in classes], means, "o",
-            color=COLOURS[strategy], linestyle=LINES[strategy], label=strategy,
+            color=COLOURS[strategy], linestyle=LINES[strategy],
         )  # fmt: skip
-    axis.set_xticks(range(len(names)), [name.replace(" to ", "–").removesuffix(" mm") for name in names])
-    axis.tick_params(axis="x", labelrotation=20)
+    axis.set_xticks(range(len(names)), [_short(name) for name in names])
     axis.set(xlabel="mm to the nearest annotated slice of the volume", ylabel="mean slice DICE")
     axis.set_title("open liver slices by distance", loc="left")
-    axis.legend(loc="best")
+
+
+def _short(name: str) -> str:
+    """A class of distance as a tick's label.
+
+    >>> [_short(name) for name in DISTANCES]
+    ['0–10', '10–20', '20–40', '40–80', '>80', 'none']
+    """
+    name = name.removesuffix(" mm").removesuffix(" in the volume")
+    return name.replace("beyond ", ">").replace(" to ", "–")
 
 
 def describe_uncertainty(results: Results, slices: Any = None) -> tuple[str, str]:
     """Alt text and caption."""
     found = results.uncertainties
     shown = shown_models(found)
-    gains = listed(f"{_gain(found.slices[key].open)} ({key.title})" for key in shown)
+    gains = listed(f"{_gain(found.slices[key].open)} ({key.title})" for key in shown[:FEW_MODELS])
     alt = (
         "Four plots on the uncertainties: wrong voxels against uncertainty, risk against coverage, "
         "a reliability diagram, and slice DICE against distance. "
@@ -119,7 +128,7 @@ def describe_uncertainty(results: Results, slices: Any = None) -> tuple[str, str
     if partly_annotated(found):
         caption += (
             " Bottom right: mean slice DICE by the distance to the nearest annotated slice of "
-            "the volume, over the models of a strategy that scored the pool."
+            "the volume (none: the volume has no other), over the models of a strategy that scored the pool."
         )
     return alt, caption
 

@@ -23,7 +23,7 @@ NONE = (
     "uncertainty ran, or an earlier version wrote them."
 )
 INTRODUCTION = (
-    "The models whose Monte Carlo uncertainty chose queries, on slices of the pool that were not annotated, "
+    "The models that scored the pool for queries, on its slices that were not annotated, "
     "on the working grid. The references of the pool were read for this after the last query of the run. An "
     "error is a voxel in which the mean of the Monte Carlo passes, at half a probability, differs from the "
     "reference. These numbers describe the models of one run."
@@ -44,9 +44,9 @@ LESSONS = (
     "model that scored the pool in the first iteration alone; a queried volume counts with all its slices."
 )
 DISTANCE = (
-    "Slices that show liver, under the models of strategies by slices that scored the pool: means by the "
-    "distance to the nearest annotated slice of the same volume. Places and volumes differ between the rows "
-    "as well as the distance."
+    "Mean slice DICE (n) of slices that show liver, under the models of strategies by slices that scored the "
+    "pool, by the distance to the nearest annotated slice of the same volume. Not only the distance differs "
+    "between the columns, but also the places within the liver and the volumes."
 )
 
 
@@ -123,15 +123,15 @@ def _share(flags: np.ndarray) -> str:
 
 
 def distance_table(found: Uncertainties) -> str | None:
-    """Errors of open liver slices by their distance to an annotated one; None where no volume holds both."""
+    """Slice DICE of open liver slices by their distance to an annotated one, if any volume holds both."""
     rows = []
     for strategy, slices in partly_annotated(found).items():
-        for name, chosen in by_distance(slices):
-            means = [f"{values[chosen].mean():.3g}" for values in (slices.wrong, slices.uncertainty)]
-            rows.append([f"{strategy}, {name}", chosen.sum(), f"{slices.dice[chosen].mean():.3f}", *means])
-    if not rows:
-        return None
-    return markdown_table(["Distance", "liver slices", "slice DICE", "errors", "uncertainty [nats]"], rows)
+        classes = dict(by_distance(slices))
+        cells = {
+            name: f"{slices.dice[chosen].mean():.3f} ({chosen.sum()})" for name, chosen in classes.items()
+        }
+        rows.append([strategy, *(cells.get(name, "–") for name in DISTANCES)])
+    return markdown_table(["", *DISTANCES], rows) if rows else None
 
 
 def partly_annotated(found: Uncertainties) -> dict[str, PoolSlices]:
