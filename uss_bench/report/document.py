@@ -11,9 +11,10 @@ from pathlib import Path
 from ..runtime import paths, storage
 from ..study.keys import INITIAL
 from ..study.metrics import METRICS, PAPER_METRICS
+from ..study.strategies import PAPER
 from . import appendix, comparison, figures, summary, tables
 from .results import Results, read_results
-from .words import listed, markdown_table, titled
+from .words import listed, markdown_table, marked, titled
 
 
 def write_report(folder: str | Path) -> Path:
@@ -37,6 +38,7 @@ def write_report(folder: str | Path) -> Path:
         "# Uncertainty slice sampling benchmark",
         summary.summary(results),
         summary.key_table(results),
+        summary.oracle_note(results),
         pictures.get(0),
         figures.missing_note(results, drawn),
         *_training_tables(results, pictures),
@@ -50,7 +52,8 @@ def write_report(folder: str | Path) -> Path:
         appendix.citation(results),
     ]
     path = folder / paths.REPORT
-    storage.write_text(path, "\n\n".join(section for section in sections if section) + "\n")
+    # Oracles are marked here, so that no section can forget it.
+    storage.write_text(path, marked("\n\n".join(section for section in sections if section)) + "\n")
     return path
 
 
@@ -74,13 +77,13 @@ def _training_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[
 
 def _score_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[str | None]:
     """Tables 4 to 9, on how well the models do."""
-    cases = len(results.cases)
+    cases, line = len(results.cases), "column" if tables.many(results.strategies) else "row"
     for number, metric in enumerate(PAPER_METRICS, start=4):
         percentile = f"{METRICS[metric].robust_quantile * 100:.0f}th percentile"
         yield (
             f"## Table {number}. {titled(metric)}\n\n"
             f"Mean ± standard deviation ({percentile}) over n = {cases} test cases, models of the "
-            f"iterations. {_legend(results, 'row')}\n\n{tables.metric_by_iteration(results, metric)}\n\n"
+            f"iterations. {_legend(results, line)}\n\n{tables.metric_by_iteration(results, metric)}\n\n"
             f"{_test_line(results, metric, 'iteration')}{comparison.published_metric(results, metric)}"
         )
     lines = "".join(_test_line(results, metric, "converged") for metric in PAPER_METRICS)
@@ -93,10 +96,11 @@ def _score_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[str
     yield pictures.get(6)
     yield pictures.get(5)
     table, failures = tables.effects_table(results)
+    ran = sum(strategy in PAPER for strategy in results.strategies)
     failed = "".join(f"\n\nThe fit of {metric} failed: {reason}." for metric, reason in failures.items())
     yield (
         "## Table 9. Effects of uncertainty and slice sampling\n\n"
-        f"Quantile regression `metric ~ uncertainty + slice` over n = {cases * len(results.strategies)} "
+        f"Quantile regression `metric ~ uncertainty + slice` over n = {cases * ran} "
         "results of the converged models, at the 5th percentile of DICE and the 95th of the others: "
         f"coefficient [95% confidence interval] and p.\n\n{table}{failed}\n\n"
         f"{comparison.published_quantile_regression(results)}"

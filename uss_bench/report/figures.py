@@ -16,7 +16,7 @@ from ..runtime import paths, storage
 from ..study.strategies import FEATURED
 from . import captions, pictures, plots
 from .results import Results
-from .style import DPI, STYLE
+from .style import DPI, STYLE, adopt
 from .words import listed
 
 
@@ -90,6 +90,7 @@ def write_figures(results: Results, folder: str | Path) -> list[Figure]:
     from matplotlib import style
 
     slices = _read_slices(Path(folder) / paths.SLICES)
+    adopt(results.strategies)
     drawn = []
     # Not the user's own matplotlib settings: equal results give equal pictures everywhere.
     with style.context(["default", STYLE]):

@@ -13,13 +13,14 @@ from statsmodels.stats.multitest import multipletests
 from ..data.manifest import SPLITS
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
-from ..study.strategies import STRATEGIES
+from ..study.strategies import PAPER, STRATEGIES
 from .quantile_regression import TERMS, QuantileEffects, quantile_effects
 from .results import SIZE, SPACING, Results
 from .signed_rank import PairedTest, stars, wilcoxon_against_best
 from .statistics import bootstrap_interval, summarize
 from .words import escaped, markdown_table, p_text, titled, value_text
 
+MOST_COLUMNS = 6  # of strategies
 TERM_TITLES = dict(zip(TERMS, ("Intercept", "Uncertainty sampling", "Slice sampling"), strict=True))
 
 
@@ -76,7 +77,8 @@ def by_iteration(
     """The layout of Tables 2-7.
 
     Rows are the initial model, the iterations and the data pool; there is one column per strategy, and one
-    for models without a strategy. `cell(key)` gives the text of a model's cell.
+    for models without a strategy. With many strategies the table is turned. `cell(key)` gives the text of a
+    model's cell.
     """
     blanks = [""] * len(strategies)
     rows = [["initial", *blanks, cell(INITIAL)]]
@@ -87,7 +89,15 @@ def by_iteration(
         keys = [ModelKey.of_converged(strategy, iterations[-1]) for strategy in strategies]
         rows.append([f"iter. {iterations[-1]} (converged)", *map(cell, keys), ""])
     rows.append(["data pool", *blanks, cell(DATA_POOL)])
-    return markdown_table(["", *strategies, "no query"], rows)
+    header = ["", *strategies, "no query"]
+    if many(strategies):
+        header, *rows = zip(header, *rows, strict=True)
+    return markdown_table(header, rows)
+
+
+def many(strategies: Sequence[str]) -> bool:
+    """Whether strategies are too many for one column each."""
+    return len(strategies) > MOST_COLUMNS
 
 
 # --- Tables 4 to 8: scores and their comparison ---
@@ -112,7 +122,7 @@ def paired_tests(results: Results, metric: str, kind: str) -> dict[int, dict[str
     """
     found = {}
     for iteration in results.iterations if kind == "iteration" else [results.last]:
-        keys = {strategy: ModelKey(kind, strategy, iteration) for strategy in results.strategies}
+        keys = {strategy: ModelKey(kind, strategy, iteration) for strategy in results.contenders}
         samples = {strategy: results.scores[key][metric] for strategy, key in keys.items()}
         found[iteration] = wilcoxon_against_best(samples, METRICS[metric].higher_is_better)
     return found
@@ -143,7 +153,7 @@ def compared_cell(
 ) -> str:
     """Cell of a model, marked by the tests `{strategy: PairedTest}` of its row, if it takes part in any."""
     test = (tests or {}).get(key.strategy)
-    best = bool(tests) and test is None
+    best = bool(tests) and test is None and key.strategy in results.contenders
     return score_cell(metric, results.scores[key][metric], best, test.stars if test else "")
 
 
@@ -185,8 +195,11 @@ def corrected_tests(results: Results, metric: str, kind: str) -> str | None:
 
 
 def effects(results: Results, metric: str) -> QuantileEffects:
-    """Quantile regression of a metric of the converged models on uncertainty and slice sampling."""
-    strategies = [STRATEGIES[name] for name in results.strategies]
+    """Quantile regression of a metric of the converged models on uncertainty and slice sampling.
+
+    Of those of the paper's strategies that ran.
+    """
+    strategies = [STRATEGIES[name] for name in results.strategies if name in PAPER]
     values = [results.scores[results.final_models[strategy.name]][metric] for strategy in strategies]
     uncertainty, slice_sampling = (
         np.repeat(flags, len(results.cases))
