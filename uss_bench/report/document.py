@@ -13,7 +13,7 @@ from ..study.metrics import METRICS, PAPER_METRICS
 from . import appendix, comparison, figures, summary, tables, uncertainty_section
 from .results import Results, read_results
 from .signed_rank import RESAMPLES
-from .words import markdown_table, titled
+from .words import markdown_table, marked, titled
 
 # `{kind of model: {metric: tests}}`
 AllTests = Mapping[str, Mapping[str, tables.Tests]]
@@ -44,6 +44,7 @@ def write_report(folder: str | Path) -> Path:
         "# Uncertainty slice sampling benchmark",
         summary.summary(results),
         summary.key_table(results),
+        summary.oracle_note(results),
         pictures.get(0),
         figures.missing_note(results, drawn),
         *_training_tables(results, pictures),
@@ -58,7 +59,8 @@ def write_report(folder: str | Path) -> Path:
         appendix.citation(results),
     ]
     path = folder / paths.REPORT
-    storage.write_text(path, "\n\n".join(section for section in sections if section) + "\n")
+    # Oracles are marked here, so that no section can forget it.
+    storage.write_text(path, marked("\n\n".join(section for section in sections if section)) + "\n")
     return path
 
 
@@ -82,14 +84,14 @@ def _training_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[
 
 def _score_tables(results: Results, pictures: Mapping[int, str], tests: AllTests) -> Iterator[str | None]:
     """Tables 4 to 9, on how well the models do."""
-    cases = len(results.cases)
+    cases, line = len(results.cases), "column" if tables.many(results.strategies) else "row"
     for number, metric in enumerate(PAPER_METRICS, start=4):
         percentile = f"{METRICS[metric].robust_quantile * 100:.0f}th percentile"
         found = tests["iteration"][metric]
         yield (
             f"## Table {number}. {titled(metric)}\n\nMean ± standard deviation ({percentile}) over n = "
             f"{cases} test cases, models of the iterations. "
-            f"{_legend(results, 'row')}\n\n{tables.metric_by_iteration(results, metric, found)}\n\n"
+            f"{_legend(results, line)}\n\n{tables.metric_by_iteration(results, metric, found)}\n\n"
             f"{_test_line(metric, found)}{comparison.published_metric(results, metric)}"
         )
     found = {metric: tests["converged"][metric] for metric in PAPER_METRICS}

@@ -20,7 +20,7 @@ from ..runtime import paths
 from ..study.strategies import FEATURED
 from . import captions, pictures, plots
 from .results import Results
-from .style import has_matplotlib, our_style, save
+from .style import adopt, has_matplotlib, our_style, save
 from .uncertainty_figure import describe_uncertainty, uncertainty_figure
 from .words import listed
 
@@ -98,6 +98,7 @@ def write_figures(results: Results, folder: str | Path) -> list[Figure]:
     if not has_matplotlib():
         return []
     slices = _read_slices(Path(folder) / paths.SLICES)
+    adopt(results.strategies)
     drawn = []
     for number, drawing in DRAWINGS.items():
         if drawing.needs and drawing.needs not in slices:

@@ -16,7 +16,7 @@ from ..study.annotation import COUNTS
 from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS
 from ..study.records import ModelRecord
-from ..study.strategies import in_order
+from ..study.strategies import STRATEGIES, in_order
 from ..study.surfaces import volume_diagonal
 from .uncertainty_quality import Uncertainties, read_uncertainties
 
@@ -149,6 +149,11 @@ class Results:
     def strategies(self) -> list[str]:
         """Names of the strategies, in the order of the table of strategies."""
         return in_order(key.strategy for key in self.scores if key.strategy)
+
+    @property
+    def contenders(self) -> list[str]:
+        """The strategies that are compared with each other: all but oracles, which read labels."""
+        return [name for name in self.strategies if name not in STRATEGIES or not STRATEGIES[name].is_oracle]
 
     @property
     def last(self) -> int:
