@@ -95,10 +95,16 @@ def _score_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[str
     )
     yield pictures.get(6)
     yield pictures.get(5)
+    if ran := sum(strategy in PAPER for strategy in results.strategies):
+        yield _effects(results, ran)
+
+
+def _effects(results: Results, ran: int) -> str:
+    """Table 9, of the paper's strategies that ran."""
+    cases = len(results.cases)
     table, failures = tables.effects_table(results)
-    ran = sum(strategy in PAPER for strategy in results.strategies)
     failed = "".join(f"\n\nThe fit of {metric} failed: {reason}." for metric, reason in failures.items())
-    yield (
+    return (
         "## Table 9. Effects of uncertainty and slice sampling\n\n"
         f"Quantile regression `metric ~ uncertainty + slice` over n = {cases * ran} "
         "results of the converged models, at the 5th percentile of DICE and the 95th of the others: "
