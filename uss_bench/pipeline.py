@@ -14,7 +14,7 @@ from typing import Any
 
 from .data import cohort
 from .data.phantoms import phantom_files
-from .identity import refuse_another_run, refuse_other_files
+from .identity import file_digests, refuse_another_run, refuse_other_files, refuse_strange_seeds
 from .intake import load_volumes, prepare_cases
 from .plan import check_disk, describe_plan, model_count
 from .provenance import provenance
@@ -70,12 +70,15 @@ def perform(action: str, runs: Sequence[Run], program: str) -> None:
         "dry_run": print_plan,
         "status": lambda run: print(describe_run(run.folder)),
     }[action]
+    reports = {run.seed: run.report_folder for run in runs}
+    if action == "report_only" and len(runs) > 1:
+        refuse_strange_seeds(reports)  # those of a finished run are alike: `refuse_another_run` saw to it
     for run in runs:
         do(run)
     if len(runs) > 1 and action in ("run", "report_only") and torchrun_rank() == 0:
         folder = runs[0].across_folder
         remove_partial_files(folder, age=A_DAY)
-        path = across.write_across(folder, {run.seed: run.report_folder for run in runs})
+        path = across.write_across(folder, reports)
         print(f"report across seeds: {path}", file=sys.stderr)
 
 
@@ -167,11 +170,7 @@ def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progr
         team.pause()
     prepare_cases(checked.cases, spacing, run.cache, progress, team)
     volumes = load_volumes(checked.cases, spacing, run.cache, progress)
-    files = {
-        volume.case.case_id: [volume.image_digest, volume.label_digest]
-        for split in volumes.values()
-        for volume in split.values()
-    }
+    files = file_digests(volumes)
     refuse_other_files(run.folder, files)
     if team.leads and not (run.folder / RUN).exists():
         write_json(run.folder / RUN, {**origin, "files": files})

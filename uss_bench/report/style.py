@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..runtime.storage import atomic_path
 from ..study.strategies import STRATEGIES
 
 WIDTH, DPI = 8.0, 150  # inches: 1200 pixels, legible when shown 800 wide
@@ -69,6 +72,30 @@ def canvas(
         rows, columns, squeeze=False, width_ratios=width_ratios, height_ratios=height_ratios
     )
     return figure, axes
+
+
+def has_matplotlib() -> bool:
+    """Whether pictures can be drawn; matplotlib is optional."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@contextmanager
+def our_style() -> Iterator[None]:
+    """Draw in our style and not in that of the user: equal results give equal pictures everywhere."""
+    from matplotlib import style
+
+    with style.context(["default", STYLE]):
+        yield
+
+
+def save(figure: Any, path: str | Path) -> None:
+    """Write a figure as PNG."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def paler(colour: str) -> tuple[float, ...]:

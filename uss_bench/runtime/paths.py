@@ -19,4 +19,6 @@ PROVENANCE = "results/provenance.json"
 SLICES = "results/slices.npz"
 UNCERTAINTY = "results/uncertainty.csv.gz"  # the largest: a row per model that queried, and slice of the pool
 CALIBRATION = "results/calibration.csv"
-SEEDS = "results/seeds.csv"  # of a report across seeds
+
+# In the folder of a report across seeds, beside the tables of its seeds in one.
+SEEDS, COMPARISONS = "results/seeds.csv", "results/comparisons.csv"

@@ -123,7 +123,7 @@ def _query_arrays(simulation: Simulation, records: Iterable[ModelRecord]) -> Arr
     for case_id in dict.fromkeys(case_id for case_id, _, _ in shown):
         simulation.progress.now(f"figures: uncertainty of {case_id}")
         volume = simulation.pool[case_id]
-        mean, entropy = simulation.models.uncertainty(INITIAL, case_id)
+        mean, entropy, *_ = simulation.models.uncertainty(INITIAL, case_id)
         if case_id == shown[0][0]:
             annotated = by_key[INITIAL].annotations.of(case_id)
             chosen = sorted(z for name, z, _ in first.queries if name == case_id)
