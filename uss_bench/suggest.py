@@ -34,7 +34,7 @@ from .study.models import EVERYTHING, Models
 from .study.pool import Query
 from .study.querying import Querying
 from .study.records import TrainingSet
-from .study.strategies import FEATURED, STRATEGIES, Strategy, named
+from .study.strategies import FEATURED, ORACLES, STRATEGIES, Strategy, named
 from .todo import write_todo
 
 NIFTI = (".nii", ".nii.gz")
@@ -115,9 +115,9 @@ def suggest(asked: Suggest) -> None:
 
 def _strategy(name: str) -> Strategy:
     found = named([name])
-    if len(found) != 1 or not found[0].by_slices:
-        by_slices = [strategy.name for strategy in STRATEGIES.values() if strategy.by_slices]
-        raise InputError(f"--strategy {name}: does not ask for slices; choose one of {', '.join(by_slices)}")
+    choices = [name for name, strategy in STRATEGIES.items() if strategy.by_slices and name not in ORACLES]
+    if len(found) != 1 or found[0].name not in choices:
+        raise InputError(f"--strategy {name}: does not ask for slices; choose one of {', '.join(choices)}")
     # Nobody can say which of its slices show liver before they are annotated.
     return replace(found[0], until_liver=False)
 
