@@ -141,11 +141,12 @@ def _cases(
     CTs that are not NIfTI are converted into `folder`.
     """
     known = {os.path.realpath(case.image): case for case in manifest_cases}
-    names = _case_ids([path for path in images if os.path.realpath(path) not in known])
+    images = {os.path.realpath(path): path for path in images}  # each once
+    names = _case_ids([path for place, path in images.items() if place not in known])
     taken = {case.case_id for case in manifest_cases}
     cases, problems = [], []
-    for path in images:
-        case = known.get(os.path.realpath(path))
+    for place, path in images.items():
+        case = known.get(place)
         if case is None:
             case = Case(names[path], SITE, "pool", path, None, names[path], label_values=(1,))
             if case.case_id in taken:
