@@ -114,11 +114,15 @@ def test_every_room_has_a_test_file_where_it_lies():
         "data/painting": "data/test_phantoms", "data/anatomy": "data/test_phantoms",
         "data/organs": "data/test_phantoms",
         "data/livers": "data/test_phantoms", "data/variants": "data/test_phantoms",
-        "study/models": "study/test_simulation", "study/records": "study/test_simulation",
+        "study/models": "study/test_simulation", "study/querying": "study/test_simulation",
+        "study/records": "study/test_simulation",
         "study/surfaces": "study/test_metrics", "report/captions": "report/test_figures",
         "report/plots": "report/test_figures", "report/pictures": "report/test_figures",
+        "report/uncertainty_figure": "report/test_uncertainty_section",
         "report/style": "report/test_figures", "report/words": "report/test_tables",
-        "report/summary": "report/test_document", "report/appendix": "report/test_document",
+        "report/across_summary": "report/test_across", "report/across_tables": "report/test_across",
+        "report/across_plot": "report/test_across", "report/summary": "report/test_document",
+        "report/appendix": "report/test_document",
     }  # fmt: skip
     without = {
         room for room in ROOMS if not (tests / Path(room).parent / f"test_{Path(room).name}.py").exists()

@@ -52,7 +52,9 @@ if TYPE_CHECKING:
     from .network.uncertainty import predictive_entropy, slice_profile, volume_uncertainty
     from .runtime.errors import InputError
     from .study.metrics import segmentation_metrics
-    from .study.strategies import Pool, Query, Strategy, slice_candidates
+    from .study.pool import Pool, PoolCase, Query
+    from .study.rules import slice_candidates
+    from .study.strategies import Strategy
 
 _HOMES = {
     "data.manifest": ("Case", "read_manifest"),
@@ -61,7 +63,9 @@ _HOMES = {
     "network.uncertainty": ("predictive_entropy", "slice_profile", "volume_uncertainty"),
     "runtime.errors": ("InputError",),
     "study.metrics": ("segmentation_metrics",),
-    "study.strategies": ("Pool", "Query", "Strategy", "slice_candidates"),
+    "study.pool": ("Pool", "PoolCase", "Query"),
+    "study.rules": ("slice_candidates",),
+    "study.strategies": ("Strategy",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -70,6 +74,7 @@ __all__ = [
     "Case",
     "InputError",
     "Pool",
+    "PoolCase",
     "Query",
     "Strategy",
     "predict",

@@ -75,8 +75,13 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["all"],
         metavar="NAME",
-        help="all (the paper's four, the default), or names",
+        help="all (the paper's four, the default), extended (all that ship), names, "
+        "or FILE.py:NAME for one of your own",
     )
+    add(
+        "--queries", nargs="+", action="extend", default=[], metavar="LABEL=FILE.csv",
+        help="lists of queries, as results/queries.csv has them, to train and evaluate as further strategies",
+    )  # fmt: skip
     add("--manifest", type=Path, help=f"CSV of cases ({cohort.FILE}, the embedded phantoms)")
     _add_settings(parser)
     add(
@@ -171,6 +176,7 @@ def runs_asked_for(
     manifest: Path | None,
     strategy: Sequence[str],
     overrides: Sequence[str],
+    queries: Sequence[str],
     **options: Any,
 ) -> list[Run]:
     """One run per seed, each of them once, from the options of the command line."""
@@ -178,7 +184,8 @@ def runs_asked_for(
     title = name or options["preset"]
     shared = Run(
         manifest=manifest or cohort.FILE, make_manifest=manifest is None, strategies=tuple(strategy),
-        overrides=tuple(overrides), seed=seeds[0], name=name or f"{title}-seed{seeds[0]}",
+        queries=tuple(queries), overrides=tuple(overrides), seed=seeds[0],
+        name=name or f"{title}-seed{seeds[0]}",
         across_name=name or f"{title}-seeds{'-'.join(map(str, seeds))}", **options,
     )  # fmt: skip
     if len(seeds) == 1:

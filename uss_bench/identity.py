@@ -1,4 +1,4 @@
-"""Whether what lies under a run's name already belongs to this very run."""
+"""Whether what lies under a run's name belongs to this very run, and whether runs belong together."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from .runtime.storage import read_json
 OF_RUN = ("uss_bench", "code_sha256", "libraries", "device", "seed", "manifest_sha256")
 # A report may be rebuilt by another version.
 OF_REPORT = ("seed", "manifest_sha256")
+# What runs of several seeds share, beside their settings; devices and libraries are named in their report.
+OF_SEEDS = ("code_sha256", "manifest_sha256", "strategies")
 
 
 def refuse_another_run(run: Run, origin: Mapping[str, Any]) -> None:
@@ -52,15 +54,7 @@ def refuse_another_origin(
     if not (folder / name).exists():
         return
     before = read_json(folder / name)
-    changes = [
-        f"{key}: {before.get(key)} there, {origin[key]} now"
-        for key in identity
-        if before.get(key) != origin[key]
-    ]
-    changes += [
-        f"{key}: {old} there, {new} now"
-        for key, old, new in config.differences(before["config"], origin["config"])
-    ]
+    changes = [f"{key}: {old} there, {new} now" for key, old, new in _differences(before, origin, identity)]
     refuse(f"{folder} holds another run; choose another --name, or remove the folder. It differs in", changes)
 
 
@@ -71,6 +65,50 @@ def file_digests(volumes: Mapping[str, Mapping[str, Volume]]) -> dict[str, list[
         for split in volumes.values()
         for case_id, volume in split.items()
     }
+
+
+def _differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], identity: Sequence[str]
+) -> list[tuple[str, Any, Any]]:
+    """Names and values `(name, before, after)` in which two provenances differ, in their settings too."""
+    pairs = [(key, before.get(key), after.get(key)) for key in identity]
+    return [
+        *((key, old, new) for key, old, new in pairs if old != new),
+        *config.differences(before["config"], after["config"]),
+    ]
+
+
+def refuse_strange_seeds(reports: Mapping[int, Path]) -> None:
+    """Raise InputError where reports cannot stand together in one across seeds.
+
+    They may come from separate jobs or machines, but not from other settings, manifests, strategies or code,
+    and each must be of the seed that it is named after.
+
+    Parameters
+    ----------
+    reports : mapping
+        `{seed: report folder}`; reports that are missing are for others to name.
+    """
+    origins = {
+        seed: read_json(folder / PROVENANCE)
+        for seed, folder in reports.items()
+        if (folder / PROVENANCE).exists()
+    }
+    for seed, origin in origins.items():
+        if origin["seed"] != seed:
+            raise InputError(
+                f"{reports[seed]}: results of seed {origin['seed']}, not {seed}; put the right folder there"
+            )
+        leader = next(iter(origins))
+        unlike = [
+            f"{key}: {ours} there, {theirs} here"
+            for key, ours, theirs in _differences(origins[leader], origin, OF_SEEDS)
+        ]
+        if unlike:
+            raise InputError(
+                f"{reports[seed]}: not the same benchmark as {reports[leader]}; run all seeds with the same "
+                f"options, data and code. It differs in {'; '.join(unlike)}"
+            )
 
 
 def refuse_other_files(folder: Path, files: Mapping[str, Sequence[str]]) -> None:

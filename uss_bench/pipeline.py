@@ -14,7 +14,7 @@ from typing import Any
 
 from .data import cohort
 from .data.phantoms import phantom_files
-from .identity import file_digests, refuse_another_run, refuse_other_files
+from .identity import file_digests, refuse_another_run, refuse_other_files, refuse_strange_seeds
 from .intake import load_volumes, prepare_cases
 from .plan import check_disk, describe_plan, model_count
 from .provenance import provenance
@@ -39,6 +39,7 @@ from .runtime.team import (
 from .status import describe_run
 from .study.showcase import write_showcase
 from .study.simulation import Simulation
+from .study.uncertainty_quality import write_uncertainty_quality
 
 __all__ = ["execute", "keep_freed_memory", "make_deterministic", "perform", "print_plan", "torchrun_rank"]
 
@@ -69,12 +70,15 @@ def perform(action: str, runs: Sequence[Run], program: str) -> None:
         "dry_run": print_plan,
         "status": lambda run: print(describe_run(run.folder)),
     }[action]
+    reports = {run.seed: run.report_folder for run in runs}
+    if action == "report_only" and len(runs) > 1:
+        refuse_strange_seeds(reports)  # those of a finished run are alike: `refuse_another_run` saw to it
     for run in runs:
         do(run)
     if len(runs) > 1 and action in ("run", "report_only") and torchrun_rank() == 0:
         folder = runs[0].across_folder
         remove_partial_files(folder, age=A_DAY)
-        path = across.write_across(folder, {run.seed: run.report_folder for run in runs})
+        path = across.write_across(folder, reports)
         print(f"report across seeds: {path}", file=sys.stderr)
 
 
@@ -176,6 +180,8 @@ def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progr
     records = simulation.run(checked.strategies)
     if team.leads:
         results.write_results(run.report_folder, records, volumes, run.seed, simulation.seconds)
+        edge = checked.settings.data.spacing[0]
+        write_uncertainty_quality(run.report_folder, simulation.assessed, records, edge)
         write_showcase(simulation, records, run.report_folder / SLICES)
         notes = [f"{record.key.title}: {note}" for record in records for note in record.notes]
         write_json(run.report_folder / PROVENANCE, {**origin, "notes": notes})

@@ -169,11 +169,16 @@ def describe_plan(
 
 def _slices_text(settings: Config, strategies: Sequence[Strategy]) -> str:
     count = settings.query.slices_per_iteration
-    by_slices = [strategy.name for strategy in strategies if strategy.by_slices]
+    by_slices = [strategy.name for strategy in strategies if strategy.by_slices and not strategy.replays]
     if not by_slices:
         return ""
     asked = f"as many as follow from {BUDGET}" if count is None else f"{count} per iteration"
     return f"; {' and '.join(by_slices)}: {asked}"
+
+
+def working_shape(case: Case, spacing: Sequence[float]) -> tuple[int, ...]:
+    """Shape `(z, y, x)` of a case on the working grid, by its header; of a phantom also before it is made."""
+    return _grids(case, spacing)[1]
 
 
 def _grids(case: Case, spacing: Sequence[float]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -15,6 +15,7 @@ from . import __version__, config
 from .data.manifest import SPLITS
 from .request import Checked
 from .runtime import storage
+from .study.strategies import Strategy
 
 LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "statsmodels")
 SHAPES_NUMBERS = ("config.py", "runtime/seeding.py", "data/*.py", "network/*.py", "study/*.py")
@@ -33,6 +34,9 @@ def provenance(checked: Checked, manifest: str | Path, seed: int) -> dict[str, A
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "seed": seed,
         "strategies": [strategy.name for strategy in checked.strategies],
+        "further_strategies": {
+            strategy.name: _origin(strategy) for strategy in checked.strategies if strategy.origin
+        },
         "config": config.as_dict(settings),
         "config_sha256": settings.digest(),
         "manifest": Path(manifest).name,
@@ -41,6 +45,13 @@ def provenance(checked: Checked, manifest: str | Path, seed: int) -> dict[str, A
             split: sum(case.split == split for case in checked.manifest_cases) for split in SPLITS
         },
     }
+
+
+def _origin(strategy: Strategy) -> dict[str, str]:
+    """File and digest of a strategy that does not ship; what it says, unless it is a list of queries."""
+    origin = strategy.origin
+    known = {"file": origin.file, "sha256": origin.digest}
+    return {**known, **({"replays": strategy.replays} if strategy.replays else {"source": origin.text})}
 
 
 def code_digest(package: Path = Path(__file__).parent) -> str:

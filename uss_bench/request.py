@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,14 @@ from . import config
 from .data import cohort
 from .data.manifest import Case
 from .intake import check_cases
+from .plan import working_shape
 from .runtime.errors import InputError
 from .runtime.machine import choose_device, keep_freed_memory, make_deterministic
 from .runtime.paths import CACHE
 from .runtime.team import Team, local_rank, under_torchrun
+from .study import own
+from .study.replay import QueryList, read_queries
+from .study.simulation import initial_cases
 from .study.strategies import Strategy, named
 
 
@@ -30,7 +35,7 @@ class Run:
     manifest : Path
         CSV of cases.
     strategies : tuple of str
-        Names of query strategies, or `all`.
+        Names of query strategies, `FILE.py:NAME`, `all` or `extended`.
     preset, overrides : str, tuple of str
         Settings to start from, and changes `section.key=value`.
     seed : int
@@ -47,6 +52,8 @@ class Run:
         Whether `manifest` is the embedded one, and written where it is missing.
     across_name : str
         Of the report across all seeds that were asked for together.
+    queries : tuple of str
+        Lists to replay, `LABEL=FILE.csv`.
     """
 
     manifest: Path
@@ -61,6 +68,7 @@ class Run:
     workers: int | None = None
     make_manifest: bool = False
     across_name: str = ""
+    queries: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -92,7 +100,7 @@ class Checked:
     settings : config.Config
         Preset and overrides.
     strategies : sequence of Strategy
-        In the order of the table of strategies.
+        In the order of the table of strategies, then those of one's own and the lists to replay.
     device : torch.device
         Where networks run.
     manifest_cases, cases : sequence of Case
@@ -118,7 +126,7 @@ def check_run(run: Run, team: Team | None = None) -> Checked:
         Anything wrong with arguments, manifest, plan or headers.
     """
     settings = config.resolve(run.preset, run.overrides)
-    strategies = named(run.strategies)
+    strategies, lists = _asked_for(run)
     device = choose_device(run.device, local_rank(team))
     make_deterministic()
     keep_freed_memory()
@@ -129,7 +137,33 @@ def check_run(run: Run, team: Team | None = None) -> Checked:
     # Under torchrun whoever comes first: all would write the same bytes, and machines may share no folder.
     if run.make_manifest and cohort.write_default_manifest(run.manifest):
         print(f"{run.manifest}: written, the manifest of the embedded phantoms", file=sys.stderr)
-    return Checked(settings, strategies, device, *check_cases(run.manifest, settings, strategies))
+    manifest_cases, cases, warnings = check_cases(run.manifest, settings, strategies)
+    strategies += _replayed(lists, cases, settings, run.seed)
+    return Checked(settings, strategies, device, manifest_cases, cases, warnings)
+
+
+def _asked_for(run: Run) -> tuple[list[Strategy], list[QueryList]]:
+    """Strategies that choose for themselves, and lists to be replayed, each under a name of its own."""
+    files = [name for name in dict.fromkeys(run.strategies) if ":" in name or name.endswith(".py")]
+    strategies = named(name for name in run.strategies if name not in files) + list(map(own.load, files))
+    lists = [read_queries(argument) for argument in dict.fromkeys(run.queries)]
+    names = Counter([each.name.upper() for each in strategies] + [each.label.upper() for each in lists])
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InputError(f"{', '.join(twice)}: two strategies of one name; give each another")
+    return strategies, lists
+
+
+def _replayed(
+    lists: Sequence[QueryList], cases: Sequence[Case], settings: config.Config, seed: int
+) -> list[Strategy]:
+    """The lists as strategies, once they are found to fit the pool."""
+    pool, query = [case for case in cases if case.split == "pool"], settings.query
+    initial = initial_cases(pool, query.initial_volumes, seed)
+    listed = {row.query.case_id for each in lists for row in each.rows}
+    slices = {
+        case.case_id: working_shape(case, settings.data.spacing)[0] for case in pool if case.case_id in listed
+    }
+    return [each.as_strategy(slices, initial, query.iterations) for each in lists]
 
 
 def check_writable(folder: Path, option: str = "--reports") -> None:

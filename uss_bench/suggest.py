@@ -30,9 +30,11 @@ from .runtime.progress import Progress
 from .runtime.storage import atomic_folder, read_json, write_json
 from .study.annotation import Annotations
 from .study.keys import FITTED
-from .study.models import Models
+from .study.models import EVERYTHING, Models
+from .study.pool import Query
+from .study.querying import Querying
 from .study.records import TrainingSet
-from .study.strategies import FEATURED, STRATEGIES, Query, Strategy, named
+from .study.strategies import FEATURED, STRATEGIES, Strategy, named
 from .todo import write_todo
 
 NIFTI = (".nii", ".nii.gz")
@@ -232,7 +234,7 @@ class Scoring:
         entry = self._home / _short_digest(case_id, volume.folder.name)
         if not entry.exists():
             progress.now(f"uncertainty of {case_id}")
-            found = self.models.uncertainty(FITTED, case_id)
+            found = self.models.uncertainty(FITTED, case_id, EVERYTHING)
             with atomic_folder(entry) as partial:
                 np.save(partial / MEAN, found.mean.astype(np.float16))
                 write_json(partial / SCORES, self.models.scores_of(case_id, found))
@@ -250,7 +252,8 @@ def _choose(scoring: Scoring, strategy: Strategy, count: int) -> list[Query]:
     for case_id in open_cases if strategy.needs else ():
         scores.append(scoring.scores(case_id))
         progress.finished(f"uncertainty of {case_id}", True)
-    found = models.query(strategy, TrainingSet(FITTED, annotations), count, scores)
+    querying = Querying(models.config, volumes, models.seed)
+    found = querying.query(strategy, TrainingSet(FITTED, annotations), count, scores)
     queries = found["queries"][:count]
     if not queries:
         raise InputError(

@@ -77,6 +77,8 @@ def test_the_same_mask_in_another_orientation_is_the_same():
         "RVE": 0.0,
         "MSD": 0.0,
         "HD": 0.0,
+        "HD95": 0.0,
+        "NSD": 1.0,
     }
     # mL, as the data's notes have it:
     assert plain.sum() * np.prod(spacing) / 1000 == pytest.approx(1489, abs=1)

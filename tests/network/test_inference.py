@@ -1,11 +1,12 @@
 """Tiling and Monte Carlo dropout against one plain pass over the whole padded volume."""
 
-from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 
+from uss_bench.network import inference
 from uss_bench.network.inference import predict, predict_mc
 from uss_bench.network.uncertainty import predictive_entropy
 
@@ -98,12 +99,66 @@ def test_mc_is_the_entropy_of_the_mean_of_separate_full_passes(random_net, name,
     by_hand = -mean * np.log(mean) - (1 - mean) * np.log(1 - mean)
 
     result = predict_mc(net, volume, samples, seed=11)
-    probability, entropy = result
-    assert probability is result.mean and entropy is result.entropy
+    probability, entropy = result.mean, result.entropy
+    assert result.information is None and result.agreement is None  # nobody asked
     assert probability.dtype == entropy.dtype == np.float32
     assert samples == 1 or np.std(passes, axis=0).max() > 0.01  # the passes differ
     np.testing.assert_allclose(probability, mean, atol=1e-5)
     np.testing.assert_allclose(entropy, by_hand, atol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7])
+def test_mutual_information_and_agreement_are_those_of_separate_full_passes(random_net, samples):
+    net, volume = random_net(), noise((6, 17, 20))
+    generator = seeded(11)
+    passes = np.array([whole_pass(net, volume, generator) for _ in range(samples)])
+    masks = [probability >= 0.5 for probability in passes]
+    pairs = [(a, b) for place, a in enumerate(masks) for b in masks[:place]]
+    dice = [2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs]
+    assert samples == 1 or 0 < np.mean(dice) < 1
+    assert all(0.01 < mask.mean() < 0.99 for mask in masks)
+
+    found = predict_mc(net, volume, samples, seed=11, further=["information", "agreement"])
+    by_hand = predictive_entropy(passes.mean(axis=0)) - predictive_entropy(passes).mean(axis=0)
+    np.testing.assert_allclose(found.information, by_hand, atol=1e-5)
+    assert samples == 1 or found.information.max() > 0.01
+    assert found.information.min() >= 0
+    assert found.agreement == pytest.approx(np.mean(dice) if pairs else 1, abs=1e-6)
+
+
+def test_tiles_add_up_to_the_agreement_of_the_volume(random_net):
+    """Counted by tile, the pairs' overlaps are those of whole masks."""
+    net, volume, tile = random_net(), noise((6, 17, 20)), (4, 8, 8)
+    asked, masks = ["agreement"], []
+    classify = net.classify.register_forward_hook(lambda module, inputs, logits: masks.append(logits))
+    found = predict_mc(net, volume, 3, seed=4, tile=tile, further=asked)
+    classify.remove()
+    steps = inference.tile_steps(volume.shape, tile, net.stride)
+    starts = product(*(range(0, length, step) for length, step in zip(volume.shape, steps, strict=True)))
+    whole = np.zeros((3, *volume.shape), bool)
+    for place, (z, y, x) in enumerate(starts):
+        for sample in range(3):
+            logits = masks[3 * place + sample][0]
+            part = (logits[1] >= logits[0]).numpy()
+            room = whole[sample, z : z + steps[0], y : y + steps[1], x : x + steps[2]]
+            room[:] = part[tuple(map(slice, room.shape))]
+    dice = [
+        2 * (whole[a] & whole[b]).sum() / (whole[a].sum() + whole[b].sum())
+        for a, b in ((0, 1), (0, 2), (1, 2))
+    ]
+    assert found.agreement == pytest.approx(np.mean(dice), abs=1e-12)
+
+
+def test_what_else_is_asked_for_changes_nothing(random_net):
+    net, volume = random_net(), noise((6, 17, 20))
+    plain = predict_mc(net, volume, 4, seed=3)
+    for further in (["information"], ["agreement"], ["agreement", "information"]):
+        found = predict_mc(net, volume, 4, seed=3, further=further)
+        np.testing.assert_array_equal(found.mean, plain.mean)
+        np.testing.assert_array_equal(found.entropy, plain.entropy)
+        assert (found.information is not None, found.agreement is not None) == (
+            "information" in further, "agreement" in further
+        )  # fmt: skip
 
 
 def test_tiled_mc_agrees_with_whole_volume_mc_up_to_the_masks(random_net):
@@ -116,9 +171,11 @@ def test_tiled_mc_agrees_with_whole_volume_mc_up_to_the_masks(random_net):
 
 def test_without_dropout_in_the_net_mc_is_the_plain_prediction(random_net):
     net, volume = random_net(dropout=0.0), noise((5, 11, 13))
-    mean, entropy = predict_mc(net, volume, 3, seed=2, tile=(2, 4, 4))
-    np.testing.assert_allclose(mean, predict(net, volume), atol=1e-6)
-    np.testing.assert_allclose(entropy, predictive_entropy(predict(net, volume)), atol=1e-5)
+    found = predict_mc(net, volume, 3, seed=2, tile=(2, 4, 4), further=["information", "agreement"])
+    np.testing.assert_allclose(found.mean, predict(net, volume), atol=1e-6)
+    np.testing.assert_allclose(found.entropy, predictive_entropy(predict(net, volume)), atol=1e-5)
+    np.testing.assert_allclose(found.information, 0, atol=1e-6)
+    assert found.agreement == 1
 
 
 def test_a_sure_net_has_zero_entropy_and_never_nan(random_net):
@@ -143,7 +200,7 @@ def test_mode_and_statistics_of_the_model_are_left_as_they_were(random_net, trai
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-@pytest.mark.parametrize("call", [predict, partial(predict_mc, samples=2, seed=4)])
+@pytest.mark.parametrize("call", [predict, lambda *given: predict_mc(*given, samples=2, seed=4)[:2]])
 def test_a_model_in_training_mode_predicts_as_in_evaluation_mode(random_net, call):
     volume = noise((5, 11, 13))
     np.testing.assert_array_equal(call(random_net().train(), volume), call(random_net().eval(), volume))
@@ -163,7 +220,7 @@ def test_same_seed_same_result_whatever_the_order_of_the_cases(random_net):
 
     forth, back = run("abc"), run("cba")
     for name in cases:
-        np.testing.assert_array_equal(forth[name], back[name])
+        np.testing.assert_array_equal(forth[name][:2], back[name][:2])
 
 
 def test_the_seed_makes_the_masks_and_the_global_stream_is_not_touched(random_net):

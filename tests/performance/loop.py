@@ -19,7 +19,7 @@ from _timing import machine
 from uss_bench import pipeline
 from uss_bench.network import training
 from uss_bench.study import models, simulation
-from uss_bench.study.strategies import STRATEGIES
+from uss_bench.study.strategies import PAPER
 
 STEPS, WAITING, PREDICTION, SCORING, EVALUATION, VALIDATION, RUN = (
     "training steps",
@@ -93,7 +93,7 @@ def main():
     with TemporaryDirectory() as folder, timed() as seconds:
         run = pipeline.Run(
             manifest=manifest,
-            strategies=tuple(STRATEGIES),
+            strategies=PAPER,
             preset="quick",
             overrides=tuple(overrides),
             seed=0,

@@ -45,7 +45,7 @@ from uss_bench.runtime.storage import read_json
 from uss_bench.runtime.tasks import SharedStage, Stage
 from uss_bench.study import models, simulation
 from uss_bench.study.annotation import Annotations
-from uss_bench.study.strategies import STRATEGIES
+from uss_bench.study.strategies import named
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("query", "scores", "training", "evaluation")
@@ -109,7 +109,7 @@ def schedule(sim, workers, outcome, rounds=None):
     `{path: (start, end, path of the piece that made it possible)}`
     """
     done, results, running, cause, clock, latest = {}, {}, [], {}, 0.0, None
-    sim._tasks.start(sim.workflow(tuple(STRATEGIES.values())))
+    sim._tasks.start(sim.workflow(named(["all"])))
     while _advance(sim._tasks, rounds):
         stages = [task.awaited for task in sim._tasks._tasks if isinstance(task.awaited, Stage)]
         pieces = [(stage.priority, *piece) for stage in stages for piece in _works(stage).items()]
@@ -272,7 +272,7 @@ def measure(preset, workers, rounds):
 def _repeated(preset, runs):
     """A simulation that has yet to begin, and outcomes of its pieces as in the run under `runs`."""
     settings, run = config.resolve(preset), runs / f"{preset}-seed0"
-    cases = intake.check_cases(ROOT / "data_manifest.csv", settings, list(STRATEGIES.values()))[1]
+    cases = intake.check_cases(ROOT / "data_manifest.csv", settings, named(["all"]))[1]
     volumes = intake.load_volumes(cases, settings.data.spacing, runs / "cache", QUIET)
     sim = simulation.Simulation(settings, volumes, runs / "virtual", 0, torch.device("cpu"), QUIET)
 

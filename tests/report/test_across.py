@@ -1,77 +1,117 @@
-"""The report across seeds of runs made up so that every number can be worked out by hand."""
+"""The report across seeds: of made-up runs whose numbers are worked out by hand or by other programs.
 
-import csv
+After a wanted change of the report, read the difference that `test_golden_files` shows; then renew the golden
+files, without matplotlib, with
+
+    from uss_bench.report.across import write_report
+    write_report("tests/report/data/across")
+"""
+
+import json
 import re
 import shutil
+import sys
+from itertools import combinations
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
 
 from uss_bench import pipeline
 from uss_bench.commands import run_main
-from uss_bench.report.across import write_across
+from uss_bench.report import across_plot
+from uss_bench.report.across import write_across, write_report
+from uss_bench.report.seeds import read_seeds
 from uss_bench.runtime import paths, storage
-from uss_bench.runtime.errors import InputError
 
+pytestmark = pytest.mark.whole
+
+GOLDEN = Path(__file__).parent / "data" / "across"
+STRATEGIES = ("UVS", "RVS", "USS", "RSS")
+WRITTEN = ("report.md", paths.SEEDS, paths.COMPARISONS)
+KEYS = ("model", "strategy", "iteration")
 # Mean DICE by seed: 0.80, 0.90 and 0.85 for UVS, 0.88, 0.84 and 0.85 for USS.
 DICE = {0: {"UVS": 0.80, "USS": 0.88}, 1: {"UVS": 0.90, "USS": 0.84}, 2: {"UVS": 0.85, "USS": 0.85}}
 
 
-def write_run(folder, seed, converged, iteration=None, initial=0.6, hd=None):
+def write_run(folder, seed, converged, iteration=None, initial=0.6, pool=0.95, hd=None, twin=None):
     """Result files of one iteration and two test cases.
 
-    Their DICE is 0.02 below and above `{strategy: mean}`. The initial model has 10 liver slices, both
-    strategies 20, so that the area under the curve is the mean of both ends.
+    Their DICE is 0.02 below and above `{strategy: mean}`. The initial model has 12 liver slices of a whole
+    volume, that is 4 equivalent slices. UVS adds another 12, that is 4; USS adds 8 by themselves.
     """
     iteration = iteration or converged
-    means = {("initial", "", 0): initial, ("data pool", "", None): 0.95}
+    means = {("initial", "", 0): initial, ("data pool", "", None): pool}
+    means |= {("twin", "", 1): twin} if twin else {}
     means |= {("iteration", strategy, 1): mean for strategy, mean in iteration.items()}
     means |= {("converged", strategy, 1): mean for strategy, mean in converged.items()}
-    keys = ("model", "strategy", "iteration")
     rows = []
     for key, mean in means.items():
-        for case_id, shift in (("a", -0.02), ("b", 0.02)):
-            scores = {
-                "DICE": mean + shift,
-                "RVE": 5.0,
-                "MSD": 2.0,
-                "HD": (hd or {}).get(key[1], 30.0),
-                "missed": 0,
-            }
-            rows.append(
-                {**dict(zip(keys, key, strict=True)), "seed": seed, "case_id": case_id, "site": "s", **scores}
-            )
+        scores = {"RVE": 5.0, "MSD": 2.0, "HD": (hd or {}).get(key[1], 30.0), "missed": 0}
+        rows += [
+            {**dict(zip(KEYS, key, strict=True)), "seed": seed, "case_id": case_id, "site": "s",
+             "DICE": mean + shift, **scores}
+            for case_id, shift in (("a", -0.02), ("b", 0.02))
+        ]  # fmt: skip
     storage.write_csv(folder / paths.CASES, list(rows[0]), rows)
-    counts = {("", 0): 10, ("data pool", None): 100} | {(strategy, 1): 20 for strategy in converged}
-    effort = [
-        {
-            "strategy": key[0],
-            "iteration": key[1],
-            "annotated_slices": 2 * count,
-            "annotated_liver_slices": count,
-            "unique_patients": 3,
-        }
-        for key, count in counts.items()
-    ]
-    storage.write_csv(folder / paths.ANNOTATION, list(effort[0]), effort)
+    liver = {("", 0): 12, ("data pool", None): 90}
+    liver |= {(strategy, 1): {"UVS": 24, "USS": 20}[strategy] for strategy in converged}
+    columns = ["strategy", "iteration", "annotated_slices", "annotated_liver_slices", "unique_patients"]
+    effort = [dict(zip(columns, (*key, 2 * count, count, 3), strict=True)) for key, count in liver.items()]
+    storage.write_csv(folder / paths.ANNOTATION, columns, effort)
     training = [
-        {**dict(zip(keys, key, strict=True)), "best_step": 1, "last_step": 2, "best_jaccard": 0.5}
+        {**dict(zip(KEYS, key, strict=True)), "best_step": 1, "last_step": 2, "best_jaccard": 0.5}
         for key in means
     ]
     storage.write_csv(folder / paths.TRAINING, list(training[0]), training)
-    storage.write_csv(folder / paths.QUERIES, ["strategy", "iteration", "case_id", "slice", "score"], [])
+    columns = ["strategy", "iteration", "case_id", "slice", "score"]
+    queries = [dict(zip(columns, ("UVS", 1, "p", None, 0.2), strict=True))]
+    queries += [dict(zip(columns, ("USS", 1, "p", z, 0.2), strict=True)) for z in range(8)]
+    storage.write_csv(folder / paths.QUERIES, columns, queries)
     geometry = {f"{name}_{axis}": 1.0 for name in ("spacing", "size") for axis in "zyx"}
-    storage.write_csv(
-        folder / paths.VOLUMES,
-        ["case_id", *geometry],
-        [{"case_id": case_id, **geometry} for case_id in "ab"],
-    )
-    storage.write_json(folder / paths.PROVENANCE, {"seed": seed})
+    volumes = [{"case_id": case_id, **geometry} for case_id in "ab"]
+    storage.write_csv(folder / paths.VOLUMES, ["case_id", *geometry], volumes)
+    origin = {
+        "seed": seed, "config": {"training": {"converged_max_steps": 3}}, "strategies": list(converged),
+        "manifest_sha256": "m", "code_sha256": "c", "git": None, "device": "CPU", "libraries": {"numpy": "2"},
+    }  # fmt: skip
+    storage.write_json(folder / paths.PROVENANCE, origin)
     return folder
+
+
+def made(tmp_path, seeds=DICE, **options):
+    return {
+        seed: write_run(tmp_path / f"seed-{seed}", seed, means, **options) for seed, means in seeds.items()
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_matplotlib(request, monkeypatch):
+    if "illustrated" not in request.fixturenames:
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
 
 
 @pytest.fixture
 def runs(tmp_path):
-    return {seed: write_run(tmp_path / f"seed-{seed}", seed, means) for seed, means in DICE.items()}
+    return made(tmp_path)
+
+
+@pytest.fixture
+def golden(tmp_path):
+    """A folder with the gathered results and nothing else."""
+    shutil.copytree(GOLDEN / "results", tmp_path / "across" / "results")
+    for name in (paths.SEEDS, paths.COMPARISONS):
+        (tmp_path / "across" / name).unlink()
+    return tmp_path / "across"
+
+
+@pytest.fixture(scope="module")
+def text():
+    return (GOLDEN / "report.md").read_text(encoding="utf-8")
 
 
 def text_of(folder, runs):
@@ -80,21 +120,182 @@ def text_of(folder, runs):
     return path.read_text(encoding="utf-8")
 
 
-def tables_of(text, heading):
-    """The tables below a heading of level 2, each as `{(row, column): cell}`."""
-    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)[1]
+def summary_of(folder, runs):
+    return text_of(folder, runs).split("\n\n")[1]
+
+
+def section_of(text, heading):
+    """Text below a heading, up to the next one of its level or above."""
+    level = re.search(rf"^(#+) {re.escape(heading)}$", text, re.MULTILINE)[1]
+    pattern = rf"^{level} {re.escape(heading)}\n(.*?)(?=^#{{1,{len(level)}}} |\Z)"
+    return re.search(pattern, text, re.DOTALL | re.MULTILINE)[1]
+
+
+def tables_of(text):
+    """All tables, each as rows of cells, the header first."""
     found = []
-    for block in re.findall(r"(?:^\|.*\n)+", section, re.MULTILINE):
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines()]
-        assert {len(line) for line in lines} == {len(lines[0])} and set(lines[1]) == {"---", "---:"}
-        found.append(
-            {
-                (line[0], name): cell
-                for line in lines[2:]
-                for name, cell in zip(lines[0][1:], line[1:], strict=True)
-            }
-        )
+        assert len(lines) > 2 and {len(line) for line in lines} == {len(lines[0])}
+        assert set(lines[1]) == {"---", "---:"} and f"\n\n{block}" in f"\n{text}"
+        found.append([lines[0], *lines[2:]])
     return found
+
+
+# --- the golden report ---
+
+
+def test_golden_files(golden):
+    path = write_report(golden)
+    assert path == golden / "report.md"
+    assert path.read_text(encoding="utf-8") == (GOLDEN / "report.md").read_text(encoding="utf-8")
+    for name in WRITTEN:
+        assert (golden / name).read_bytes() == (GOLDEN / name).read_bytes(), name
+    assert sorted(entry.name for entry in golden.iterdir()) == ["report.md", "results"]
+
+
+def read(name):
+    return pd.read_csv(GOLDEN / name, keep_default_na=False, na_values={"seeds_needed": "", "iteration": ""})
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """Scores with the diagonal of the volume in the place of infinite distances."""
+    scores, volumes = read(paths.CASES), read(paths.VOLUMES).set_index("case_id")
+    edges = [volumes[f"size_{axis}"] * volumes[f"spacing_{axis}"] for axis in "zyx"]
+    diagonals = np.sqrt(sum(edge**2 for edge in edges)).loc[scores["case_id"]].to_numpy()
+    for metric in ("MSD", "HD"):
+        scores[metric] = scores[metric].where(np.isfinite(scores[metric]), diagonals)
+    return scores
+
+
+def difference(cases, metric, kind, iteration, first, second):
+    """Table of seed, case and first minus second."""
+    models = cases[(cases["model"] == kind) & (cases["iteration"] == iteration)]
+    tables = [
+        models[models["strategy"] == name].set_index(["seed", "case_id"])[metric] for name in (first, second)
+    ]
+    return (tables[0] - tables[1]).rename("y").reset_index()
+
+
+@pytest.mark.parametrize("metric", ["DICE", "MSD", "HD"])
+@pytest.mark.parametrize("budget", ["converged", "iteration 2", "iteration 1"])
+def test_every_comparison_by_another_program(cases, metric, budget):
+    """Mean squares by statsmodels' analysis of variance, and the formulas of the report's method."""
+    found = read(paths.COMPARISONS).set_index(["metric", "budget", "first", "second"])
+    kind, iteration = ("converged", 2) if budget == "converged" else budget.split()
+    for first, second in combinations(STRATEGIES, 2):
+        table = difference(cases, metric, kind, int(iteration), first, second)
+        squares = anova_lm(ols("y ~ C(seed) + C(case_id)", table).fit())
+        seeds, cases_, rest = squares["mean_sq"]
+        parts = np.array([seeds if seeds > rest else 0, cases_ if cases_ > rest else 0])
+        parts = np.append(parts, rest * (1 - (parts > 0).sum()))
+        freedom = max(parts.sum() ** 2 / (parts**2 / squares["df"]).sum(), 3)
+        error = (parts.sum() / len(table)) ** 0.5
+        row, mean = found.loc[metric, budget, first, second], table["y"].mean()
+        reach = stats.t.ppf(0.975, freedom) * error
+        assert row[["mean", "low", "high"]].to_numpy(float) == pytest.approx(
+            [mean, mean - reach, mean + reach], rel=1e-4, abs=1e-6
+        )
+        assert row["p"] == pytest.approx(2 * stats.t.sf(abs(mean) / error, freedom), rel=1e-3, abs=1e-9)
+        better = table["y"] > 0 if metric == "DICE" else table["y"] < 0
+        assert row["improvement"] == pytest.approx(better.mean() + 0.5 * (table["y"] == 0).mean())
+        assert 0 <= row["improvement_low"] <= row["improvement"] <= row["improvement_high"] <= 1
+        excludes_zero = abs(mean) > reach
+        if metric == "DICE" and abs(mean) + reach < 0.01:
+            assert row["verdict"] == "equivalent"
+        else:
+            verdict = (
+                ("better" if (mean > 0) == (metric == "DICE") else "worse") if excludes_zero else "undecided"
+            )
+            assert row["verdict"] == verdict
+        assert np.isnan(row["seeds_needed"]) or (row["verdict"] == "undecided" and row["seeds_needed"] > 4)
+
+
+def test_the_made_up_runs_hold_every_verdict():
+    assert set(read(paths.COMPARISONS)["verdict"]) == {"better", "worse", "equivalent", "undecided"}
+
+
+def test_pair_tables_show_what_the_file_says(text):
+    comparisons = read(paths.COMPARISONS)
+    decimals = {"DICE": 3, "MSD": 2, "HD": 1}
+    for metric, places in decimals.items():
+        heading = metric if metric == "DICE" else f"{metric} [mm]"
+        rows = tables_of(section_of(text, heading))[0][1:]
+        rows += tables_of(section_of(text, f"Pairs at earlier iterations, {heading}"))[0][1:]
+        expected = comparisons[(comparisons["metric"] == metric) & (comparisons["budget"] != "effort curve")]
+        assert len(rows) == len(expected) == 3 * 6
+        for row, (_, line) in zip(rows, expected.iterrows(), strict=True):
+            assert row[:2] == [f"{line['first']} − {line['second']}", line["budget"]]
+            numbers = [float(number) for number in re.findall(r"[-+]?\d+\.\d+", row[2])]
+            assert numbers == [round(line[name], places) for name in ("mean", "low", "high")]
+            assert row[6].strip("*") == line["verdict"]
+            assert row[6].startswith("**") == (line["verdict"] in ("better", "worse"))
+            needed = "" if line["verdict"] != "undecided" else "> 100"
+            assert row[7] == (needed if np.isnan(line["seeds_needed"]) else f"{line['seeds_needed']:.0f}")
+
+
+def test_wins_by_counting(text, cases):
+    means = cases.groupby(["model", "strategy", "iteration", "seed"])["DICE"].mean()
+    header, *rows = tables_of(section_of(text, "Wins"))[0]
+    assert header == ["DICE", *STRATEGIES]
+    settings = [("converged", 2), ("iteration", 2), ("iteration", 1)]
+    for row in rows:
+        for other, cell in zip(STRATEGIES, row[1:], strict=True):
+            wins = sum((means[kind, row[0], k] > means[kind, other, k]).sum() for kind, k in settings)
+            assert cell == ("" if other == row[0] else str(wins))
+    assert "In how many of 12 settings" in section_of(text, "Wins")
+
+
+def test_key_table_by_counting(text, cases):
+    """Initially 16 liver slices of 2 volumes; then UVS and RVS add volumes, the others slices."""
+    table = {row[0]: row[1:] for row in tables_of(text)[0][1:]}
+    means = cases.groupby(["model", "strategy", "seed"])["DICE"].mean()
+    liver = read(paths.ANNOTATION)
+    for name in STRATEGIES:
+        own = means["converged", name]
+        cells = table[f"{name} (converged)"]
+        assert cells[1] == f"{own.mean():.3f} ± {own.std():.3f}"
+        counts = liver[(liver["strategy"] == name) & (liver["iteration"] == 2)]["annotated_liver_slices"]
+        slices = counts / 3 if name in ("UVS", "RVS") else 16 / 3 + counts - 16
+        assert cells[0] == f"{slices.mean():.0f} ± {slices.std():.0f}"
+    assert table["initial"][0] == "5 ± 0" and table["data pool"][0] == "17 ± 0"
+
+
+def test_spread_of_the_twins(text, cases):
+    means = cases.groupby(["model", "seed"])["DICE"].mean()
+    shifts = means["twin"] - means["initial"]
+    assert f"by a standard deviation of {((shifts**2).mean() / 2) ** 0.5:.3f}. " in text.split("\n\n")[1]
+    rows = tables_of(section_of(text, "Seeds"))[0][1:]
+    assert [row[0] for row in rows] == ["0", "1", "2", "10"]
+    assert [float(row[4]) for row in rows] == [round(shift, 3) for shift in shifts.loc[[0, 1, 2, 10]]]
+
+
+def test_where_the_seeds_come_from(text):
+    section = section_of(text, "Seeds")
+    assert "Device: CPU (seeds 0, 1 and 2); NVIDIA H100 80GB HBM3 (seeds 10)." in section
+    assert section.count("torch 2.13.0") == 1
+
+
+def test_the_text_counts_its_comparisons_and_its_missed_livers(text):
+    method = section_of(text, "How this was computed")
+    assert len(read(paths.COMPARISONS)) == 60
+    assert "This report makes 60 comparisons: 6 pairs, each in DICE, MSD and HD at 3 budgets" in method
+    assert "1 of 480 results missed the liver altogether" in method
+
+
+def test_every_table_parses_and_no_line_shows_a_failure(text):
+    assert len(tables_of(text)) == 19
+    assert not re.search(r"\bnan\b|\bNone\b|Traceback|\binf\b|[+-]0\.0+\b(?!\d)", text)
+
+
+def test_links_lead_to_files_beside_the_report(text):
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert links == [paths.COMPARISONS, paths.SEEDS]
+    assert all((GOLDEN / link).is_file() for link in links)
+
+
+# --- runs worked out by hand ---
 
 
 def test_spread_over_seeds_by_hand(tmp_path, runs):
@@ -103,157 +304,233 @@ def test_spread_over_seeds_by_hand(tmp_path, runs):
     USS: mean 0.857, from which the seeds lie 0.0233, 0.0167 and 0.0067 off, so sd 0.021.
     """
     text = text_of(tmp_path / "across", runs)
-    means, percentiles = tables_of(text, "Converged models")
-    assert means["UVS", "DICE"] == "0.850 ± 0.050 [0.800, 0.900]"
-    assert means["USS", "DICE"] == "0.857 ± 0.021 [0.840, 0.880]"
-    assert means["data pool", "DICE"] == "0.950 ± 0.000 [0.950, 0.950]"
-    assert means["USS", "HD [mm]"] == "30.0 ± 0.0 [30.0, 30.0]"
+    assert tables_of(text)[0][1:] == [
+        ["initial", "4 ± 0", "0.600 ± 0.000", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
+        ["UVS (converged)", "8 ± 0", "0.850 ± 0.050", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
+        ["USS (converged)", "12 ± 0", "0.857 ± 0.021", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
+        ["data pool", "30 ± 0", "0.950 ± 0.000", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
+    ]
+    header, *rows = tables_of(section_of(text, "Means, DICE"))[0]
+    assert header == ["", "UVS", "USS", "no query"]
+    assert rows[1] == ["iter. 1", "0.850 ± 0.050 [0.800, 0.900]", "0.857 ± 0.021 [0.840, 0.880]", ""]
     # Of two cases 0.04 apart, the fifth percentile lies 0.002 above the lower, that is 0.018 below the mean.
-    assert percentiles["UVS", "DICE"] == "0.832 ± 0.050 [0.782, 0.882]"
-    assert percentiles["UVS", "HD [mm]"] == "30.0 ± 0.0 [30.0, 30.0]"
-    assert "over n = 3 seeds (0, 1, 2)" in text
-    (table,) = tables_of(text, "DICE")
-    assert table["iter. 1", "UVS"] == "0.850 ± 0.050 [0.800, 0.900]"
-    assert table["initial", "no query"] == "0.600 ± 0.000 [0.600, 0.600]"
-    assert table["data pool", "no query"] == "0.950 ± 0.000 [0.950, 0.950]"
-    assert (table["iter. 1", "no query"], table["initial", "USS"]) == ("", "")
+    assert tables_of(section_of(text, "Poor cases"))[0][1][1] == "0.832 ± 0.050 [0.782, 0.882]"
 
 
 def test_areas_by_hand(tmp_path, runs):
-    """From the initial 0.6 to the mean of the iteration.
+    """From 4 to the 8 slices that UVS ends with, where USS is half way from 0.6 to its 12 slices.
 
-    That is 0.70, 0.75 and 0.725 for UVS, and 0.74, 0.72 and 0.725 for USS.
+    UVS of seed 0: the mean of 0.6 and 0.8. USS: from 0.6 to 0.74, so 0.67.
     """
-    (table,) = tables_of(text_of(tmp_path / "across", runs), "Effort")
-    assert table["UVS", "mean DICE over effort"] == "0.725 ± 0.025 [0.700, 0.750]"
-    assert table["USS", "mean DICE over effort"] == "0.728 ± 0.010 [0.720, 0.740]"
+    rows = tables_of(section_of(text_of(tmp_path / "across", runs), "Effort"))[0]
+    assert rows[1] == ["seed 0 (4 to 8)", "0.700", "0.670"]
+    assert rows[2] == ["seed 1 (4 to 8)", "0.750", "0.660"]
 
 
-def test_wins_by_hand_and_ties_count_for_each(tmp_path):
-    """DICE: USS wins seed 0, UVS seed 1, both seed 2.
+def test_verdict_by_hand(tmp_path):
+    """Differences of 0.05, 0.06 and 0.07 in both cases: 0.06 ± 4.303 x 0.01 / 3**0.5, which is 0.025."""
+    seeds = {seed: {"UVS": 0.80, "USS": 0.85 + seed / 100} for seed in range(3)}
+    text = text_of(tmp_path / "across", made(tmp_path, seeds))
+    row = tables_of(section_of(text, "DICE"))[0][1]
+    assert row[:3] == ["UVS − USS", "converged", "-0.060 [-0.085, -0.035]"] and row[6] == "**worse**"
+    summary = text.split("\n\n")[1]
+    assert (
+        "Of 1 pair of converged models, 1 differs: USS better than UVS by 0.060 [0.035, 0.085] "
+        "(1 of them after Holm's correction too); none equivalent within 0.01 DICE, none undecided."
+    ) in summary
+    assert "Of the converged pairs, none by MSD and none by HD are told apart." in summary
 
-    HD, where less is better: UVS wins the first, the rest are ties.
-    """
-    hd = {0: {"UVS": 20.0, "USS": 25.0}}
-    runs = {
-        seed: write_run(tmp_path / str(seed), seed, means, hd=hd.get(seed)) for seed, means in DICE.items()
-    }
-    text = text_of(tmp_path / "across", runs)
-    (section,) = re.findall(r"^## Wins\n(.*?)^## ", text, re.DOTALL | re.MULTILINE)
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    assert rows[0] == "| Models | Metric | UVS | USS |"
-    assert rows[2:] == [
-        "| iter. 1 | DICE | 2 | 2 |", "| iter. 1 | RVE | 3 | 3 |", "| iter. 1 | MSD | 3 | 3 |",
-        "| iter. 1 | HD | 3 | 2 |",
-        "| converged | DICE | 2 | 2 |", "| converged | RVE | 3 | 3 |", "| converged | MSD | 3 | 3 |",
-        "| converged | HD | 3 | 2 |",
-    ]  # fmt: skip
-    assert "seeds in which strategies tie count for each of them" in section
+
+def test_nothing_is_claimed_where_nothing_is_shown(tmp_path, runs):
+    """Differences of -0.08, 0.06 and 0: -0.007 ± 4.303 x 0.0702 / 3**0.5, which is 0.174."""
+    summary = summary_of(tmp_path / "across", runs)
+    assert (
+        "Of 1 pair of converged models, no strategy is shown to be better than another; the widest "
+        "difference is that of UVS − USS, -0.007 [-0.181, +0.168]; none equivalent within 0.01 DICE, "
+        "1 undecided."
+    ) in summary
+    assert "better than UVS" not in summary and "better than USS" not in summary
 
 
 def test_iterations_and_converged_models_are_kept_apart(tmp_path):
-    runs = {
-        seed: write_run(
-            tmp_path / str(seed), seed, {"UVS": 0.9, "USS": 0.8}, iteration={"UVS": 0.7, "USS": 0.75}
-        )
-        for seed in (4, 2)
-    }
-    text = text_of(tmp_path / "across", runs)
-    assert "| iter. 1 | DICE | 0 | 2 |" in text and "| converged | DICE | 2 | 0 |" in text
-    assert "over n = 2 seeds (4, 2)" in text
+    seeds = {seed: {"UVS": 0.9 + seed / 1000, "USS": 0.8} for seed in range(3)}
+    summary = summary_of(tmp_path / "across", made(tmp_path, seeds, iteration={"UVS": 0.7, "USS": 0.75}))
+    assert "of converged models, 1 differs: UVS better than USS by 0.101" in summary
+    assert "of models of iteration 1, 1 differs: USS better than UVS by 0.050" in summary
 
 
-def test_summary_where_the_seed_matters_more(tmp_path, runs):
-    """The strategies' means are 0.0067 apart.
+def test_headroom_and_gain(tmp_path):
+    """The pool lies 0.35 above the initial model, the iterations' models 0.2 and 0.001."""
+    options = {"iteration": {"UVS": 0.8, "USS": 0.601}, "twin": 0.61}
+    summary = summary_of(tmp_path / "across", made(tmp_path, **options))
+    assert summary.startswith(
+        "Over 3 seeds and 2 test cases, the initial model has a mean DICE of 0.600 and the model trained on "
+        "the whole pool 0.950, a difference of +0.350 [+0.350, +0.350]: there is headroom. After 1 iteration"
+    )
+    assert (
+        "UVS +0.200 [+0.200, +0.200] and USS +0.001" in summary and "annotation helped with UVS." in summary
+    )
+    # Two trainings lie 0.01 apart, so each has a standard deviation of 0.01 / 2**0.5.
+    assert "by a standard deviation of 0.007." in summary
 
-    One strategy ranges over 0.10 and 0.04, so over 0.07 on average.
-    """
-    assert text_of(tmp_path / "across", runs).split("\n\n")[1] == (
-        "Over 3 seeds, the best mean DICE of the converged models is that of UVS in 2, USS in 2. "
-        "The strategies' means over seeds differ by at most 0.007; one strategy's mean DICE ranges over "
-        "0.070 between seeds on average. The seed moves results more than the strategy does."
+
+def test_no_headroom_is_said_so(tmp_path):
+    summary = summary_of(tmp_path / "across", made(tmp_path, initial=0.85, pool=0.855))
+    assert (
+        ": there is next to none. Warning: the initial model is at 99% of the pool model already." in summary
+    )
+    # Of the six converged models, seed 1's UVS and seed 0's USS lie above 0.855.
+    assert "The pool model is no upper bound: 2 of 6 converged models" in summary
+
+
+def test_models_that_ended_at_the_limit_are_counted(tmp_path, runs):
+    """All of the nine that train to convergence took 2 steps."""
+    assert "ended at" not in summary_of(tmp_path / "across", runs)
+    for folder in runs.values():
+        origin = storage.read_json(folder / paths.PROVENANCE)
+        origin["config"]["training"]["converged_max_steps"] = 2
+        storage.write_json(folder / paths.PROVENANCE, origin)
+    assert "9 of 9 models that train to convergence ended at 2 steps instead." in summary_of(
+        tmp_path / "across", runs
     )
 
 
-def test_summary_where_the_strategy_matters_more(tmp_path):
-    runs = {
-        seed: write_run(tmp_path / str(seed), seed, {"UVS": 0.7 + seed / 100, "USS": 0.9 + seed / 100})
-        for seed in (0, 1)
-    }
-    assert text_of(tmp_path / "across", runs).split("\n\n")[1] == (
-        "Over 2 seeds, the best mean DICE of the converged models is that of UVS in 0, USS in 2. "
-        "The strategies' means over seeds differ by at most 0.200; one strategy's mean DICE ranges over "
-        "0.010 between seeds on average. The strategy moves results at least as much as the seed does."
-    )
+@pytest.mark.parametrize("count", [2, 3, 5, 6])
+def test_few_seeds_are_told_what_they_cannot_show(tmp_path, count):
+    seeds = {seed: {"UVS": 0.80, "USS": 0.85 + seed / 1000} for seed in range(count)}
+    text = text_of(tmp_path / "across", made(tmp_path, seeds))
+    assert (f"## What {count} seeds cannot show" in text) == (count < 6)
+    assert ("every pair is undecided" in text) == (count < 3)
+    assert ("**worse**" in text) == (count > 2)
+    if count < 6:
+        least = stats.wilcoxon(np.arange(1.0, count + 1), method="exact").pvalue
+        assert f"can give p < 0.05; the least is {least:g}." in text
 
 
 def test_one_strategy_is_compared_with_none(tmp_path):
-    """Then nothing is known about the strategy against the seed."""
-    runs = {
-        seed: write_run(tmp_path / str(seed), seed, {"USS": means["USS"]}) for seed, means in DICE.items()
-    }
+    runs = made(tmp_path, {seed: {"USS": means["USS"]} for seed, means in DICE.items()})
     text = text_of(tmp_path / "across", runs)
-    assert tables_of(text, "Converged models")[0]["USS", "DICE"] == "0.857 ± 0.021 [0.840, 0.880]"
-    assert "moves results" not in text
+    assert "pair" not in text.split("\n\n")[1] and "## Is one strategy" not in text
+    assert tables_of(text)[0][2][:3] == ["USS (converged)", "12 ± 0", "0.857 ± 0.021"]
+    assert tables_of(section_of(text, "What moves a score"))
 
 
-def test_every_number_lies_beside_the_report(tmp_path, runs):
-    text = text_of(tmp_path / "across", runs)
-    links = re.findall(r"\]\(([^)]+)\)", text)
-    assert links == ["results/seeds.csv"]
-    with open(tmp_path / "across" / links[0], newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 3 * 6
-    assert rows[0] == {
-        "model": "initial", "strategy": "", "iteration": "0", "seed": "0", "DICE": "0.6",
-        "DICE_percentile": "0.582", "RVE": "5",
-        "RVE_percentile": "5", "MSD": "2", "MSD_percentile": "2", "HD": "30", "HD_percentile": "30",
-        "area": "",
-    }  # fmt: skip
-    areas = {(row["seed"], row["strategy"]): row["area"] for row in rows if row["area"]}
-    assert areas == {
-        ("0", "UVS"): "0.7", ("0", "USS"): "0.74", ("1", "UVS"): "0.75", ("1", "USS"): "0.72",
-        ("2", "UVS"): "0.725", ("2", "USS"): "0.725"
-    }  # fmt: skip
-    assert not re.search(r"\bnan\b|\bNone\b|\binf\b", text)
-
-
-def test_the_same_runs_give_the_same_bytes(tmp_path, runs):
+def test_the_same_runs_in_any_order_give_the_same_bytes(tmp_path, runs):
     folders = [tmp_path / "a", tmp_path / "b"]
-    for folder in (*folders, folders[0]):
-        write_across(folder, runs)
+    write_across(folders[0], runs)
+    for _ in range(2):
+        write_across(folders[1], dict(reversed(runs.items())))
     contents = [
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in folders
     ]
-    assert contents[0] == contents[1] and len(contents[0]) == 2
+    assert contents[0] == contents[1] and len(contents[0]) == 9
 
 
-def test_missing_results_of_a_seed_are_named(tmp_path, runs):
-    (runs[1] / paths.CASES).unlink()
-    with pytest.raises(InputError, match=r"seed-1: no results/cases\.csv"):
-        write_across(tmp_path / "across", runs)
-    shutil.rmtree(runs[1])
-    with pytest.raises(InputError, match="seed-1: no "):
-        write_across(tmp_path / "across", runs)
-    assert not (tmp_path / "across").exists()
+# --- the key figure ---
 
 
-def test_runs_of_other_strategies_cannot_be_put_together(tmp_path, runs):
-    """Or the n-th number of one strategy would be of another seed than that of the other."""
-    write_run(runs[1], 1, {"USS": 0.84})
-    with pytest.raises(InputError, match="seed-1"):
-        write_across(tmp_path / "across", runs)
+@pytest.fixture(scope="module")
+def illustrated(tmp_path_factory):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path_factory.mktemp("illustrated")
+    shutil.copytree(GOLDEN / "results", folder / "results")
+    write_report(folder)
+    return folder
 
 
-def test_report_only_of_several_seeds(tmp_path, runs, monkeypatch, capsys):
+def test_the_figure_is_all_that_matplotlib_adds(illustrated, text):
+    paragraphs = (illustrated / "report.md").read_text(encoding="utf-8").split("\n\n")
+    pictures = [paragraph for paragraph in paragraphs if paragraph.startswith(("![", "**Key figure.**"))]
+    assert len(pictures) == 2
+    kept = [paragraph for paragraph in paragraphs if paragraph not in pictures]
+    assert kept == [part for part in text.split("\n\n") if not part.startswith("No figure without")]
+    alt, file = re.fullmatch(r"!\[([^\]]+)\]\((.*)\)", pictures[0]).groups()
+    assert len(alt.split()) > 10 and (illustrated / file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_bands_and_differences(illustrated, cases):
+    """What is drawn, against means that pandas takes."""
+    seeds = read_seeds(illustrated)
+    axes = across_plot.key_figure(seeds).axes
+    means = cases.groupby(["model", "strategy", "iteration", "seed"])["DICE"].mean()
+    curve = next(line for line in axes[0].lines if line.get_label() == "USS")
+    expected = [means["initial", "", 0].mean(), *(means["iteration", "USS", k].mean() for k in (1, 2))]
+    assert curve.get_ydata() == pytest.approx(expected)
+    edges = axes[0].collections[2].get_paths()[0].vertices[:, 1]  # the third band
+    assert edges.max() == pytest.approx(expected[2] + means["iteration", "USS", 2].std())
+    lines = [line for line in axes[2].lines if line.get_marker() == "o" and len(line.get_ydata()) == 2]
+    gains = [(means["iteration", "USS", k] - means["iteration", "RSS", k]).mean() for k in (1, 2)]
+    assert [line.get_ydata() for line in lines] == [pytest.approx(gains)]
+    assert [label.get_text() for label in axes[2].get_xticklabels()] == ["1", "2", "converged"]
+
+
+def test_bands_of_many_strategies_are_left_to_two():
+    names = ["UVS", "RVS", "USS", "RSS", "another"]
+    assert across_plot.banded(names) == ["USS", "RSS"] and across_plot.banded(names[:4]) == names[:4]
+    assert across_plot.reference_of(names) == "RSS" and across_plot.reference_of(names[:3]) == "UVS"
+
+
+# --- from the command line ---
+
+
+def report_only(tmp_path, *seeds):
+    arguments = ["--report-only", "--seed", *map(str, seeds), "--name", "made", "--reports", str(tmp_path)]
+    return run_main(arguments, "test")
+
+
+@pytest.fixture
+def reports(tmp_path, monkeypatch):
+    """Reports of three seeds, as separate jobs leave them."""
+    monkeypatch.setattr(pipeline.document, "write_report", lambda folder: folder)
+    return {seed: write_run(tmp_path / f"made-seed{seed}", seed, means) for seed, means in DICE.items()}
+
+
+def test_report_only_gathers_the_seeds(tmp_path, reports, monkeypatch, capsys):
     """Every seed's own report is rebuilt, then that across them."""
-    for seed, folder in runs.items():
-        folder.rename(tmp_path / f"made-seed{seed}")
     rebuilt = []
     monkeypatch.setattr(pipeline.document, "write_report", rebuilt.append)
-    arguments = ["--report-only", "--seed", "2", "0", "--name", "made", "--reports", str(tmp_path)]
-    assert run_main(arguments, "test") == 0
-    assert rebuilt == [tmp_path / "made-seed2", tmp_path / "made-seed0"]
-    assert "over n = 2 seeds (2, 0)" in (tmp_path / "made" / "report.md").read_text(encoding="utf-8")
+    assert report_only(tmp_path, 2, 0) == 0
+    assert rebuilt == [reports[2], reports[0]]
+    text = (tmp_path / "made" / "report.md").read_text(encoding="utf-8")
+    assert text.split("\n\n")[1].startswith("Over 2 seeds")
     assert str(tmp_path / "made" / "report.md") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("manifest_sha256", "other"), "manifest_sha256: m there, other here"),
+        (("code_sha256", "other"), "code_sha256: c there, other here"),
+        (("strategies", ["USS"]), "strategies: ['UVS', 'USS'] there, ['USS'] here"),
+        (
+            ("config", {"training": {"converged_max_steps": 5}}),
+            "training.converged_max_steps: 3 there, 5 here",
+        ),
+        (("seed", 7), "results of seed 7, not 1"),
+    ],
+)
+def test_seeds_of_another_benchmark_are_refused(tmp_path, reports, capsys, change, said):
+    """In one line that names the folder and what differs, before any report is touched."""
+    origin = json.loads((reports[1] / paths.PROVENANCE).read_text(encoding="utf-8"))
+    storage.write_json(reports[1] / paths.PROVENANCE, {**origin, change[0]: change[1]})
+    assert report_only(tmp_path, 0, 1, 2) == 2
+    message = capsys.readouterr().err
+    assert str(reports[1]) in message and said in message and len(message.splitlines()) == 1
+    assert not (tmp_path / "made").exists()
+
+
+def test_devices_and_libraries_may_differ(tmp_path, reports):
+    """Seeds may come from other machines; the report says so."""
+    origin = storage.read_json(reports[1] / paths.PROVENANCE)
+    storage.write_json(reports[1] / paths.PROVENANCE, {**origin, "device": "a GPU"})
+    assert report_only(tmp_path, 0, 1, 2) == 0
+    text = (tmp_path / "made" / "report.md").read_text(encoding="utf-8")
+    assert "Device: CPU (seeds 0 and 2); a GPU (seeds 1)." in text
+
+
+def test_a_missing_seed_is_named(tmp_path, reports, capsys):
+    shutil.rmtree(reports[1])
+    assert report_only(tmp_path, 0, 1, 2) == 2
+    assert "made-seed1: no results/cases.csv" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()

@@ -22,6 +22,9 @@ from uss_bench.commands import run_main
 from uss_bench.report import figures, tables
 from uss_bench.report.document import write_report
 from uss_bench.report.results import read_results
+from uss_bench.report.words import titled
+from uss_bench.runtime import storage
+from uss_bench.study.metrics import PAPER_METRICS
 
 pytestmark = pytest.mark.whole
 
@@ -155,8 +158,8 @@ def test_figures_are_all_that_matplotlib_adds(illustrated):
     ]
     assert kept == [text for text in golden.split("\n\n") if not text.startswith("Not drawn:")]
     assert (
-        len(paragraphs) == len(kept) + 2 * 3 + 1
-    )  # the key figure, 3 and 6; a note on the others, which need slices
+        len(paragraphs) == len(kept) + 2 * 4 + 1
+    )  # the key figure, 3, 6 and 7; a note on the others, which need slices
 
 
 def test_every_link_and_picture_leads_to_a_file_beside_the_report(illustrated):
@@ -183,8 +186,8 @@ def test_every_link_and_picture_leads_to_a_file_beside_the_report(illustrated):
 def test_every_table_parses(illustrated):
     text = (illustrated / "report.md").read_text(encoding="utf-8")
     assert (
-        check_tables(text) == 36
-    )  # key, 1-9 twice, intervals, area, sites 4, missed, tests 8, provenance, settings
+        check_tables(text) == 43
+    )  # key, 1-9 twice, further metrics 4, intervals, area, sites 4, missed, uncertainties 3, tests 8, 2 more
 
 
 def test_no_line_shows_a_failure(illustrated):
@@ -203,35 +206,43 @@ def test_order_for_a_reader(illustrated):
         f"Table {number}" for number in range(1, 10)
     ]
     assert headings[9:] == [
-        "Further statistics", "Tests", "Notes of the simulation",
+        "Further metrics", "Further statistics", "How good are the uncertainties?", "Tests",
+        "Notes of the simulation",
         "What the paper leaves open, and deviations from it", "Provenance",
         "How to cite",
     ]  # fmt: skip
     assert [line.split(".")[0] for line in text.splitlines() if line.startswith("**Figure")] == [
         "**Figure 3",
         "**Figure 6",
+        "**Figure 7",
     ]
 
 
 def test_tables_stand_under_their_headings(text):
     results = read_results(GOLDEN)
+    tests = {
+        kind: {metric: tables.paired_tests(results, metric, kind) for metric in PAPER_METRICS}
+        for kind in ("iteration", "converged")
+    }
     expected = {
         "Table 1. Data": tables.data_table(results), "Table 2. Training data": tables.training_data(results),
         "Table 3. Training steps": tables.training_steps(results),
-        "Table 4. DICE": tables.metric_by_iteration(results, "DICE"),
-        "Table 5. RVE [%]": tables.metric_by_iteration(results, "RVE"),
-        "Table 6. MSD [mm]": tables.metric_by_iteration(results, "MSD"),
-        "Table 7. HD [mm]": tables.metric_by_iteration(results, "HD"),
-        "Table 8. Converged models": tables.converged(results),
-        "Table 9. Effects of uncertainty and slice sampling": tables.effects_table(results)[0],
+        **{
+            f"Table {number}. {titled(metric)}": tables.metric_by_iteration(results, metric, found)
+            for number, (metric, found) in enumerate(tests["iteration"].items(), start=4)
+        },
+        "Table 8. Converged models": tables.converged(results, tests["converged"]),
+        "Table 9. Effects of uncertainty and slice sampling": tables.effects_table(
+            tables.effects(results), 8
+        ),
     }  # fmt: skip
     for heading, table in expected.items():
         section = section_of(text, heading)
         assert table in section.split("**Published**")[0]
         assert section.count("**Published** (five clinical sites, 234 other test cases)") == 1
-    for metric in ("DICE", "RVE", "MSD", "HD"):
+    for metric in PAPER_METRICS:
         for model, title in (("iteration", "iterations"), ("converged", "converged models")):
-            assert tables.corrected_tests(results, metric, model) in section_of(text, f"{metric}, {title}")
+            assert tables.corrected_tests(tests[model][metric]) in section_of(text, f"{metric}, {title}")
 
 
 def values_of(metric, model, strategy, iteration):
@@ -325,24 +336,27 @@ def test_what_the_stars_rest_on(text):
 
     DICE: in iteration 2, UVS equals USS in two.
     """
-    line = "HD: 6 tests of n = 8 pairs, 0 to 8 of them without a difference; "
-    line += "p: all differences are zero and exact."
+    line = "HD: 6 tests of n = 8 pairs, 0 to 8 of them without a difference."
     assert line in section_of(text, "Table 7. HD [mm]")
-    line = "DICE: 6 tests of n = 8 pairs, 0 to 2 of them without a difference; "
-    line += "p: exact and exact, ties or zeros."
+    line = "DICE: 6 tests of n = 8 pairs, 0 to 2 of them without a difference."
     assert line in section_of(text, "Table 4. DICE")
-    line = "RVE: 3 tests of n = 8 pairs, 0 of them without a difference; p: exact."
+    line = "RVE: 3 tests of n = 8 pairs, 0 of them without a difference."
     assert line in section_of(text, "Table 8. Converged models")
 
 
-def test_failed_fits_are_explained_in_words(text):
+def test_table_9_says_what_it_counts(text):
     section = section_of(text, "Table 9. Effects of uncertainty and slice sampling")
+    assert "n = 32: each of 8 cases enters once per model." in section
+
+
+def test_failed_fits_are_explained_in_words(folder, no_matplotlib):
+    for strategy in ("UVS", "RVS"):
+        for name in ("cases", "annotation", "training", "queries"):
+            keep(folder, name, lambda row, strategy=strategy: row["strategy"] != strategy)
+    section = section_of(text_of(folder), "Table 9. Effects of uncertainty and slice sampling")
     ours, published = section.split("**Published**")
-    for metric, quantile in (("DICE", 0.05), ("RVE", 0.95), ("MSD", 0.95), ("HD", 0.95)):
-        assert (
-            f"The fit of {metric} failed: too few values for standard errors at the {quantile} quantile: 32."
-            in ours
-        )
+    for metric in ("DICE", "RVE", "MSD", "HD"):
+        assert f"The fit of {metric} failed: these strategies cannot separate the effects" in ours
     rows = [line for line in ours.splitlines() if line.startswith("|")][2:]
     assert len(rows) == 3 and not any(re.search(r"\d", row) for row in rows)
     assert published.count("no fit here") == 12
@@ -359,8 +373,19 @@ def test_missed_livers_are_listed(text, folder, no_matplotlib):
 
 
 def only(folder, strategy):
-    for name in ("cases", "annotation", "training", "queries"):
+    for name in ("cases", "annotation", "training", "queries", "calibration"):
         keep(folder, name, lambda row: row["strategy"] in ("", "data pool", strategy))
+    path = folder / "results" / "uncertainty.csv.gz"
+    rows = storage.read_csv(path)
+    storage.write_csv(
+        path,
+        list(rows[0]),
+        [
+            row | {"queried": strategy if strategy in row["queried"].split(";") else ""}
+            for row in rows
+            if row["strategy"] in ("", strategy) and strategy in ("UVS", "USS")  # chance scores no pool
+        ],
+    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -372,11 +397,11 @@ def test_one_strategy(folder, no_matplotlib, strategy):
     own = re.sub(
         r"\*\*Published\*\*.*?(?=^#|\Z)", "", text, flags=re.DOTALL | re.MULTILINE
     )  # the paper's tables keep their stars
-    assert r"\*" not in own and "**" not in own and "best mean" not in own and "Wilcoxon" not in own
+    assert r"\*" not in own and "**" not in own and "best mean" not in own and "signed-rank" not in own
     assert "## Tests" not in text
     assert f"After 2 iterations, the models reach {strategy} 0." in text.split("\n\n")[1]
     assert "apart" not in text.split("\n\n")[1]
-    assert text.count("failed: singular design") == 4
+    assert text.count("failed: these strategies cannot separate") == 4
     assert not {other for other in STRATEGIES if other != strategy and f"| {other} |" in text}
 
 
@@ -385,7 +410,7 @@ def test_one_strategy_with_figures(folder):
     only(folder, "USS")
     text = text_of(folder)
     check_words(text)
-    assert text.count("![") == 3
+    assert text.count("![") == 4  # with the uncertainties
 
 
 def test_one_iteration(folder, no_matplotlib):

@@ -6,7 +6,7 @@ from uss_bench.report import published
 from uss_bench.report.published import PublishedScore
 from uss_bench.report.quantile_regression import TERMS
 from uss_bench.study.metrics import METRICS, PAPER_METRICS
-from uss_bench.study.strategies import STRATEGIES
+from uss_bench.study.strategies import PAPER as STRATEGIES
 
 
 def test_keys_are_those_of_results():

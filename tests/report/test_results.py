@@ -27,9 +27,11 @@ SETTINGS = config.resolve("smoke", ["query.iterations=3"])
 def record(kind, strategy, iteration, dice, queries=(), effort=(40, 16, 2)):
     """A model with the DICE of two cases; a DICE of 0 is a missed liver."""
     evaluation = [
-        {"case_id": case_id, "DICE": value, "RVE": 5.0, "MSD": 1 / 3, "HD": 12.5, "missed": False}
+        {"case_id": case_id, "DICE": value, "RVE": 5.0, "MSD": 1 / 3, "HD": 12.5}
+        | {"HD95": 6.5, "NSD": 0.75, "missed": False}
         if value
-        else {"case_id": case_id, "DICE": 0.0, "RVE": 100.0, "MSD": math.inf, "HD": math.inf, "missed": True}
+        else {"case_id": case_id, "DICE": 0.0, "RVE": 100.0, "MSD": math.inf, "HD": math.inf}
+        | {"HD95": math.inf, "NSD": 0.0, "missed": True}
         for case_id, value in zip(("t1", "t2"), dice, strict=True)
     ]
     return ModelRecord(
@@ -94,11 +96,11 @@ def lines_of(folder, name):
 def test_files_by_hand(tmp_path):
     write(tmp_path)
     cases = lines_of(tmp_path, "cases")
-    assert cases[0] == "model,strategy,iteration,seed,case_id,site,DICE,RVE,MSD,HD,missed"
+    assert cases[0] == "model,strategy,iteration,seed,case_id,site,DICE,RVE,MSD,HD,HD95,NSD,missed"
     assert len(cases) == 1 + 6 * 2
-    assert cases[1] == "initial,,0,3,t1,site-1,0.8,5,0.333333,12.5,0"
-    assert cases[5] == "iteration,RSS,1,3,t1,site-1,0,100,inf,inf,1"
-    assert cases[12] == "data pool,,,3,t2,site-2,0.94,5,0.333333,12.5,0"
+    assert cases[1] == "initial,,0,3,t1,site-1,0.8,5,0.333333,12.5,6.5,0.75,0"
+    assert cases[5] == "iteration,RSS,1,3,t1,site-1,0,100,inf,inf,inf,0,1"
+    assert cases[12] == "data pool,,,3,t2,site-2,0.94,5,0.333333,12.5,6.5,0.75,0"
     assert lines_of(tmp_path, "annotation") == [
         "strategy,iteration,annotated_slices,annotated_liver_slices,unique_patients",
         *(",0,40,16,2", "UVS,1,60,25,3", "RSS,1,42,17,3", "data pool,,120,50,6"),

@@ -1,4 +1,4 @@
-"""The paired test against values worked out by hand, exact enumeration, and SciPy called directly."""
+"""The test against the best: values worked out by hand, SciPy's test, and all exchanges counted out."""
 
 import itertools
 
@@ -6,22 +6,26 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from uss_bench.report import signed_rank
-from uss_bench.report.signed_rank import stars, wilcoxon_against_best
+from uss_bench.report.signed_rank import against_best, stars
 
 # Darwin's maize: differences in height of cross- and self-fertilised plants; the worked example of Wilcoxon
 # (1945), T = 24.
 MAIZE = np.array([6, 8, 14, 16, 23, 24, 28, 29, 41, -48, 49, 56, 60, -67, 75], dtype=float)
 
 
-def compare(differences, higher_is_better=True):
+def compare(differences, higher_is_better=True, resamples=5000):
     """Test of `x` against a best `y`, where `x - y` are the differences.
 
     `y` is the best as long as `x` has no better mean.
     """
     differences = np.asarray(differences, dtype=float)
     base = 1000.0 + np.arange(differences.size)
-    return wilcoxon_against_best({"y": base, "x": base + differences}, higher_is_better)["x"]
+    return against_best({"y": base, "x": base + differences}, higher_is_better, 0, resamples)["x"]
+
+
+def within(expected, resamples):
+    """What a share of that many exchanges may lie from the expected one: four standard errors."""
+    return pytest.approx(expected, abs=4 * (expected * (1 - expected) / resamples) ** 0.5 + 1 / resamples)
 
 
 def enumerated_p(differences):
@@ -34,28 +38,12 @@ def enumerated_p(differences):
     return min(1.0, 2 * np.mean([total <= smaller for total in sums]))
 
 
-def test_wilcoxon_of_the_published_example():
+def test_two_samples_of_the_published_example():
+    """Exchanging two samples changes signs, and which is the best is of no matter: Wilcoxon's test."""
     result = compare(-MAIZE)
-    assert (result.best, result.statistic, result.n, result.zeros, result.method) == (
-        "y",
-        24.0,
-        15,
-        0,
-        "exact",
-    )
-    assert result.p == pytest.approx(0.041259765625)
-    assert result.stars == "*"
-
-
-def test_effect_by_hand_and_its_sign():
-    # ranks 1..4: won 1, lost 2 + 3 + 4 = 9, so (1 - 9) / 10
-    result = compare([1, -2, -3, -4])
-    assert (result.effect, result.statistic) == (pytest.approx(-0.8), 1.0)
-    # lower is better: the same sample beats the best in three of four cases and still has the worse mean
-    assert compare([-1, -2, -3, 40], higher_is_better=False).effect == pytest.approx((6 - 4) / 10)
-    # Pratt: the zero takes rank 1; won 2, lost 3 + 4 + 5
-    assert compare([0, 1, -2, -3, -4]).effect == pytest.approx((2 - 12) / 14)
-    assert compare([-1, -2, -3, -4]).effect == -1.0
+    assert (result.best, result.n, result.zeros, result.stars) == ("y", 15, 0, "*")
+    assert result.effect == pytest.approx((24 - 96) / 120)
+    assert result.p == within(0.041259765625, 5000)
 
 
 @pytest.mark.parametrize(
@@ -71,93 +59,116 @@ def test_effect_by_hand_and_its_sign():
         [0, 1, 1, -3, -3, -3, -4, -4, -6, -6, -7],
     ],
 )
-def test_small_samples_against_enumeration(differences):
+def test_two_samples_with_ties_and_zeros_against_enumeration(differences):
     result = compare(differences)
-    assert result.p == pytest.approx(enumerated_p(differences))
-    assert result.p >= 2.0 ** (1 - len(differences))
+    assert result.p == within(enumerated_p(differences), 5000)
     assert result.zeros == differences.count(0)
-    assert result.method.startswith("exact")
-
-
-def test_counting_agrees_with_scipy_where_scipy_is_exact():
-    rng = np.random.default_rng(0)
-    for n in (5, 12, 30, 50):
-        differences = np.round(rng.permutation(n) + 1.0) * rng.choice([-1, 1], n, p=[0.7, 0.3])
-        ranks = np.abs(differences)
-        expected = scipy.stats.wilcoxon(differences, zero_method="pratt", method="exact")
-        smaller = min(ranks[differences > 0].sum(), ranks[differences < 0].sum())
-        assert signed_rank._signed_rank_p(ranks, smaller) == pytest.approx(expected.pvalue)
-
-
-def test_four_equal_differences_are_not_significant():
-    assert scipy.stats.wilcoxon([-1.0] * 4, zero_method="pratt", method="approx").pvalue < 0.05  # the trap
-    result = compare([-1.0] * 4)
-    assert (result.p, result.stars, result.method) == (0.125, "", "exact, ties or zeros")
-
-
-def many_pairs():
-    differences = np.round(np.random.default_rng(1).normal(-0.4, 2, size=80))
-    assert np.count_nonzero(differences == 0) > 5
-    assert np.unique(np.abs(differences)).size < 10
-    return differences
 
 
 def test_many_pairs_against_scipy():
-    differences = many_pairs()
-    result = compare(differences)
+    differences = np.round(np.random.default_rng(1).normal(-0.4, 2, size=80))
+    assert np.count_nonzero(differences == 0) > 5 and np.unique(np.abs(differences)).size < 10
     expected = scipy.stats.wilcoxon(differences, zero_method="pratt", correction=False, method="approx")
-    assert (result.statistic, result.p) == (pytest.approx(expected.statistic), pytest.approx(expected.pvalue))
-    assert (result.n, result.zeros, result.method) == (80, np.count_nonzero(differences == 0), "asymptotic")
+    assert compare(differences).p == pytest.approx(expected.pvalue, abs=0.01)
 
 
-def test_many_pairs_against_the_formula():
-    """Normal approximation with Cureton's correction for zeros and the usual one for ties."""
-    differences = many_pairs()
-    n, zeros = differences.size, np.count_nonzero(differences == 0)
-    _, ties = np.unique(np.abs(differences[differences != 0]), return_counts=True)
-    mean = (n * (n + 1) - zeros * (zeros + 1)) / 4
-    variance = (n * (n + 1) * (2 * n + 1) - zeros * (zeros + 1) * (2 * zeros + 1)) / 24 - (
-        ties**3 - ties
-    ).sum() / 48
-    result = compare(differences)
-    assert result.p == pytest.approx(2 * scipy.stats.norm.sf((mean - result.statistic) / variance**0.5))
+def signed_rank(one, other):
+    """Absolute signed-rank sum over its standard deviation, by hand."""
+    differences = np.round(np.subtract(one, other), 9)
+    ranks = [
+        np.mean(1 + np.flatnonzero(np.sort(np.abs(differences)) == size)) for size in np.abs(differences)
+    ]
+    ranks = np.where(differences == 0, 0, ranks)
+    spread = sum(rank**2 for rank in ranks) ** 0.5
+    return abs(sum(rank * np.sign(x) for rank, x in zip(ranks, differences, strict=True))) / (spread or 1.0)
 
 
-def test_fifty_pairs_are_exact_and_fifty_one_are_not():
-    differences = -(np.arange(51) + 1.0) * np.where(np.arange(51) % 3, 1, -1)
-    assert compare(differences[:50]).method == "exact"
-    assert compare(differences).method == "asymptotic"
+def test_three_samples_against_all_exchanges():
+    """1296 ways to exchange three samples within four cases; the best is chosen anew in each."""
+    samples = {
+        "x": [0.90, 0.85, 0.80, 0.70],
+        "y": [0.88, 0.80, 0.80, 0.72],
+        "z": [0.80, 0.81, 0.78, 0.71],
+    }
+    found = against_best(samples, True, 1, 5000)
+    assert list(found) == ["y", "z"]
+    shares = dict.fromkeys(found, 0.0)
+    observed = {name: signed_rank(samples[name], samples["x"]) for name in found}
+    columns = list(zip(*samples.values(), strict=True))
+    exchanges = list(itertools.product(*(itertools.permutations(column) for column in columns)))
+    for exchanged in exchanges:
+        rows = sorted(zip(*exchanged, strict=True), key=lambda row: -round(sum(row), 9))
+        drawn = [signed_rank(row, rows[0]) for row in rows[1:]]
+        for name in found:
+            reached = sum(value >= observed[name] - 1e-9 for value in drawn) / 2
+            shares[name] += reached / len(exchanges)
+    assert 0.05 < min(shares.values()) < max(shares.values()) < 0.95  # or the test would prove little
+    assert found["y"].p == pytest.approx(shares["y"], abs=0.03)
+    assert found["z"].p == pytest.approx(shares["z"], abs=0.03)
+
+
+def test_effect_by_hand_and_its_sign():
+    # ranks 1..4: won 1, lost 2 + 3 + 4 = 9, so (1 - 9) / 10
+    assert compare([1, -2, -3, -4]).effect == pytest.approx(-0.8)
+    # lower is better: the same sample beats the best in three of four cases and still has the worse mean
+    assert compare([-1, -2, -3, 40], higher_is_better=False).effect == pytest.approx((6 - 4) / 10)
+    # Pratt: the zero takes rank 1; won 2, lost 3 + 4 + 5
+    assert compare([0, 1, -2, -3, -4]).effect == pytest.approx((2 - 12) / 14)
+    assert compare([-1, -2, -3, -4]).effect == -1.0
+
+
+def test_the_best_follows_the_direction_and_the_first_wins_ties():
+    samples = {"a": [1.0, 3.0], "b": [4.0, 0.0], "c": [1.0, 1.5], "d": [1.5, 1.0]}
+    assert list(against_best(samples, True, 0, 50)) == ["b", "c", "d"]
+    assert {test.best for test in against_best(samples, False, 0, 50).values()} == {"c"}
+
+
+def test_p_is_never_zero():
+    """Twenty of twenty cases worse: none of the exchanges comes up to that, and one counts."""
+    assert compare(-np.arange(1.0, 21.0), resamples=999).p == 1 / 1000
+    assert compare(-np.arange(1.0, 21.0), resamples=1).p == 1 / 2
+
+
+def test_batches_of_exchanges_are_all_counted():
+    """Every exchange of equal samples is as extreme: p is 1 whatever the last batch's size."""
+    for resamples in (1, 499, 500, 501, 1234):
+        assert compare([0.0, 0.0, 0.0], resamples=resamples).p == 1.0
+
+
+def test_equal_seeds_give_equal_p():
+    rng = np.random.default_rng(0)
+    samples = {name: rng.normal(size=30) for name in "abcd"}
+    one, again, other = (against_best(samples, True, seed, 300) for seed in (1, 1, 2))
+    assert one == again != other
 
 
 @pytest.mark.parametrize("n", [1, 4, 60])
 def test_no_differences_at_all(n):
     for value in (0.5, 0.0):
-        result = wilcoxon_against_best({"y": np.full(n, value), "x": np.full(n, value)}, True)["x"]
-        assert (result.p, result.effect, result.stars, result.zeros, result.method) == (
-            1.0,
-            0.0,
-            "",
-            n,
-            "all differences are zero",
-        )
+        samples = {name: np.full(n, value) for name in "xyz"}
+        for result in against_best(samples, True, 0, 100).values():
+            assert (result.p, result.effect, result.stars, result.zeros) == (1.0, 0.0, "", n)
 
 
 def test_rounding_errors_break_no_ties():
     """0.5 - 0.525, 0.825 - 0.775 and so on are 0.025 and three times 0.05, but not in binary."""
     x, y = np.array([0.5, 0.825, 0.375, 0.5]), np.array([0.525, 0.775, 0.325, 0.55])
-    result = wilcoxon_against_best({"x": x, "y": y}, True)["y"]
-    assert result.statistic == 4.0  # ranks 1, 3, 3, 3: the best wins 3 + 3 and loses 1 + 3
+    result = against_best({"x": x, "y": y}, True, 0, 500)["y"]
+    assert result.effect == pytest.approx((1 + 3 - 3 - 3) / 10)  # ranks 1, 3, 3, 3
     # the unit is of no matter, however small
-    tiny = wilcoxon_against_best({"x": 1e-9 * x, "y": 1e-9 * y}, True)["y"]
-    assert (tiny.p, tiny.effect) == (result.p, result.effect)
+    assert against_best({"x": 1e-9 * x, "y": 1e-9 * y}, True, 0, 500)["y"] == result
 
 
 def test_unpaired_and_missing_samples():
     with pytest.raises(ValueError, match=r"paired.*'x': 3.*'y': 2"):
-        wilcoxon_against_best({"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0]}, True)
+        against_best({"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0]}, True, 0)
     with pytest.raises(ValueError, match="samples"):
-        wilcoxon_against_best({}, True)
-    assert wilcoxon_against_best({"x": [1.0, 2.0]}, True) == {}
+        against_best({}, True, 0)
+    with pytest.raises(ValueError, match="resamples"):
+        against_best({"x": [1.0, 2.0]}, True, 0, 0)
+    with pytest.raises(TypeError):
+        against_best({"x": [1.0, 2.0]}, True, None)
+    assert against_best({"x": [1.0, 2.0]}, True, 0) == {}
 
 
 def test_stars():

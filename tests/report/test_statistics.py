@@ -6,8 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from uss_bench.report.quantile_regression import quantile_effects
-from uss_bench.report.signed_rank import wilcoxon_against_best
+from uss_bench.report.signed_rank import against_best
 from uss_bench.report.statistics import best_by_mean, bootstrap_interval, summarize
 
 
@@ -31,9 +30,8 @@ def test_summary_of_one_case_has_no_deviation():
 def test_values_are_checked(values):
     for call in (
         lambda: summarize(values, 0.05),
-        lambda: wilcoxon_against_best({"x": [1.0, 2.0], "y": values}, True),
+        lambda: against_best({"x": [1.0, 2.0], "y": values}, True, 0),
         lambda: best_by_mean({"y": values}, True),
-        lambda: quantile_effects(values, [0, 1], [0, 1], 0.05),
         lambda: bootstrap_interval(values, np.mean, 0),
     ):
         with pytest.raises(ValueError, match=r"values|samples\['y'\]"):
@@ -43,16 +41,12 @@ def test_values_are_checked(values):
 def test_quantile_is_checked():
     with pytest.raises(ValueError, match="quantile"):
         summarize([1.0], 5)
-    with pytest.raises(ValueError, match="quantile"):
-        quantile_effects([1.0, 2.0], [0, 1], [0, 1], 1.0)
 
 
 def test_the_best_follows_the_direction_and_the_first_wins_ties():
     samples = {"a": [1.0, 3.0], "b": [4.0, 0.0], "c": [1.0, 1.5], "d": [1.5, 1.0]}
     assert best_by_mean(samples, True) == "a"
     assert best_by_mean(samples, False) == "c"
-    assert list(wilcoxon_against_best(samples, True)) == ["b", "c", "d"]
-    assert {comparison.best for comparison in wilcoxon_against_best(samples, False).values()} == {"c"}
 
 
 def test_bootstrap_of_a_mean_against_the_normal_interval():

@@ -2,8 +2,10 @@
 
 import csv
 import errno
+import gzip
 import hashlib
 import os
+import secrets
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -155,6 +157,22 @@ def test_csv_keeps_the_order_of_columns_and_rows_and_reads_back_as_text(tmp_path
         storage.write_csv(path, ["b", "a"], [{"a": 1}])
 
 
+def test_compressed_csv_has_the_same_text_and_the_same_bytes_at_any_time(tmp_path, monkeypatch):
+    rows = [{"a": 1, "b": "x"}, {"a": None, "b": "ü\nz"}]
+    plain, packed, again = (
+        tmp_path / "rows.csv",
+        tmp_path / "rows.csv.gz",
+        tmp_path / "again" / "other.csv.gz",
+    )
+    for path in (plain, packed):
+        storage.write_csv(path, ["b", "a"], rows)
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    storage.write_csv(again, ["b", "a"], rows)
+    assert gzip.decompress(packed.read_bytes()) == plain.read_bytes()
+    assert packed.read_bytes() == again.read_bytes()
+    assert storage.read_csv(packed) == storage.read_csv(plain)
+
+
 def test_json_is_sorted_and_reads_back(tmp_path):
     value = {"b": [1, 2.5, None], "a": {"d": "ü", "c": True}}
     storage.write_json(tmp_path / "value.json", value)
@@ -238,6 +256,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     ("name", "write"),
     [
         ("rows.csv", lambda path: storage.write_csv(path, ["a"], [{"a": "x" * 20000}])),
+        ("rows.csv.gz", lambda path: storage.write_csv(path, ["a"], [{"a": secrets.token_hex(20000)}])),
         ("stage.json", lambda path: storage.write_json(path, ["x" * 20000])),
         ("model.pt", lambda path: storage.save_checkpoint(path, {"weight": torch.zeros(5000)})),
     ],

@@ -39,6 +39,8 @@ def test_a_shifted_box_by_hand(volume_of):
         "RVE": 0.0,
         "MSD": pytest.approx((9 * 2 + 1) / 26),
         "HD": 2.0,
+        "HD95": 2.0,
+        "NSD": 1.0,
         "missed": False,
     }
 
@@ -55,7 +57,8 @@ def test_half_counts_as_liver_and_less_does_not(volume_of):
 def test_a_missed_liver_is_flagged_and_infinitely_far(volume_of):
     volume = volume_of(box((1, 4), (2, 5), (3, 6)))
     scores = evaluate_case(np.zeros(SHAPE, np.float32), volume)
-    assert scores == {"DICE": 0, "RVE": 100, "MSD": np.inf, "HD": np.inf, "missed": True}
+    far = {"MSD": np.inf, "HD": np.inf, "HD95": np.inf, "NSD": 0}
+    assert scores == {"DICE": 0, "RVE": 100, **far, "missed": True}
 
 
 def test_a_case_without_liver_cannot_be_missed(volume_of):
@@ -65,6 +68,8 @@ def test_a_case_without_liver_cannot_be_missed(volume_of):
         "RVE": 0,
         "MSD": 0,
         "HD": 0,
+        "HD95": 0,
+        "NSD": 1,
         "missed": False,
     }
     found = evaluate_case(np.ones(SHAPE, np.float32), volume)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from uss_bench.study.metrics import METRICS, jaccard, segmentation_metrics
+from uss_bench.study.metrics import METRICS, PAPER_METRICS, jaccard, segmentation_metrics
 from uss_bench.study.surfaces import surface_voxels, volume_diagonal
 
 SPACING = (5.0, 1.0, 2.0)  # z, y, x in mm
@@ -42,11 +42,24 @@ def loop_surface(mask):
 
 
 def all_pairs(prediction, reference, spacing):
-    """MSD and HD from the distances of all pairs of surface voxels."""
+    """MSD, HD, HD95 and NSD from the distances of all pairs of surface voxels."""
     first, second = loop_surface(prediction), loop_surface(reference)
     distances = np.linalg.norm((first[:, None] - second[None]) * np.asarray(spacing), axis=2)
     forth, back = distances.min(axis=1), distances.min(axis=0)
-    return (forth.mean() + back.mean()) / 2, max(forth.max(), back.max())
+    near = sum((distances <= 2).sum() for distances in (forth, back))
+    return {
+        "MSD": (forth.mean() + back.mean()) / 2,
+        "HD": max(forth.max(), back.max()),
+        "HD95": max(percentile_95(forth), percentile_95(back)),
+        "NSD": near / (len(forth) + len(back)),
+    }
+
+
+def percentile_95(values):
+    """Linear between the order statistics, the first at 0% and the last at 100%."""
+    ordered = sorted(values)
+    below, part = divmod(95 * (len(ordered) - 1), 100)
+    return ordered[below] + part / 100 * (ordered[min(below + 1, len(ordered) - 1)] - ordered[below])
 
 
 def mean_both_ways(asd, first, second, spacing):
@@ -55,10 +68,19 @@ def mean_both_ways(asd, first, second, spacing):
 
 
 def test_table_of_metrics():
-    assert list(METRICS) == ["DICE", "RVE", "MSD", "HD"]
-    assert [metric.unit for metric in METRICS.values()] == ["", "%", "mm", "mm"]
-    assert [metric.higher_is_better for metric in METRICS.values()] == [True, False, False, False]
-    assert [metric.robust_quantile for metric in METRICS.values()] == [0.05, 0.95, 0.95, 0.95]
+    assert list(METRICS) == ["DICE", "RVE", "MSD", "HD", "HD95", "NSD"]
+    assert PAPER_METRICS == ("DICE", "RVE", "MSD", "HD")
+    assert [metric.unit for metric in METRICS.values()] == ["", "%", "mm", "mm", "mm", ""]
+    assert [metric.higher_is_better for metric in METRICS.values()] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert [metric.robust_quantile for metric in METRICS.values()] == [0.05, 0.95, 0.95, 0.95, 0.95, 0.05]
+    assert "2 mm" in METRICS["NSD"].definition
     with pytest.raises(TypeError):
         METRICS["DICE"] = None
 
@@ -74,12 +96,15 @@ def test_two_voxels(offset, distance):
         "RVE": 0.0,
         "MSD": pytest.approx(distance),
         "HD": pytest.approx(distance),
+        "HD95": pytest.approx(distance),
+        "NSD": 0.0,
     }
 
 
 # A 3 x 3 x 3 box has 26 surface voxels, all but its centre. Moved by one voxel, nine of them lie one step
 # beyond the other box, one (the middle of the opposite face) falls on the other's centre and is 1 mm (the
-# smallest step) away from its surface, and the remaining 16 coincide. The boxes share 18 of 27 voxels.
+# smallest step) away from its surface, and the remaining 16 coincide. The boxes share 18 of 27 voxels. Of the
+# 26 distances in order, 95% is three quarters of the way from the 24th to the 25th, both one step.
 @pytest.mark.parametrize(("offset", "step"), [((1, 0, 0), 5), ((0, 1, 0), 1), ((0, 0, 1), 2)])
 def test_box_moved_by_one_voxel(offset, step):
     first, second = box((2, 3, 4), (3, 3, 3)), box(np.add((2, 3, 4), offset), (3, 3, 3))
@@ -88,6 +113,8 @@ def test_box_moved_by_one_voxel(offset, step):
         "RVE": 0.0,
         "MSD": pytest.approx((9 * step + 1) / 26),
         "HD": step,
+        "HD95": step,
+        "NSD": pytest.approx(17 / 26) if step > 2 else 1.0,
     }
     assert segmentation_metrics(first, second, SPACING) == expected
     assert segmentation_metrics(second, first, SPACING) == expected
@@ -121,6 +148,26 @@ def test_nested_voxel():
     )  # relative to the reference
 
 
+def test_hausdorff_95_by_hand():
+    """A line of 41 voxels, 2 mm apart, against its first: distances 0, 2, ..., 80 mm; back 0 alone.
+
+    95% of 40 steps is 38: 76 mm. Both directions pooled, as MedPy has it, gives 95% of 41 steps, 75.9 mm.
+    """
+    line, first = box((2, 3, 0), (1, 1, 41), (5, 6, 50)), box((2, 3, 0), (1, 1, 1), (5, 6, 50))
+    for masks in ((line, first), (first, line)):
+        metrics = segmentation_metrics(*masks, SPACING)
+        assert (metrics["HD"], metrics["HD95"]) == (80, 76)
+        assert metrics["NSD"] == 3 / 42  # the first voxel from both sides, and its neighbour
+
+
+@pytest.mark.parametrize(("edge", "share"), [(0.4, 1), (np.float32(0.4), 1), (0.401, 0), (0.399, 1)])
+def test_tolerance_includes_its_limit_in_the_precision_of_headers(edge, share):
+    """Two voxels five steps apart along x, of which each is about 0.4 mm."""
+    first, second = box((2, 3, 0), (1, 1, 1)), box((2, 3, 5), (1, 1, 1))
+    assert 5 * float(np.float32(0.4)) > 2
+    assert segmentation_metrics(first, second, (5.0, 1.0, float(edge)))["NSD"] == share
+
+
 def test_relative_volume_error_has_no_sign():
     small, large = box((1, 1, 1), (2, 3, 4)), box((1, 1, 1), (3, 3, 4))
     assert segmentation_metrics(small, large, SPACING)["RVE"] == pytest.approx(100 / 3)
@@ -148,9 +195,12 @@ def test_masks_on_the_border_are_as_good_as_inside():
     assert segmentation_metrics(first, second, SPACING) == segmentation_metrics(*inside, SPACING)
 
 
+PERFECT = {"DICE": 1.0, "RVE": 0.0, "MSD": 0.0, "HD": 0.0, "HD95": 0.0, "NSD": 1.0}
+
+
 def test_identical_masks():
     mask = box((1, 2, 3), (4, 3, 5))
-    assert segmentation_metrics(mask, mask, SPACING) == {"DICE": 1.0, "RVE": 0.0, "MSD": 0.0, "HD": 0.0}
+    assert segmentation_metrics(mask, mask, SPACING) == PERFECT
     assert jaccard(mask, mask) == 1.0
 
 
@@ -161,14 +211,18 @@ def test_empty_masks():
         "RVE": 100.0,
         "MSD": np.inf,
         "HD": np.inf,
+        "HD95": np.inf,
+        "NSD": 0.0,
     }
     assert segmentation_metrics(mask, empty, SPACING) == {
         "DICE": 0.0,
         "RVE": np.inf,
         "MSD": np.inf,
         "HD": np.inf,
+        "HD95": np.inf,
+        "NSD": 0.0,
     }
-    assert segmentation_metrics(empty, empty, SPACING) == {"DICE": 1.0, "RVE": 0.0, "MSD": 0.0, "HD": 0.0}
+    assert segmentation_metrics(empty, empty, SPACING) == PERFECT
     assert jaccard(empty, empty) == 1.0
     assert jaccard(empty, mask) == jaccard(mask, empty) == 0.0
 
@@ -196,15 +250,18 @@ def test_random_blobs_against_all_pairs(seed):
     spacing = rng.uniform(0.5, 5, size=3)
     metrics = segmentation_metrics(first, second, spacing)
     assert (np.argwhere(surface_voxels(first)) == loop_surface(first)).all()
-    assert (metrics["MSD"], metrics["HD"]) == pytest.approx(all_pairs(first, second, spacing))
+    expected = all_pairs(first, second, spacing)
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     swapped = segmentation_metrics(second, first, spacing)
-    assert [swapped[name] for name in ("DICE", "MSD", "HD")] == [
-        metrics[name] for name in ("DICE", "MSD", "HD")
-    ]
+    symmetric = ("DICE", "MSD", "HD", "HD95", "NSD")
+    assert [swapped[name] for name in symmetric] == [metrics[name] for name in symmetric]
     assert jaccard(first, second) == pytest.approx(metrics["DICE"] / (2 - metrics["DICE"]))
-    assert metrics["MSD"] <= metrics["HD"] <= volume_diagonal(first.shape, spacing)
+    assert metrics["MSD"] <= metrics["HD"] and metrics["HD95"] <= metrics["HD"] <= volume_diagonal(
+        first.shape, spacing
+    )
     doubled = segmentation_metrics(first, second, 2 * spacing)
-    assert (doubled["MSD"], doubled["HD"]) == pytest.approx((2 * metrics["MSD"], 2 * metrics["HD"]))
+    for name in ("MSD", "HD", "HD95"):
+        assert doubled[name] == pytest.approx(2 * metrics[name])
     assert segmentation_metrics(first, second, spacing) == metrics  # to the last bit
 
 
@@ -251,6 +308,47 @@ def test_random_blobs_against_medpy(seed):
     assert metrics["MSD"] == pytest.approx(mean_both_ways(binary.asd, first, second, spacing))
     assert metrics["HD"] == pytest.approx(binary.hd(first, second, voxelspacing=spacing, connectivity=1))
     assert jaccard(first, second) == pytest.approx(binary.jc(first, second))
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
+def test_plates_against_surface_distance(step):
+    """Where its surface elements and our voxels weigh alike: a wide plate and another, so far below it.
+
+    More than 95% of both surfaces lie at one distance but for the rims, which are equal for both as well.
+    """
+    surface_distance = pytest.importorskip("surface_distance")
+    first, second = (
+        box((4, 5, 5), (1, 60, 60), (12, 70, 70)),
+        box((4 + step, 5, 5), (1, 60, 60), (12, 70, 70)),
+    )
+    spacing = (0.8, 1.0, 1.0)
+    distances = surface_distance.compute_surface_distances(second, first, spacing)
+    metrics = segmentation_metrics(first, second, spacing)
+    assert metrics["HD95"] == pytest.approx(0.8 * step)
+    assert metrics["HD95"] == pytest.approx(surface_distance.compute_robust_hausdorff(distances, 95))
+    assert metrics["NSD"] == float(0.8 * step <= 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")
+def test_livers_against_surface_distance(seed):
+    """Weights by area, and surfaces half a voxel farther out, move distances by less than a voxel."""
+    surface_distance = pytest.importorskip("surface_distance")
+    rng = np.random.default_rng(seed)
+    z, y, x = np.mgrid[:40, :44, :48]
+    radii, shift = rng.uniform(12, 16, 3), rng.uniform(-4, 4, 3)
+    first, second = (
+        sum(((axis - 21 - d) / r) ** 2 for axis, d, r in zip((z, y, x), moved, radii, strict=True)) < 1
+        for moved in (shift, (0, 0, 0))
+    )
+    spacing = (1.0, 1.0, 1.0)
+    distances = surface_distance.compute_surface_distances(second, first, spacing)
+    metrics = segmentation_metrics(first, second, spacing)
+    theirs = surface_distance.compute_robust_hausdorff(distances, 95)
+    assert metrics["HD95"] == pytest.approx(theirs, abs=3**0.5 / 2)
+    below, above = (surface_distance.compute_surface_dice_at_tolerance(distances, 2 + d) for d in (-0.5, 0.5))
+    assert below < metrics["NSD"] < above
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -16,8 +16,9 @@ from uss_bench.data.volumes import load_volume
 from uss_bench.runtime.progress import Progress
 from uss_bench.runtime.storage import read_json
 from uss_bench.study import showcase
+from uss_bench.study.rules import slice_candidates
 from uss_bench.study.simulation import Simulation
-from uss_bench.study.strategies import named, slice_candidates
+from uss_bench.study.strategies import named
 
 SMALL = [
     "data.spacing=4.0,4.0,4.0", "training.max_steps=2", "training.converged_max_steps=2",

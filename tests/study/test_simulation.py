@@ -13,12 +13,14 @@ from uss_bench import config
 from uss_bench.data.volumes import load_volume
 from uss_bench.network.training import train
 from uss_bench.runtime.progress import Progress
+from uss_bench.runtime.storage import read_json
 from uss_bench.runtime.team import Team
 from uss_bench.study.annotation import Annotations
 from uss_bench.study.keys import DATA_POOL, INITIAL, ModelKey
 from uss_bench.study.models import Models
+from uss_bench.study.querying import Querying, in_voxels
 from uss_bench.study.simulation import Simulation
-from uss_bench.study.strategies import STRATEGIES, named
+from uss_bench.study.strategies import PAPER, named
 
 pytestmark = pytest.mark.whole
 
@@ -137,7 +139,7 @@ def test_results_depend_neither_on_the_team_nor_on_the_other_strategies(simulate
         teams = [Team(rank, 3, store) for rank in range(3)]
         of_each = [
             by_key(records)
-            for records in pool.map(lambda team: simulate("together", STRATEGIES, settings, team), teams)
+            for records in pool.map(lambda team: simulate("together", PAPER, settings, team), teams)
         ]
     alone = by_key(simulate("alone", ("USS",), settings))
     for together in of_each:
@@ -149,15 +151,16 @@ def test_results_depend_neither_on_the_team_nor_on_the_other_strategies(simulate
 def test_pieces_of_work_are_done_once_by_the_team(simulate, monkeypatch):
     done = []
     for name in ("train", "evaluate", "score", "query"):
-        work = getattr(Models, name)
+        owner = Querying if name == "query" else Models
+        work = getattr(owner, name)
         monkeypatch.setattr(
-            Models,
+            owner,
             name,
             lambda self, *args, work=work: done.append((work.__name__, *args[:2])) or work(self, *args),
         )
     store = distributed.HashStore()
     with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(lambda rank: simulate("shared", STRATEGIES, team=Team(rank, 2, store)), range(2)))
+        list(pool.map(lambda rank: simulate("shared", PAPER, team=Team(rank, 2, store)), range(2)))
     done = [str(piece) for piece in done]
     assert len(done) == len(set(done))
     # 14 models on 2 test cases; the initial model and the first of UVS score 5 and 4 pool cases, the first of
@@ -200,6 +203,75 @@ def test_labels_that_were_not_annotated_are_never_read(simulate, strategy):
         assert outcome(poisoned[key]) == outcome(clean[key])
     # The poison does reach a model that reads all labels.
     assert outcome(poisoned["data pool", "", None]) != outcome(clean["data pool", "", None])
+
+
+def assessments(run_folder):
+    return {
+        path.relative_to(run_folder).as_posix(): read_json(path)["result"]
+        for path in run_folder.rglob("assessment.json")
+    }
+
+
+def test_references_are_read_for_the_uncertainties_only_when_all_queries_are_made(
+    simulate, tmp_path, monkeypatch
+):
+    """Until a model is first assessed, all slices that no strategy has annotated show what is not true.
+
+    What was kept of a Monte Carlo pass may be lost or damaged: it is made again.
+    """
+    settings = config.resolve("smoke", [*flat(OVERRIDES | {"query.iterations": 2})])
+    clean = by_key(simulate("clean", PAPER, settings))
+    annotated = [record.annotations for key, record in clean.items() if key != DATA_POOL]
+    queries = [tmp_path / "late" / name / f"iter-{k}" / "query.json" for name in PAPER for k in (1, 2)]
+    true, differ = {}, []
+
+    def poison(pool):
+        for case_id, volume in pool.items():
+            true[case_id] = volume, np.array(volume.label)
+            kept = sorted(frozenset().union(*(each.of(case_id) for each in annotated)))
+            label = true[case_id][1].copy()
+            label[np.setdiff1d(np.arange(len(label)), kept)] ^= 1
+            vars(volume)["label"] = label
+
+    assess = Models.assess
+
+    def late(self, training_set, score):
+        assert all(path.exists() for path in queries)
+        if not differ:
+            wrong = assess(self, training_set, score)
+            for volume, label in true.values():
+                vars(volume)["label"] = label
+            differ.append(wrong != assess(self, training_set, score))
+            kept = sorted((tmp_path / "late").rglob("*.mean"))
+            kept[0].unlink()
+            kept[1].write_bytes(b"damaged")
+        return assess(self, training_set, score)
+
+    monkeypatch.setattr(Models, "assess", late)
+    found = by_key(simulate("late", PAPER, settings, change=poison))
+    assert differ == [True]
+    del found[DATA_POOL], clean[DATA_POOL]
+    assert {key: outcome(record) for key, record in found.items()} == {
+        key: outcome(record) for key, record in clean.items()
+    }
+    assert assessments(tmp_path / "late") == assessments(tmp_path / "clean")
+    assert not list(tmp_path.rglob("*.mean"))
+
+
+def test_models_that_query_by_uncertainty_are_assessed_once_each(simulate, tmp_path):
+    records = by_key(simulate("once", PAPER))
+    found = assessments(tmp_path / "once")
+    assert sorted(found) == [f"{name}/assessment.json" for name in ("USS/iter-1", "UVS/iter-1", "initial")]
+    for name, key in (("initial", INITIAL), ("USS/iter-1", ModelKey.of_iteration("USS", 1))):
+        scores = read_json(tmp_path / "once" / name / "scores.json")["result"]
+        assert [case["uncertainty"] for case in found[f"{name}/assessment.json"]] == [
+            score["profile"] for score in scores
+        ]
+        annotations = records[key].annotations
+        for case in found[f"{name}/assessment.json"]:
+            assert len(case["wrong_voxels"]) == 20
+            opened = 20 - len(annotations.of(case["case_id"]))
+            assert sum(case["calibration"]["voxels"]) == opened * 18 * 18
 
 
 def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):
@@ -353,14 +425,14 @@ def test_all_strategies_begin_with_the_same_weights_and_twins_with_others():
 )
 def test_lengths_in_mm_are_the_papers_voxels_on_its_grid(spacing, distance, reach):
     """5 slices, and a cube of 11 voxels; elsewhere rounded (7.5 / 3 to the even 2), at least one voxel."""
-    models = bare_models(config.resolve("paper", [f"data.spacing={spacing}"]))
-    assert models.min_distance == distance
-    assert models._voxels(models.config.query.dilation_mm) == reach
+    settings = config.resolve("paper", [f"data.spacing={spacing}"])
+    assert Querying(settings, {}, 0).min_distance == distance
+    assert in_voxels(settings.query.dilation_mm, settings.data.spacing) == reach
 
 
 def test_slices_that_lie_near_annotated_ones_are_counted():
     """On a grid of 4 mm: 7.5 mm reach to the next slice and not to the one after."""
-    models = bare_models(config.resolve("paper", ["data.spacing=4,1,1"]))
+    settings = config.resolve("paper", ["data.spacing=4,1,1"])
     annotations = Annotations({"a": [10]})
     queries = [("a", 9, 1.0), ("a", 11, 1.0), ("a", 12, 1.0), ("b", 10, 1.0)]
-    assert models._near(queries, annotations) == 2
+    assert Querying(settings, {}, 0)._near(queries, annotations) == 2

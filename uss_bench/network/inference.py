@@ -7,6 +7,7 @@ in.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import contextmanager
 from itertools import product
 from typing import NamedTuple
@@ -16,11 +17,13 @@ import torch
 
 from .aunet import AUNet, liver_probability
 from .patches import crop_reflected
-from .uncertainty import predictive_entropy
+from .uncertainty import mean_pairwise_dice, mutual_information, predictive_entropy
+
+LIKELY = 0.5  # probability from which a sample shows liver
 
 
 class MonteCarlo(NamedTuple):
-    """What Monte Carlo dropout gives for every voxel of a volume.
+    """What Monte Carlo dropout gives for a volume.
 
     Attributes
     ----------
@@ -28,10 +31,17 @@ class MonteCarlo(NamedTuple):
         Mean liver probability of the passes.
     entropy : (z, y, x) float32 array
         Predictive entropy of that mean in nats (equation 2).
+    information : (z, y, x) float32 array or None
+        Mutual information of passes and prediction in nats, where asked for; see
+        `uncertainty.mutual_information`.
+    agreement : float or None
+        Mean pairwise DICE of the passes' masks, where asked for; see `uncertainty.mean_pairwise_dice`.
     """
 
     mean: np.ndarray
     entropy: np.ndarray
+    information: np.ndarray | None = None
+    agreement: float | None = None
 
 
 def predict(model: AUNet, volume: np.ndarray, tile: tuple[int, int, int] | None = None) -> np.ndarray:
@@ -79,6 +89,7 @@ def predict_mc(
     samples: int = 20,
     seed: int = 0,
     tile: tuple[int, int, int] | None = None,
+    further: Collection[str] = (),
 ) -> MonteCarlo:
     """Monte Carlo dropout on a volume: mean liver probability and predictive entropy (section II-D).
 
@@ -96,6 +107,8 @@ def predict_mc(
         Names the masks, which depend on it, on `tile` and on the shape of the volume alone.
     tile : tuple of int, optional
         Largest output tile `(z, y, x)` of one pass; None: the whole volume in one.
+    further : collection of str
+        What else to compute, "information" or "agreement" or both.
 
     Returns
     -------
@@ -110,23 +123,48 @@ def predict_mc(
     --------
     >>> net = AUNet((4, 8), flat_levels=1)
     >>> net.draw_weights(torch.Generator().manual_seed(0))
-    >>> result = predict_mc(net, np.random.default_rng(0).normal(size=(5, 12, 10)), samples=3)
+    >>> volume = np.random.default_rng(0).normal(size=(5, 12, 10))
+    >>> result = predict_mc(net, volume, samples=3, further=["information", "agreement"])
     >>> result.mean.shape, result.entropy.shape
     ((5, 12, 10), (5, 12, 10))
-    >>> mean, entropy = result
-    >>> bool((entropy <= np.float32(np.log(2))).all())
-    True
+    >>> bool((result.information <= result.entropy).all()), 0 < result.agreement < 1
+    (True, True)
     """
     mean = np.empty(np.shape(volume), np.float32)
+    entropy = np.empty_like(mean) if "information" in further else None
+    overlaps = np.zeros((samples, samples)) if "agreement" in further else None
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     with _evaluating(model):
         for region, inputs in _tiles(model, volume, tile):
+            z, y, x = shape = mean[region].shape
             features = model.encode(inputs)
-            total = sum(liver_probability(model.decode(features, generator)) for _ in range(samples))
-            mean[region] = _inside(total / samples, mean[region].shape)
+            total, doubt, masks = 0, 0, []
+            for _ in range(samples):
+                probability = liver_probability(model.decode(features, generator))
+                total = total + probability
+                if entropy is not None:
+                    doubt = doubt + torch.special.entr(probability) + torch.special.entr(1 - probability)
+                if overlaps is not None:
+                    masks.append(probability[0, :z, :y, :x].flatten() >= LIKELY)
+            mean[region] = _inside(total / samples, shape)
+            if entropy is not None:
+                entropy[region] = _inside(doubt / samples, shape)
+            if overlaps is not None:
+                overlaps += _overlaps(torch.stack(masks))
     # Rounding may carry a mean of ones past one, where the entropy is undefined.
     np.clip(mean, 0, 1, out=mean)
-    return MonteCarlo(mean, predictive_entropy(mean))
+    return MonteCarlo(
+        mean,
+        predictive_entropy(mean),
+        None if entropy is None else mutual_information(mean, entropy),
+        None if overlaps is None else mean_pairwise_dice(overlaps),
+    )
+
+
+def _overlaps(masks: torch.Tensor) -> np.ndarray:
+    """Voxels that each two of the masks `(n, voxels)` share, `(n, n)`; exact, as float64 counts are."""
+    somewhere = masks[:, masks.any(dim=0)].double()  # the liver is a small part of a volume
+    return (somewhere @ somewhere.T).cpu().numpy()
 
 
 @contextmanager

@@ -28,13 +28,68 @@ def predictive_entropy(mean_probability: float | np.ndarray) -> float | np.ndarr
     return entr(mean_probability) + entr(1 - mean_probability)
 
 
+def mutual_information(mean_probability: np.ndarray, mean_entropy: np.ndarray) -> np.ndarray:
+    """How far Monte Carlo samples disagree, in nats: BALD (Houlsby et al. 2011, Gal et al. 2017).
+
+    It is the part of the predictive entropy that the samples' own entropies do not explain: high where each
+    is sure of something else, zero where all are equally unsure.
+
+    Parameters
+    ----------
+    mean_probability : array of any shape, in [0, 1]
+        Mean over the samples.
+    mean_entropy : array of the same shape
+        Mean of the samples' entropies, in nats.
+
+    Returns
+    -------
+    array of the same shape
+        Between 0 and ln 2.
+
+    Examples
+    --------
+    >>> samples = np.array([[0.0, 0.5], [1.0, 0.5]])  # two samples of two voxels
+    >>> mutual_information(samples.mean(axis=0), predictive_entropy(samples).mean(axis=0)).round(3).tolist()
+    [0.693, 0.0]
+    """
+    # It cannot be negative, but rounding can make it so.
+    return np.maximum(predictive_entropy(mean_probability) - mean_entropy, 0)
+
+
+def mean_pairwise_dice(overlaps: np.ndarray) -> float:
+    """Mean DICE over all pairs of masks, a measure of agreement (Roy et al. 2019; Zenk et al. 2025).
+
+    Parameters
+    ----------
+    overlaps : (n, n) array of int
+        Voxels that two masks share; on the diagonal, voxels of each mask.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 1 for a single mask. Two empty masks agree.
+
+    Examples
+    --------
+    >>> mean_pairwise_dice(np.array([[4, 2, 0], [2, 4, 0], [0, 0, 0]]))  # 1/2, 0 and 0
+    0.16666666666666666
+    """
+    first, second = np.triu_indices(len(overlaps), k=1)
+    if not len(first):
+        return 1.0
+    sizes = np.diag(overlaps)
+    total = sizes[first] + sizes[second]
+    dice = np.divide(2 * overlaps[first, second], total, out=np.ones(len(first)), where=total > 0)
+    return float(dice.mean())
+
+
 def slice_profile(entropy: np.ndarray) -> np.ndarray:
-    """Mean entropy of each axial slice, over all its voxels: unlike a volume, a slice has no mask.
+    """Mean of each axial slice, over all its voxels: unlike a volume, a slice has no mask.
 
     Parameters
     ----------
     entropy : (z, y, x) array
-        In nats.
+        In nats; any other quantity of the voxels is averaged alike.
 
     Returns
     -------

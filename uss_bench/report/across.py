@@ -1,43 +1,37 @@
-"""The report across seeds: how far every number spreads when only the seed changes, and how often each wins.
+"""The report across seeds: which strategy is better, by how much, and what so many seeds cannot tell.
 
 Conclusions of active learning studies from a single seed are unsafe: the initial volumes, the weights and the
-order of batches move the results about as much as the strategies do.
+order of batches move the results about as much as the strategies do. Here every comparison is over seeds and
+cases, and may end undecided.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ..runtime import storage
-from ..runtime.errors import InputError
-from ..runtime.paths import REPORT, SEEDS
-from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
-from ..study.metrics import METRICS, PAPER_METRICS
-from ..study.strategies import in_order
-from .results import Results, read_results
-from .tables import by_iteration, effort_areas
-from .words import markdown_table, titled, value_text
-
-AREA = "area"
-
-# `{(model, column of seeds.csv): one number per seed}`
-Values = Mapping[tuple[ModelKey, str], Sequence[float]]
+from ..runtime.paths import COMPARISONS, REPORT, SEEDS
+from ..study.metrics import PAPER_METRICS
+from . import across_plot, across_tables
+from .across_summary import ENOUGH_SEEDS, summary
+from .figures import KEY, write_picture
+from .pairs import AREA, COMPARED, FEW, ROPES, Comparison, chosen, compare_all, shown, write_comparisons
+from .seeds import Budget, Seeds, gather, read_seeds
+from .verdicts import LEAST_SEEDS, MOST_SEEDS, POWER, limits_of_few_seeds
+from .words import listed, plural, titled
 
 
 def write_across(folder: str | Path, reports: Mapping[int, str | Path]) -> Path:
-    """Write the report across seeds.
+    """Gather the results of several seeds and write the report across them.
 
     Parameters
     ----------
     folder : path
         Where it is written.
     reports : mapping
-        `{seed: report folder}` of finished runs.
+        `{seed: report folder}` of at least two finished runs.
 
     Returns
     -------
@@ -47,157 +41,172 @@ def write_across(folder: str | Path, reports: Mapping[int, str | Path]) -> Path:
     Raises
     ------
     InputError
-        A result file is missing, or the runs have different strategies or iterations.
+        A result file is missing, or the runs have not the same models, cases or files of cases.
     """
-    rows, models = [], None
-    for seed, report in reports.items():
-        results = read_results(report)
-        models = models or results.scores.keys()
-        if results.scores.keys() != models:
-            raise InputError(
-                f"{report}: other strategies or iterations than the seeds before; "
-                "run all seeds with the same options"
-            )
-        rows += _seed_rows(seed, results)
-    metric_columns = [name for metric in PAPER_METRICS for name in (metric, f"{metric}_percentile")]
-    storage.write_csv(Path(folder) / SEEDS, [*COLUMNS, "seed", *metric_columns, AREA], rows)
-    return _write_report(Path(folder))
+    gather(folder, reports)
+    return write_report(folder)
 
 
-def _seed_rows(seed: int, results: Results) -> list[dict[str, Any]]:
-    """One row per model: mean and percentile of each metric, and the area under the effort curve."""
-    areas, _ = effort_areas(results)
-    rows = []
-    for key, scores in results.scores.items():
-        row = {**key.as_row(), "seed": seed, AREA: areas[key.strategy] if key.kind == "converged" else None}
-        for metric in PAPER_METRICS:
-            quantile = METRICS[metric].robust_quantile
-            row[metric] = float(scores[metric].mean())
-            row[f"{metric}_percentile"] = float(np.quantile(scores[metric], quantile))
-        rows.append(row)
-    return rows
+def write_report(folder: str | Path) -> Path:
+    """Write the report, its figure and its two result files from what `gather` put into the folder.
 
-
-def _write_report(folder: Path) -> Path:
-    rows = storage.read_csv(folder / SEEDS)
-    seeds = list(dict.fromkeys(int(row["seed"]) for row in rows))
-    strategies = in_order(row["strategy"] for row in rows if row["strategy"])
-    iterations = sorted({int(row["iteration"]) for row in rows if row["model"] == "iteration"})
-    values: dict[tuple[ModelKey, str], list[float]] = {}
-    for row in rows:
-        key = ModelKey.from_row(row)
-        for name in row.keys() - {*COLUMNS, "seed"}:
-            if row[name]:
-                values.setdefault((key, name), []).append(float(row[name]))
-
-    last, spread = iterations[-1], _spread_note(seeds)
+    Raises
+    ------
+    InputError
+        A result file is missing.
+    """
+    folder = Path(folder)
+    seeds = read_seeds(folder)
+    comparisons = compare_all(seeds)
+    storage.write_csv(folder / SEEDS, *across_tables.seed_rows(seeds))
+    write_comparisons(folder, comparisons)
     sections = [
         "# Uncertainty slice sampling benchmark across seeds",
-        _summary(values, strategies, last, len(seeds)),
-        f"## Converged models\n\n{spread}\n\n{_converged(values, strategies, last)}",
-        "## Wins\n\nSeeds in which a strategy has the best mean; seeds in which strategies tie count for "
-        f"each of them.\n\n{_wins(values, strategies, iterations)}",
-        "## Effort\n\nMean DICE of the iterations' models over annotated liver slices (area under the effort "
-        f"curve), over seeds.\n\n{_areas(values, strategies, last)}",
-        *(
-            f"## {titled(metric)}\n\n{spread}\n\n{_by_iteration(values, strategies, iterations, metric)}"
-            for metric in PAPER_METRICS
-        ),
-        f"Every number: [{SEEDS}]({SEEDS}). The seeds have reports of their own, with tests and provenance.",
+        summary(seeds, comparisons),
+        f"{across_tables.key_table(seeds)}\n\nMean ± standard deviation over seeds of the mean over cases.",
+        _key_figure(seeds, folder),
+        _few_seeds(seeds),
+        *_pairs(seeds, comparisons),
+        _components(seeds),
+        _method(seeds, comparisons),
+        *_appendix(seeds, comparisons),
     ]
     path = folder / REPORT
-    storage.write_text(path, "\n\n".join(sections) + "\n")
+    storage.write_text(path, "\n\n".join(section for section in sections if section) + "\n")
     return path
 
 
-def _summary(values: Values, strategies: Sequence[str], last: int, count: int) -> str:
-    if len(strategies) < 2:
-        return f"Over {count} seeds; with one strategy, there is nothing to compare the seeds' spread with."
-    wins = _winners(values, strategies, "converged", last, "DICE", count)
-    dice = {strategy: values[ModelKey.of_converged(strategy, last), "DICE"] for strategy in strategies}
-    means = [np.mean(numbers) for numbers in dice.values()]
-    between = max(means) - min(means)
-    within = np.mean([np.ptp(numbers) for numbers in dice.values()])
-    won = ", ".join(f"{strategy} in {wins[strategy]}" for strategy in strategies)
-    verdict = (
-        "The seed moves results more than the strategy does."
-        if within > between
-        else "The strategy moves results at least as much as the seed does."
-    )
-    return (
-        f"Over {count} seeds, the best mean DICE of the converged models is that of {won}. The strategies' "
-        f"means over seeds differ by at most {between:.3f}; one strategy's mean DICE ranges over "
-        f"{within:.3f} between seeds on average. {verdict}"
-    )
+def _key_figure(seeds: Seeds, folder: Path) -> str:
+    if not write_picture(folder / KEY, partial(across_plot.key_figure, seeds)):
+        return "No figure without matplotlib; after `pip install matplotlib` the same command draws it."
+    alt, caption = across_plot.describe(seeds)
+    return f"![{alt}]({KEY})\n\n**Key figure.** {caption}"
 
 
-def _spread_note(seeds: Sequence[int]) -> str:
-    return (
-        "Mean over the test cases: mean ± standard deviation [least, greatest] over "
-        f"n = {len(seeds)} seeds ({', '.join(map(str, seeds))})."
-    )
-
-
-def _spread(metric: str, numbers: Sequence[float]) -> str:
-    sd = np.std(numbers, ddof=1) if len(numbers) > 1 else np.nan
-    mean, sd, low, high = (
-        value_text(metric, value) for value in (np.mean(numbers), sd, min(numbers), max(numbers))
-    )
-    return f"{mean} ± {sd} [{low}, {high}]"
-
-
-def _converged(values: Values, strategies: Sequence[str], last: int) -> str:
-    keys = {strategy: ModelKey.of_converged(strategy, last) for strategy in strategies}
-    keys[DATA_POOL.kind] = DATA_POOL
-
-    def table(ending: str) -> str:
-        rows = [
-            [name, *(_spread(metric, values[key, f"{metric}{ending}"]) for metric in PAPER_METRICS)]
-            for name, key in keys.items()
-        ]
-        return markdown_table(["", *map(titled, PAPER_METRICS)], rows)
-
-    return (
-        f"{table('')}\n\nThe 5th percentile of DICE and the 95th of the others, likewise:\n\n"
-        f"{table('_percentile')}"
-    )
-
-
-def _areas(values: Values, strategies: Sequence[str], last: int) -> str:
-    rows = [
-        [strategy, _spread("DICE", values[ModelKey.of_converged(strategy, last), AREA])]
-        for strategy in strategies
+def _few_seeds(seeds: Seeds) -> str:
+    """What fewer than six seeds cannot show."""
+    count = len(seeds.runs)
+    if count >= ENOUGH_SEEDS:
+        return ""
+    limits = limits_of_few_seeds(count)
+    points = [
+        f"No signed-rank or sign test over {count} seeds can give p < 0.05; the least is {limits.least_p:g}. "
+        "What follows rests on effects of seeds that are about normal.",
+        f"A standard deviation between seeds is known to within a factor of {limits.low:.2f} to "
+        f"{limits.high:.1f} (95%).",
+        "Where seeds are what varies, a mean difference must exceed "
+        f"{limits.detectable:.1f} standard deviations between seeds to be told from none. "
+        "An undecided pair is not an equal one.",
     ]
-    return markdown_table(["Strategy", "mean DICE over effort"], rows)
+    if count < LEAST_SEEDS:
+        points.append(f"With fewer than {LEAST_SEEDS} seeds, every pair is undecided.")
+    lines = "\n".join(f"- {point}" for point in points)
+    return f"## What {count} seeds cannot show\n\n{lines}"
 
 
-def _by_iteration(values: Values, strategies: Sequence[str], iterations: Sequence[int], metric: str) -> str:
-    return by_iteration(strategies, iterations, lambda key: _spread(metric, values[key, metric]))
+def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
+    if not comparisons:
+        return
+    names = seeds.strategies
+    which = "" if len(names) <= FEW else " The table shows the pairs of two strategies; the file has all."
+    yield (
+        "## Is one strategy better than another?\n\n"
+        "Paired differences of the means over seeds and cases, converged models and those of the last "
+        f"iteration. The section on the method says what stands behind them.{which}"
+    )
+    for metric in COMPARED:
+        pairs = [each for budget in seeds.budgets[:2] for each in chosen(comparisons, metric, budget.title)]
+        yield f"### {titled(metric)}\n\n{across_tables.pair_table(shown(pairs, names))}"
+    settings = len(seeds.runs) * len(seeds.budgets)
+    yield (
+        f"### Wins\n\nIn how many of {settings} settings (seed × models) the row has a better mean DICE than "
+        f"the column; ties count for neither.\n\n{across_tables.wins(seeds, 'DICE')}"
+    )
+    yield (
+        "### Effort\n\nMean DICE over the range of equivalent slices that all strategies of a seed cover "
+        f"(area under the effort curve, over its length).\n\n{across_tables.areas(seeds)}\n\n"
+        f"{across_tables.pair_table(shown(chosen(comparisons, 'DICE', AREA), names))}"
+    )
 
 
-def _wins(values: Values, strategies: Sequence[str], iterations: Sequence[int]) -> str:
-    models = [
-        *((f"iter. {k}", "iteration", k) for k in iterations),
-        ("converged", "converged", iterations[-1]),
-    ]
-    count = len(values[INITIAL, "DICE"])
-    rows = []
-    for title, kind, iteration in models:
-        for metric in PAPER_METRICS:
-            wins = _winners(values, strategies, kind, iteration, metric, count)
-            rows.append([title, metric, *(wins[strategy] for strategy in strategies)])
-    return markdown_table(["Models", "Metric", *strategies], rows)
+def _pair_table(
+    seeds: Seeds, comparisons: Sequence[Comparison], metric: str, budgets: Sequence[Budget]
+) -> str:
+    """The pairs that there is room for, budget by budget."""
+    pairs = [each for budget in budgets for each in chosen(comparisons, metric, budget.title)]
+    return across_tables.pair_table(shown(pairs, seeds.strategies))
 
 
-def _winners(
-    values: Values, strategies: Sequence[str], kind: str, iteration: int, metric: str, count: int
-) -> Counter[str]:
-    """How often each strategy has the best mean."""
-    best = max if METRICS[metric].higher_is_better else min
-    wins: Counter[str] = Counter()
-    for place in range(count):
-        means = {
-            strategy: values[ModelKey(kind, strategy, iteration), metric][place] for strategy in strategies
-        }
-        wins.update(strategy for strategy, mean in means.items() if mean == best(means.values()))
-    return wins
+def _components(seeds: Seeds) -> str:
+    return (
+        "## What moves a score\n\nStandard deviation that each source gives to the score of one model on "
+        "one case, and its share of the variance. strategy × seed is what retraining and chance queries do "
+        "to one model's mean; all that involves the case averages out over cases.\n\n"
+        f"{across_tables.components(seeds)}"
+    )
+
+
+def _method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
+    """How the numbers above come about, and how many chances they had to mislead."""
+    ropes = listed(f"{half:g} {metric}" for metric, half in ROPES.items())
+    text = (
+        "## How this was computed\n\n"
+        "Strategies are compared at the same iteration, seed by seed and case by case; those of one seed "
+        "share initial volumes, first weights and Monte Carlo masks. Seeds and cases are crossed factors, "
+        "both random: the interval is to hold for other seeds and other cases. It is Student's t, with the "
+        "variance of the mean from the mean squares of a two-way analysis of variance, negative components "
+        "set to 0, and Satterthwaite's degrees of freedom. That is resampling seeds and cases in closed "
+        "form; the bootstrap itself covers too rarely where few seeds differ much. The project's slow tests "
+        "measure both, and the rates of false verdicts.\n\n"
+        "P is the probability that the first strategy scores better than the second with another seed on "
+        "another case, ties counting half. Verdicts: better or worse, where the interval leaves zero out; "
+        f"equivalent, where it lies within ± {ropes}, on whichever side of zero; else undecided. Distances "
+        "have no such region. The seeds that would decide are those that on as many cases would give a "
+        f"verdict with a chance of {100 * POWER:.0f}%, were these estimates the truth (> {MOST_SEEDS}: also "
+        "where no number of seeds is enough, because the cases are too few)."
+    )
+    if comparisons:
+        budgets = len(seeds.budgets)
+        pairs = len(chosen(comparisons, *_family(comparisons[0])))
+        text += (
+            f"\n\nThis report makes {len(comparisons)} comparisons: {plural(pairs, 'pair')}, each in "
+            f"{listed(COMPARED)} at {plural(budgets, 'budget')} and in the area of DICE. Intervals and "
+            "verdicts are per comparison: where nothing differs, about 1 in 20 is called better or worse. "
+            f"p (Holm) is corrected for the {plural(pairs, 'pair')} of one metric at one budget."
+        )
+    missed = sum(sum(run.missed.values()) for run in seeds.runs.values())
+    if missed:
+        total = len(seeds.runs) * len(seeds.first.scores) * len(seeds.first.cases)
+        text += (
+            f"\n\n{missed} of {total} results missed the liver altogether: they count with DICE 0, RVE 100%, "
+            "and the diagonal of the volume as MSD and HD."
+        )
+    return text
+
+
+def _family(comparison: Comparison) -> tuple[str, str]:
+    return comparison.metric, comparison.budget
+
+
+def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
+    yield "## Appendix"
+    yield f"### Seeds\n\n{across_tables.headrooms(seeds)}\n\n{across_tables.origins(seeds)}"
+    others = seeds.budgets[2:]
+    if comparisons and others:
+        for metric in COMPARED:
+            table = _pair_table(seeds, comparisons, metric, others)
+            yield f"### Pairs at earlier iterations, {titled(metric)}\n\n{table}"
+    if comparisons:
+        matrices = "\n\n".join(across_tables.wins(seeds, metric) for metric in COMPARED[1:])
+        yield f"### Wins in distances\n\n{matrices}"
+    note = f"Mean over cases: mean ± standard deviation [least, greatest] over {len(seeds.runs)} seeds."
+    for metric in PAPER_METRICS:
+        yield f"### Means, {titled(metric)}\n\n{note}\n\n{across_tables.spreads(seeds, metric)}"
+    yield (
+        "### Poor cases\n\n5th percentile of DICE and 95th of the others over cases, likewise over seeds, of "
+        f"the converged models and the data pool's.\n\n{across_tables.percentiles(seeds)}"
+    )
+    yield (
+        f"Every comparison: [{COMPARISONS}]({COMPARISONS}). Every mean: [{SEEDS}]({SEEDS}). The other files "
+        "beside them are the seeds' own, from which this report is built. Each seed has a report of its own."
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.strategies import FEATURED
 from .results import Results
+from .tables import many
 from .words import listed, plural, value_text
 
 FEW_CASES = 10  # below this number, box plots show every case
@@ -41,13 +42,18 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
         if len(results.iterations) == 1
         else f"one point for each of {len(results.iterations)} iterations"
     )
+    whiskers = (
+        "Whiskers: bootstrap 95% confidence interval of the mean over the "
+        f"n = {len(results.cases)} test cases. "
+    )
+    if many(results.strategies):
+        whiskers = ""
     caption = (
         "Mean DICE (left) and Hausdorff distance HD (right) of the iterations' models on the test cases, "
         f"against the annotated liver slices behind them; one line per query strategy, {points}, starting at "
-        f"the initial model with {initial} liver slices. Whiskers: bootstrap 95% confidence interval of the "
-        f"mean over the n = {len(results.cases)} test cases. Horizontal lines: the initial model (dotted) "
-        f"and the model trained on the whole pool of {pool} liver slices (dash-dotted, with its confidence "
-        "interval as a band)."
+        f"the initial model with {initial} liver slices. {whiskers}Horizontal lines: the initial model "
+        f"(dotted) and the model trained on the whole pool of {pool} liver slices (dash-dotted, with its "
+        "confidence interval as a band)."
     )
     return alt, caption + _missed_text(results, results.limited_models)
 
@@ -122,6 +128,8 @@ def describe_cases(results: Results, slices: Arrays) -> Texts:
         texts.append(f"{ROLES[str(role)]} {case_id}: DICE {dice}")
     alt = f"CT slices with reference and predicted liver contours. {'; '.join(texts)}."
     strategies = "the strategies" if len(models) > 2 else models[0]
+    ran, shown = len(results.strategies), len(models) - 1
+    left_out = f" Shown are the first {shown} of {ran} strategies." if shown < ran else ""
     worst = "and the worst " if "worst" in slices["case_role"] else ""
     roles = [f"the best {worst}case by mean DICE of {strategies}"]
     if "disagreement" in slices["case_role"]:
@@ -130,7 +138,7 @@ def describe_cases(results: Results, slices: Arrays) -> Texts:
         f"Test cases under the converged models and the data pool model: {listed(roles)}. Reference in "
         "green, prediction in magenta, on the slice where predictions and reference differ in most voxels "
         "(summed over the models), cut to the liver. Below each panel: DICE and HD of the whole case, not of "
-        f"the slice. {ORIENTATION}"
+        f"the slice.{left_out} {ORIENTATION}"
     )
     return alt, caption
 

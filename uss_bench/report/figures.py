@@ -1,4 +1,6 @@
-"""Which figures the report has: the key figure and Figures 2-6, as PNG files with alt text and captions.
+"""Which figures the report has: the key figure, Figures 2-6, and 7, which the paper lacks.
+
+They are PNG files with alt text and captions.
 
 Figures 2, 4 and 5 show slices of `results/slices.npz`, whose arrays `showcase.py` describes; the others need
 the CSV files alone. matplotlib is optional. Equal results give equal bytes.
@@ -8,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +20,11 @@ from ..runtime import paths
 from ..study.strategies import FEATURED
 from . import captions, pictures, plots
 from .results import Results
-from .style import has_matplotlib, our_style, save
+from .style import adopt, has_matplotlib, our_style, save
+from .uncertainty_figure import describe_uncertainty, uncertainty_figure
 from .words import listed
+
+KEY = "figures/key.png"
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Drawing:
     needs: str = ""
 
 
+UNCERTAINTY = 7
 # By their numbers in the paper; 0 is the key figure.
 DRAWINGS = {
     0: Drawing("effort", plots.effort_figure, captions.describe_effort),
@@ -49,6 +57,8 @@ DRAWINGS = {
     4: Drawing("queried slices", pictures.queries_figure, captions.describe_queries, "query_case"),
     5: Drawing("segmentations", pictures.cases_figure, captions.describe_cases, "case_id"),
     6: Drawing("converged models", plots.converged_figure, captions.describe_converged),
+    # Which the paper lacks:
+    UNCERTAINTY: Drawing("uncertainties", uncertainty_figure, describe_uncertainty),
 }
 
 
@@ -88,21 +98,38 @@ def write_figures(results: Results, folder: str | Path) -> list[Figure]:
     if not has_matplotlib():
         return []
     slices = _read_slices(Path(folder) / paths.SLICES)
+    adopt(results.strategies)
     drawn = []
-    with our_style():
-        for number, drawing in DRAWINGS.items():
-            if drawing.needs and drawing.needs not in slices:
-                continue
-            file = f"figures/figure-{number}.png" if number else "figures/key.png"
-            save(drawing.draw(results, slices), Path(folder) / file)
-            drawn.append(Figure(number, file, *drawing.describe(results, slices)))
+    for number, drawing in DRAWINGS.items():
+        if drawing.needs and drawing.needs not in slices:
+            continue
+        if number == UNCERTAINTY and results.uncertainties is None:
+            continue
+        file = f"figures/figure-{number}.png" if number else KEY
+        write_picture(Path(folder) / file, partial(drawing.draw, results, slices))
+        drawn.append(Figure(number, file, *drawing.describe(results, slices)))
     return drawn
+
+
+def write_picture(path: Path, draw: Callable[[], Any]) -> bool:
+    """Write what `draw` returns, a `matplotlib.figure.Figure`, as PNG; False without matplotlib.
+
+    It is drawn without the user's own settings, so that equal results give equal pictures everywhere.
+    """
+    if not has_matplotlib():
+        return False
+    with our_style():
+        save(draw(), path)
+    return True
 
 
 def missing_note(results: Results, figures: Iterable[Figure]) -> str:
     """Which figures the report lacks, why, and how to get them; empty if none."""
     reasons: dict[str, list[str]] = {}
-    for number in sorted(DRAWINGS.keys() - {figure.number for figure in figures}):
+    lacking = DRAWINGS.keys() - {figure.number for figure in figures}
+    if results.uncertainties is None:  # as the section that it belongs to says
+        lacking.discard(UNCERTAINTY)
+    for number in sorted(lacking):
         if not has_matplotlib():
             reason = (
                 "matplotlib is not installed; after `pip install matplotlib` the same command draws them "

@@ -14,7 +14,7 @@ import numpy as np
 from .captions import ROLES, UNLIKELY, Arrays, case_text
 from .results import Results
 from .style import PREDICTION_COLOUR, REFERENCE_COLOUR, WIDTH, canvas
-from .words import ordinal
+from .words import marked, ordinal
 
 OVERVIEW_COLUMNS = 5
 
@@ -69,7 +69,7 @@ def cases_figure(results: Results, slices: Arrays) -> Any:
             _segmentation(axis, slices, row, column)
             axis.set_xlabel(case_text(results, model, str(case_id)), fontsize=8.5)
             if row == 0:
-                axis.set_title(model)
+                axis.set_title(marked(model))
         role = ROLES[str(slices["case_role"][row])]
         axes[row, 0].set_ylabel(f"{role}\n{case_id}, slice {slices['case_slice'][row]}")
     handles = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from ..study.annotation import COUNTS
 from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS
 from ..study.records import ModelRecord
-from ..study.strategies import in_order
+from ..study.strategies import STRATEGIES, in_order
 from ..study.surfaces import volume_diagonal
+from .uncertainty_quality import Uncertainties, read_uncertainties
 
+# What is read back for a report, beside the provenance.
+TABLES = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)
 SPACING, SIZE = ([f"{name}_{axis}" for axis in "zyx"] for name in ("spacing", "size"))
 
 
@@ -127,6 +130,8 @@ class Results:
         Rows of the files, as text.
     provenance : dict
         Content of the file.
+    uncertainties : Uncertainties or None
+        What is known of the uncertainties of the models that queried; None where nothing is.
     """
 
     scores: dict[ModelKey, dict[str, np.ndarray]]
@@ -138,11 +143,17 @@ class Results:
     queries: list[dict[str, str]]
     volumes: list[dict[str, str]]
     provenance: dict[str, Any]
+    uncertainties: Uncertainties | None = None
 
     @property
     def strategies(self) -> list[str]:
         """Names of the strategies, in the order of the table of strategies."""
         return in_order(key.strategy for key in self.scores if key.strategy)
+
+    @property
+    def contenders(self) -> list[str]:
+        """The strategies that are compared with each other: all but oracles, which read labels."""
+        return [name for name in self.strategies if name not in STRATEGIES or not STRATEGIES[name].is_oracle]
 
     @property
     def last(self) -> int:
@@ -184,14 +195,33 @@ def read_results(folder: str | Path) -> Results:
         A result file is missing, or models were evaluated on different cases.
     """
     folder = Path(folder)
-    names = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)
-    missing = [name for name in (*names, paths.PROVENANCE) if not (folder / name).exists()]
+    require_files(folder, (*TABLES, paths.PROVENANCE))
+    tables = {name: storage.read_csv(folder / name) for name in TABLES}
+    found = results_of(folder, tables, storage.read_json(folder / paths.PROVENANCE))
+    return replace(found, uncertainties=read_uncertainties(folder))
+
+
+def require_files(folder: Path, names: Sequence[str]) -> None:
+    """Raise InputError where a report folder lacks result files."""
+    missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise InputError(
             f"{folder}: no {', '.join(missing)}; run the benchmark first, "
             "or name its report with --name and --reports"
         )
-    rows, annotation, queries, training, volumes = (storage.read_csv(folder / name) for name in names)
+
+
+def results_of(
+    folder: Path, tables: Mapping[str, Sequence[dict[str, str]]], provenance: dict[str, Any]
+) -> Results:
+    """Results of one run from the rows of `TABLES` and its provenance; `folder` is what errors name.
+
+    Raises
+    ------
+    InputError
+        Models were evaluated on different cases.
+    """
+    rows, annotation, queries, training, volumes = (tables[name] for name in TABLES)
     by_model = _rows_by_model(rows, folder)
     first = next(iter(by_model.values()))
     efforts = {ModelKey.from_row(row): {name: int(row[name]) for name in COUNTS} for row in annotation}
@@ -209,9 +239,9 @@ def read_results(folder: str | Path) -> Results:
             }
             for row in training
         },
-        queries=queries,
-        volumes=volumes,
-        provenance=storage.read_json(folder / paths.PROVENANCE),
+        queries=list(queries),
+        volumes=list(volumes),
+        provenance=provenance,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -13,13 +13,17 @@ from statsmodels.stats.multitest import multipletests
 from ..data.manifest import SPLITS
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
-from ..study.strategies import STRATEGIES
+from ..study.strategies import PAPER, STRATEGIES
 from .quantile_regression import TERMS, QuantileEffects, quantile_effects
 from .results import SIZE, SPACING, Results
-from .signed_rank import PairedTest, stars, wilcoxon_against_best
-from .statistics import bootstrap_interval, summarize
+from .signed_rank import PairedTest, against_best, stars
+from .statistics import PERCENTILE_CASES, bootstrap_interval, summarize
 from .words import escaped, markdown_table, p_text, titled, value_text
 
+# `{iteration: {strategy: its test against the best of that row}}` of one metric and one kind of model
+Tests = Mapping[int, Mapping[str, PairedTest]]
+
+MOST_COLUMNS = 6  # of strategies
 TERM_TITLES = dict(zip(TERMS, ("Intercept", "Uncertainty sampling", "Slice sampling"), strict=True))
 
 
@@ -76,7 +80,8 @@ def by_iteration(
     """The layout of Tables 2-7.
 
     Rows are the initial model, the iterations and the data pool; there is one column per strategy, and one
-    for models without a strategy. `cell(key)` gives the text of a model's cell.
+    for models without a strategy. With many strategies the table is turned. `cell(key)` gives the text of a
+    model's cell.
     """
     blanks = [""] * len(strategies)
     rows = [["initial", *blanks, cell(INITIAL)]]
@@ -87,13 +92,26 @@ def by_iteration(
         keys = [ModelKey.of_converged(strategy, iterations[-1]) for strategy in strategies]
         rows.append([f"iter. {iterations[-1]} (converged)", *map(cell, keys), ""])
     rows.append(["data pool", *blanks, cell(DATA_POOL)])
-    return markdown_table(["", *strategies, "no query"], rows)
+    header = ["", *strategies, "no query"]
+    if many(strategies):
+        header, *rows = zip(header, *rows, strict=True)
+    return markdown_table(header, rows)
+
+
+def many(strategies: Sequence[str]) -> bool:
+    """Whether strategies are too many for one column each."""
+    return len(strategies) > MOST_COLUMNS
 
 
 # --- Tables 4 to 8: scores and their comparison ---
 
 
-def paired_tests(results: Results, metric: str, kind: str) -> dict[int, dict[str, PairedTest]]:
+def metrics_of(results: Results) -> list[str]:
+    """The metrics that the results have; those of an earlier version may lack some."""
+    return [metric for metric in METRICS if metric in results.scores[INITIAL]]
+
+
+def paired_tests(results: Results, metric: str, kind: str) -> Tests:
     """Tests of all strategies against the best of each iteration.
 
     Parameters
@@ -104,23 +122,18 @@ def paired_tests(results: Results, metric: str, kind: str) -> dict[int, dict[str
         Name of the metric.
     kind : str
         Of the models: "iteration", or "converged", of which there is only the last iteration.
-
-    Returns
-    -------
-    dict
-        `{iteration: {strategy: PairedTest}}`.
     """
     found = {}
     for iteration in results.iterations if kind == "iteration" else [results.last]:
-        keys = {strategy: ModelKey(kind, strategy, iteration) for strategy in results.strategies}
+        keys = {strategy: ModelKey(kind, strategy, iteration) for strategy in results.contenders}
         samples = {strategy: results.scores[key][metric] for strategy, key in keys.items()}
-        found[iteration] = wilcoxon_against_best(samples, METRICS[metric].higher_is_better)
+        higher, seed = METRICS[metric].higher_is_better, results.provenance["seed"]
+        found[iteration] = against_best(samples, higher, seed) if samples else {}
     return found
 
 
-def metric_by_iteration(results: Results, metric: str) -> str:
+def metric_by_iteration(results: Results, metric: str, tests: Tests) -> str:
     """Tables 4-7: a metric of the iterations' models."""
-    tests = paired_tests(results, metric, "iteration")
 
     def cell(key: ModelKey) -> str:
         return compared_cell(results, metric, key, tests.get(key.iteration))
@@ -128,27 +141,32 @@ def metric_by_iteration(results: Results, metric: str) -> str:
     return by_iteration(results.strategies, results.iterations, cell)
 
 
-def converged(results: Results, metrics: Sequence[str] = PAPER_METRICS) -> str:
+def converged(results: Results, tests: Mapping[str, Tests]) -> str:
     """Table 8: metrics of the converged models; the data pool's model takes no part in the comparison."""
-    tests = {metric: paired_tests(results, metric, "converged") for metric in metrics}
     rows = [
-        [name, *(compared_cell(results, metric, key, tests[metric].get(key.iteration)) for metric in metrics)]
+        [
+            name,
+            *(
+                compared_cell(results, metric, key, found.get(key.iteration))
+                for metric, found in tests.items()
+            ),
+        ]
         for name, key in results.final_models.items()
     ]
-    return markdown_table(["", *(titled(metric) for metric in metrics)], rows)
+    return markdown_table(["", *(titled(metric) for metric in tests)], rows)
 
 
 def compared_cell(
-    results: Results, metric: str, key: ModelKey, tests: dict[str, PairedTest] | None = None
+    results: Results, metric: str, key: ModelKey, tests: Mapping[str, PairedTest] | None = None
 ) -> str:
     """Cell of a model, marked by the tests `{strategy: PairedTest}` of its row, if it takes part in any."""
     test = (tests or {}).get(key.strategy)
-    best = bool(tests) and test is None
+    best = bool(tests) and test is None and key.strategy in results.contenders
     return score_cell(metric, results.scores[key][metric], best, test.stars if test else "")
 
 
 def score_cell(metric: str, values: Sequence[float], best: bool = False, marks: str = "") -> str:
-    r"""`mean ± sd (percentile)`, the best in bold, significance stars escaped for Markdown.
+    r"""`mean ± sd (percentile)`, the best in bold, stars escaped for Markdown.
 
     >>> print(score_cell("DICE", [0.8, 0.9], marks="*"))
     0.850 ± 0.071 (0.805)\*
@@ -159,49 +177,48 @@ def score_cell(metric: str, values: Sequence[float], best: bool = False, marks: 
     return (f"**{text}**" if best else text) + escaped(marks)
 
 
-def corrected_tests(results: Results, metric: str, kind: str) -> str | None:
-    """Every test of a table with p, Holm's p over these tests, and effect size; None without tests."""
-    tests = [
-        (iteration, strategy, test)
-        for iteration, row in paired_tests(results, metric, kind).items()
-        for strategy, test in row.items()
+def corrected_tests(tests: Tests) -> str | None:
+    """Every test of a metric with p, Holm's p over these tests, and effect size; None without tests."""
+    listed = [
+        (iteration, strategy, test) for iteration, row in tests.items() for strategy, test in row.items()
     ]
-    if not tests:
+    if not listed:
         return None
-    _, adjusted, _, _ = multipletests([test.p for _, _, test in tests], method="holm")
+    _, adjusted, _, _ = multipletests([test.p for _, _, test in listed], method="holm")
     rows = [
         [
             f"iter. {iteration}", strategy, test.best, test.n, test.zeros, p_text(test.p),
-            p_text(corrected) + escaped(stars(corrected)), f"{test.effect:+.2f}", test.method,
+            p_text(corrected) + escaped(stars(corrected)), f"{test.effect:+.2f}",
         ]
-        for (iteration, strategy, test), corrected in zip(tests, adjusted, strict=True)
+        for (iteration, strategy, test), corrected in zip(listed, adjusted, strict=True)
     ]  # fmt: skip
-    return markdown_table(
-        ["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size", "method"], rows
-    )
+    return markdown_table(["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size"], rows)
 
 
 # --- Table 9: effects of uncertainty and slice sampling ---
 
 
-def effects(results: Results, metric: str) -> QuantileEffects:
-    """Quantile regression of a metric of the converged models on uncertainty and slice sampling."""
-    strategies = [STRATEGIES[name] for name in results.strategies]
-    values = [results.scores[results.final_models[strategy.name]][metric] for strategy in strategies]
-    uncertainty, slice_sampling = (
-        np.repeat(flags, len(results.cases))
-        for flags in (
+def effects(results: Results) -> dict[str, QuantileEffects]:
+    """Quantile regressions of the paper's metrics on uncertainty and slice sampling.
+
+    Of the converged models of those of the paper's strategies that ran.
+    """
+    strategies = [STRATEGIES[name] for name in results.strategies if name in PAPER]
+    keys = [results.final_models[strategy.name] for strategy in strategies]
+    return {
+        metric: quantile_effects(
+            np.array([results.scores[key][metric] for key in keys]).reshape(len(keys), len(results.cases)),
             [strategy.by_uncertainty for strategy in strategies],
             [strategy.by_slices for strategy in strategies],
+            METRICS[metric].robust_quantile,
+            seed=results.provenance["seed"],
         )
-    )
-    quantile = METRICS[metric].robust_quantile
-    return quantile_effects(np.concatenate(values), uncertainty, slice_sampling, quantile)
+        for metric in PAPER_METRICS
+    }
 
 
-def effects_table(results: Results) -> tuple[str, dict[str, str]]:
-    """Table 9 and the metrics whose fit failed, `{metric: reason}`."""
-    fits = {metric: effects(results, metric) for metric in PAPER_METRICS}
+def effects_table(fits: Mapping[str, QuantileEffects], cases: int) -> str:
+    """Table 9 of regressions by metric over a number of cases; "failed" where there is none."""
     rows = []
     for position, title in enumerate(TERM_TITLES.values()):
         cells = []
@@ -210,11 +227,17 @@ def effects_table(results: Results) -> tuple[str, dict[str, str]]:
                 cells += ["failed", ""]
                 continue
             row = fit.rows[position]
-            low, high = (value_text(metric, value) for value in (row.ci_low, row.ci_high))
-            cells += [f"{value_text(metric, row.coefficient)} [{low}, {high}]", p_text(row.p_value)]
+            value, low, high = (
+                value_text(metric, number) for number in (row.coefficient, row.ci_low, row.ci_high)
+            )
+            bounded = position > 0 or cases >= PERCENTILE_CASES
+            cells += [
+                f"{value} [{low}, {high}]" if bounded else value,
+                p_text(row.p_value) if position else "",
+            ]
         rows.append([title, *cells])
-    header = [""] + [text for metric in PAPER_METRICS for text in (titled(metric), "p")]
-    return markdown_table(header, rows), {metric: fit.failure for metric, fit in fits.items() if fit.failure}
+    header = [""] + [text for metric in fits for text in (titled(metric), "p")]
+    return markdown_table(header, rows)
 
 
 # --- further statistics, of the models that are compared at the end ---

@@ -32,7 +32,8 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
     except KeyboardInterrupt as interrupt:
         code, text, cause = 130, f"interrupted ({interrupt}); {CONTINUES}", interrupt
     except PeerLostError as error:
-        code, text, cause = 1, f"{error}; {CONTINUES}", error
+        # A worker that met bad input has said so itself.
+        code, text, cause = 2 if error.code == 2 else 1, f"{error}; {CONTINUES}", error
     except FloatingPointError as error:
         code, text, cause = 1, str(error), error
     except OSError as error:

@@ -8,6 +8,7 @@ CACHE = "cache"  # beside the runs' folders, shared by all of them
 
 # In a model's folder.
 MODEL, CHECKPOINT, CURVE = "model.pt", "training.pt", "training.csv"
+ASSESSMENT = "assessment"  # a stage's, that of the uncertainties
 
 # In a report's folder.
 REPORT = "report.md"
@@ -16,4 +17,8 @@ CASES, ANNOTATION, QUERIES, TRAINING, VOLUMES, TIMING = (
 )
 PROVENANCE = "results/provenance.json"
 SLICES = "results/slices.npz"
-SEEDS = "results/seeds.csv"  # of a report across seeds
+UNCERTAINTY = "results/uncertainty.csv.gz"  # the largest: a row per model that queried, and slice of the pool
+CALIBRATION = "results/calibration.csv"
+
+# In the folder of a report across seeds, beside the tables of its seeds in one.
+SEEDS, COMPARISONS = "results/seeds.csv", "results/comparisons.csv"

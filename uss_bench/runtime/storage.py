@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import errno
 import glob
+import gzip
 import hashlib
 import io
 import json
@@ -143,15 +144,23 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write dictionaries as CSV. Floats keep six significant digits, None becomes an empty cell.
+    """Write dictionaries as CSV, compressed if the name ends in `.gz`.
 
-    Keys beyond `columns` are left out; a missing one is a KeyError.
+    Floats keep six significant digits, None becomes an empty cell. Keys beyond `columns` are left out; a
+    missing one is a KeyError.
     """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({column: _cell(row[column]) for column in columns} for row in rows)
-    write_text(path, buffer.getvalue())
+    if Path(path).suffix != ".gz":
+        write_text(path, buffer.getvalue())
+        return
+    packed = io.BytesIO()
+    with gzip.GzipFile("", "wb", fileobj=packed, mtime=0) as file:  # no name and no time: equal bytes
+        file.write(buffer.getvalue().encode())
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(packed.getvalue())
 
 
 def _cell(value: Any) -> Any:
@@ -161,9 +170,15 @@ def _cell(value: Any) -> Any:
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Rows of a CSV file as dictionaries of strings."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """Rows of a CSV file, which may be compressed, as dictionaries of strings."""
+    return list(csv_rows(path))
+
+
+def csv_rows(path: str | Path) -> Iterator[dict[str, str]]:
+    """What `read_csv` gives, row by row."""
+    opened = gzip.open if Path(path).suffix == ".gz" else open
+    with opened(path, "rt", newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
 
 
 def save_checkpoint(path: str | Path, value: Any) -> None:

@@ -30,7 +30,11 @@ LONG = timedelta(days=7)  # time limit of the network: processes wait for each o
 
 
 class PeerLostError(RuntimeError):
-    """Another process of the job ended too early."""
+    """Another process of the job ended too early; `code` is its exit code, where that is known."""
+
+    def __init__(self, text: str, code: int = 1):
+        super().__init__(text)
+        self.code = code
 
 
 class Team:
@@ -96,7 +100,8 @@ class Team:
         stopping.check()
         for worker in self._workers:
             if worker.exitcode:
-                raise PeerLostError(f"worker {worker.name} ended with exit code {worker.exitcode}")
+                text = f"worker {worker.name} ended with exit code {worker.exitcode}"
+                raise PeerLostError(text, worker.exitcode)
         self.reached("pulse")
         time.sleep(PAUSE)
 

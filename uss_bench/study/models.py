@@ -1,4 +1,4 @@
-"""The models of a run: each is trained, scores the pool, asks for annotations, and is evaluated.
+"""The models of a run: each is trained, scores the pool, and is evaluated.
 
 Every random draw is named, so results depend neither on the order of the work nor on who does it: batches and
 dropout of a training by the key of the model. What strategies should share, first weights and the masks of
@@ -8,7 +8,8 @@ Monte Carlo dropout, is named by the seed (and the case) alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,20 @@ from ..network.patches import PatchSampler, network_input
 from ..network.training import Training, train
 from ..network.uncertainty import slice_profile, volume_uncertainty
 from ..runtime.errors import InputError
-from ..runtime.paths import CHECKPOINT, CURVE, MODEL
+from ..runtime.paths import ASSESSMENT, CHECKPOINT, CURVE, MODEL
 from ..runtime.progress import Progress
-from ..runtime.seeding import generator, integer_seed, torch_generator
+from ..runtime.seeding import integer_seed, torch_generator
 from ..runtime.storage import load_checkpoint, save_checkpoint, write_csv
 from .annotation import Annotations
 from .evaluation import THRESHOLD, evaluate_case, validation_jaccard
 from .keys import ModelKey
+from .pool import pack_mask
+from .querying import in_voxels
 from .records import TrainingSet
-from .strategies import Pool, PoolCase, Query, Strategy
+from .uncertainty_quality import assess_case, keep_mean, kept_mean, quantized
 
 CHECKPOINT_SECONDS = 180  # between two checkpoints of a training
+EVERYTHING = ("information", "agreement")  # what Monte Carlo dropout can find beside mean and entropy
 
 
 class Models:
@@ -89,17 +93,23 @@ class Models:
         model.draw_weights(torch_generator(seed=self.seed, **key.weights_draw, purpose="weights"))
         return model.to(self.device)
 
-    def _draw(self, key: ModelKey) -> dict[str, Any]:
-        return {"seed": self.seed, **key.draw}
-
     def _input(self, volume: Volume) -> np.ndarray:
         return network_input(volume.image, self.config.data.window, self.config.data.scale)
 
-    def train(self, key: ModelKey, annotations: Annotations) -> dict[str, Any]:
+    def train(self, key: ModelKey, annotations: Annotations, draws_as: str = "") -> dict[str, Any]:
         """Train a model from scratch, or on from its checkpoint, and keep its best state (section II-B).
 
         Without validation cases nothing tells when a training has converged: it ends as that of an
         iteration's model does, and its last state is kept.
+
+        Parameters
+        ----------
+        key : ModelKey
+            The model.
+        annotations : Annotations
+            What it is trained on.
+        draws_as : str
+            Strategy under whose name batches and dropout are drawn, if not its own.
 
         Returns
         -------
@@ -112,6 +122,7 @@ class Models:
             The loss is not finite.
         """
         config, data, folder = self.config.training, self.config.data, self.folder / key.folder
+        draw = {"seed": self.seed, **key._replace(strategy=draws_as or key.strategy).draw}
         model = self._new_model(key)
         patch = model.output_size(config.patch)
         sampler = PatchSampler(
@@ -131,7 +142,7 @@ class Models:
             resume = self._checkpoint(folder / CHECKPOINT)
             validates = bool(self.volumes["val"])
             trained = train(
-                model, sampler, validate if validates else None, config, self._draw(key),
+                model, sampler, validate if validates else None, config, draw,
                 key.converges and validates, watch, resume,
             )  # fmt: skip
         except KeyboardInterrupt:  # raised at safe points alone, see stopping.py
@@ -168,106 +179,73 @@ class Models:
         return {"case_id": case_id, **evaluate_case(self.predict(self.trained(key), volume), volume)}
 
     def score(self, key: ModelKey, case_id: str) -> dict[str, Any]:
-        """What strategies may need to know of a pool case under a trained model (section II-E).
+        """All that any strategy may need to know of a pool case under a trained model (section II-E).
+
+        One pass of Monte Carlo dropout gives everything, whichever strategies run, so that others can be
+        added to a finished run. No label is read.
 
         Returns
         -------
         dict
-            `case_id`; `volume` and `profile`, uncertainty of the volume and of each slice in nats; `empty`,
-            whether no liver is predicted.
+            `case_id`; `empty`, whether no liver is predicted; and what `pool.SCORES` lists, but for errors.
         """
         self.progress.now(f"{key.title}: uncertainty of {case_id}")
-        return self.scores_of(case_id, self.uncertainty(key, case_id))
+        found = self.uncertainty(key, case_id, EVERYTHING)
+        keep_mean(self._mean_path(key, case_id), found.mean)
+        return self.scores_of(case_id, found)
 
     def scores_of(self, case_id: str, found: MonteCarlo) -> dict[str, Any]:
-        """What `score` returns, from what `uncertainty` has found."""
-        mean, entropy = found
-        liver = mean >= THRESHOLD
+        """What `score` returns, from what `uncertainty` has found of everything."""
+        liver = found.mean >= THRESHOLD
+        reach = in_voxels(self.config.query.dilation_mm, self.config.data.spacing)
         return {
             "case_id": case_id,
-            "volume": volume_uncertainty(entropy, liver, self._voxels(self.config.query.dilation_mm)),
-            "profile": slice_profile(entropy).tolist(),
+            "volume": volume_uncertainty(found.entropy, liver, reach),
+            "profile": slice_profile(found.entropy).tolist(),
+            "information": slice_profile(found.information).tolist(),
+            "disagreement": 1 - found.agreement,
+            "liver": np.count_nonzero(liver, axis=(1, 2)).tolist(),
+            "mask": pack_mask(liver),
             "empty": not liver.any(),
         }
 
-    def uncertainty(self, key: ModelKey, case_id: str) -> MonteCarlo:
-        """Monte Carlo dropout on a pool case under a trained model."""
-        seed = integer_seed(self.seed, purpose="mc dropout", case=case_id)
-        volume, inference = self.volumes["pool"][case_id], self.config.inference
-        return predict_mc(self.trained(key), self._input(volume), inference.samples, seed, inference.tile)
+    def assess(self, training_set: TrainingSet, score: Mapping[str, Any]) -> dict[str, Any]:
+        """How good the uncertainties of a pool case are under the model of a training set.
 
-    def query(
-        self, strategy: Strategy, before: TrainingSet, count: int, scores: Iterable[Mapping[str, Any]]
-    ) -> dict[str, list]:
-        """What a strategy asks for next.
+        This reads the reference of the case, annotated or not: only when all queries have been made.
 
         Parameters
         ----------
-        strategy : Strategy
-            The strategy.
-        before : TrainingSet
-            Of the model that queries.
-        count : int
-            Volumes or slices to annotate.
-        scores : iterable of dict
-            What `score` returned for the cases that may be queried; empty where the strategy needs none.
+        training_set : TrainingSet
+            Of the model.
+        score : dict
+            What `score` returned.
 
         Returns
         -------
         dict
-            `queries`, a list of `strategies.Query`, and `notes`, texts on anything unusual.
+            `case_id`; `uncertainty`, of each slice in nats; and what `assess_case` gives.
         """
-        scores = {score["case_id"]: score for score in scores}
-        cases = [
-            PoolCase(case_id, volume.shape[0], before.annotations.of(case_id), scores.get(case_id, {}))
-            for case_id, volume in self.volumes["pool"].items()
-        ]
-        pool = Pool(cases, self.min_distance)
-        random = generator(self.seed, strategy.name, before.key.iteration + 1, "query")
-        queries = list(strategy.choose(pool, count, random))
-        notes = [
-            f"no liver predicted in {case_id}: uncertainty over the whole volume"
-            for case_id, score in scores.items()
-            if "volume" in strategy.needs and score["empty"]
-        ]
-        if strategy.until_liver:
-            queries, found = self._until_liver(queries, count)
-            if found < count:
-                notes.append(f"only {found} liver slices left for {count}")
-        elif len(queries) < count:
-            notes.append(f"only {len(queries)} slice candidates for {count} slices")
-        if strategy.by_slices and (near := self._near(queries, before.annotations)):
-            distance = self.config.query.min_distance_mm
-            notes.append(
-                f"{near} of {len(queries)} slices lie nearer than {distance:g} mm to an annotated one"
-            )
-        return {"queries": queries, "notes": notes}
+        key, case_id = training_set.key, score["case_id"]
+        self.progress.now(f"{key.title}: errors on {case_id}")
+        reference = self.volumes["pool"][case_id].label
+        try:
+            mean = kept_mean(self._mean_path(key, case_id), reference.shape)
+        except (FileNotFoundError, zlib.error, ValueError):  # lost or damaged
+            mean = quantized(self.uncertainty(key, case_id).mean)
+        found = assess_case(mean, reference, training_set.annotations.of(case_id))
+        return {"case_id": case_id, "uncertainty": score["profile"], **found}
 
-    @property
-    def min_distance(self) -> int:
-        """Least distance between slice candidates of a volume, in slices of the working grid."""
-        return self._voxels([self.config.query.min_distance_mm])[0]
+    def _mean_path(self, key: ModelKey, case_id: str) -> Path:
+        """In the folder of the parts of the stage that reads it, and so gone with these."""
+        return self.folder / key.folder / ASSESSMENT / f"{list(self.volumes['pool']).index(case_id)}.mean"
 
-    def _voxels(self, lengths: Iterable[float]) -> list[int]:
-        """Lengths along z, or along (z, y, x), from mm to voxels of the working grid, at least one."""
-        return [max(1, round(mm / edge)) for mm, edge in zip(lengths, self.config.data.spacing, strict=False)]
-
-    def _near(self, queries: Iterable[Query], annotations: Annotations) -> int:
-        """How many slices lie nearer than the least distance to one that was annotated before."""
-        edge, distance = self.config.data.spacing[0], self.config.query.min_distance_mm
-        return sum(
-            any(abs(z - other) * edge < distance for other in annotations.of(case_id))
-            for case_id, z, _ in queries
-        )
-
-    def _until_liver(self, queries: Sequence[Query], count: int) -> tuple[Sequence[Query], int]:
-        """Queries up to the one with which `count` of them show liver, and how many do."""
-        found = 0
-        for number, query in enumerate(queries):
-            if found == count:
-                return queries[:number], found
-            found += bool(self.shows_liver(query.case_id, query.z))
-        return queries, found
+    def uncertainty(self, key: ModelKey, case_id: str, further: Collection[str] = ()) -> MonteCarlo:
+        """Monte Carlo dropout on a pool case under a trained model, with what is asked for `further`."""
+        seed = integer_seed(self.seed, purpose="mc dropout", case=case_id)
+        volume, inference = self.volumes["pool"][case_id], self.config.inference
+        model, image = self.trained(key), self._input(volume)
+        return predict_mc(model, image, inference.samples, seed, inference.tile, further)
 
 
 class _Watch:

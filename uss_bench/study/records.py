@@ -24,12 +24,15 @@ class TrainingSet:
         `(case_id, z, score)` of what was annotated since the previous model, as `strategies.Query`.
     notes : sequence of str
         Anything unusual about the queries.
+    draws_as : str
+        Strategy whose name its training draws under, if not its own; see `Strategy.replays`.
     """
 
     key: ModelKey
     annotations: Annotations
     queries: Sequence[Any] = ()
     notes: Sequence[str] = ()
+    draws_as: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

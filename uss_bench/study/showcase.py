@@ -45,11 +45,13 @@ from ..runtime.storage import atomic_path
 from .evaluation import THRESHOLD
 from .keys import INITIAL, ModelKey
 from .records import ModelRecord
+from .rules import slice_candidates
 from .simulation import Simulation
-from .strategies import FEATURED, slice_candidates
+from .strategies import FEATURED
 
 WINDOW = (-150.0, 250.0)  # HU, the usual abdominal window
 MAX_SIDE = 200  # pixels: seven CT slices of this size stay below 300 kB
+MOST_MODELS = 6  # of strategies in Figure 5, the first
 AIR = -500  # HU; Figure 4 is cut to what is denser
 MARGIN = 0.2  # around the liver of Figure 5, as a share of its extent
 
@@ -121,7 +123,7 @@ def _query_arrays(simulation: Simulation, records: Iterable[ModelRecord]) -> Arr
     for case_id in dict.fromkeys(case_id for case_id, _, _ in shown):
         simulation.progress.now(f"figures: uncertainty of {case_id}")
         volume = simulation.pool[case_id]
-        mean, entropy = simulation.models.uncertainty(INITIAL, case_id)
+        mean, entropy, *_ = simulation.models.uncertainty(INITIAL, case_id)
         if case_id == shown[0][0]:
             annotated = by_key[INITIAL].annotations.of(case_id)
             chosen = sorted(z for name, z, _ in first.queries if name == case_id)
@@ -136,7 +138,9 @@ def _query_arrays(simulation: Simulation, records: Iterable[ModelRecord]) -> Arr
 def _profile_arrays(
     simulation: Simulation, volume: Volume, profile: np.ndarray, annotated: frozenset[int], chosen: list[int]
 ) -> Arrays:
-    candidates = [z for z in slice_candidates(profile, simulation.models.min_distance) if z not in annotated]
+    candidates = [
+        z for z in slice_candidates(profile, simulation.querying.min_distance) if z not in annotated
+    ]
     return {
         "profile": profile.astype(np.float32),
         "profile_candidates": np.array(candidates, np.int32),
@@ -209,6 +213,7 @@ def _case_arrays(simulation: Simulation, records: Iterable[ModelRecord]) -> Arra
             for record in converged
         }
     )
+    models = converged[:MOST_MODELS] + [record for record in models if not record.key.strategy]
     arrays, slices, pixels = {}, [], []
     for number, case_id in enumerate(roles.values()):
         simulation.progress.now(f"figures: predictions of {case_id}")

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.manifest import Case
 from ..data.volumes import Volume
-from ..runtime.paths import CHECKPOINT
+from ..runtime.paths import ASSESSMENT, CHECKPOINT
 from ..runtime.progress import Progress
 from ..runtime.seeding import generator
 from ..runtime.storage import read_json
@@ -24,8 +25,24 @@ from ..runtime.team import Team
 from .annotation import Annotations, effort, slice_budget
 from .keys import DATA_POOL, INITIAL, KINDS, ModelKey
 from .models import Models
+from .pool import Pool, PoolCase, Query
+from .querying import Querying
 from .records import ModelRecord, TrainingSet
-from .strategies import BUDGET, STRATEGIES, Pool, PoolCase, Query, Strategy, random_volumes
+from .rules import random_volumes
+from .strategies import BUDGET, Strategy
+
+
+def initial_cases(pool: Iterable[Case], count: int, seed: int) -> list[str]:
+    """Ids of the cases that are annotated from the beginning, the same for all strategies.
+
+    They are those that the manifest marks, else `count` that the seed draws from those it does not exclude.
+    """
+    pool = list(pool)
+    if marked := [case.case_id for case in pool if case.initial]:
+        return marked
+    free = Pool([PoolCase(case.case_id, 1) for case in pool if case.initial is None])
+    queries = random_volumes(free, count, generator(seed, purpose="initial volumes"))
+    return [query.case_id for query in queries]
 
 
 class Simulation:
@@ -64,10 +81,13 @@ class Simulation:
         self.seed, self.progress = seed, progress
         self.pool = volumes["pool"]
         self.models = Models(config, volumes, run_folder, seed, device, progress)
+        self.querying = Querying(config, self.pool, seed)
         self._tasks = Tasks(self.run_folder, team or Team())
         self._records: dict[ModelKey, ModelRecord] = {}
+        self._scored: dict[ModelKey, tuple[TrainingSet, Sequence[Mapping[str, Any]]]] = {}
+        self.assessed: dict[ModelKey, list[dict[str, Any]]] = {}  # see `assess`
 
-    def run(self, strategies: Sequence[Strategy] = tuple(STRATEGIES.values())) -> list[ModelRecord]:
+    def run(self, strategies: Sequence[Strategy]) -> list[ModelRecord]:
         """Records of all models, in the order of the report: initial, iterations, converged, data pool."""
         self._tasks.start(self.workflow(strategies))
         self._tasks.work_off()
@@ -87,16 +107,20 @@ class Simulation:
             self._begin(ModelKey.of_twin(number), initial.annotations)
         self._begin(DATA_POOL, self._whole(self.pool))
         volumes, slices = self.config.query.volumes_per_iteration, self.config.query.slices_per_iteration
-        by_slices = [strategy for strategy in strategies if strategy.by_slices]
+        by_slices = [strategy for strategy in strategies if strategy.by_slices and not strategy.replays]
         learning = {
             strategy.name: self._tasks.start(self.active_learning(strategy, initial, volumes))
             for strategy in strategies
-            if not strategy.by_slices
+            if strategy not in by_slices
         }
         if by_slices and slices is None:  # N_S, which follows from what a volume strategy annotates
             slices = self._slices_per_iteration((yield learning[BUDGET]))
         for strategy in by_slices:
-            self._tasks.start(self.active_learning(strategy, initial, slices))
+            learning[strategy.name] = self._tasks.start(self.active_learning(strategy, initial, slices))
+        for task in learning.values():  # noqa: UP028 (what is sent is dropped)
+            yield task
+        for training_set, scores in self._scored.values():  # only now, when every query has been made
+            self._tasks.start(self.assess(training_set, scores))
 
     def active_learning(self, strategy: Strategy, initial: TrainingSet, count: int) -> Generator:
         """Section IV-A: train, score, query, annotate, and again; at last, train until convergence."""
@@ -106,10 +130,16 @@ class Simulation:
             if strategy.needs:
                 yield self._training(sets[-1], BLOCKING)
                 scores = yield self._scoring(sets[-1], strategy)
+                self._scored[sets[-1].key] = sets[-1], scores
             queried = yield self._querying(strategy, sets[-1], count, scores)
+            if strategy.origin and not self._tasks.worked:  # found on disk; its file may have changed
+                folder = self.run_folder / strategy.name
+                self.querying.refuse_changes(strategy, sets[-1], count, scores, queried, folder)
             annotations = self._annotated(sets[-1].annotations, queried["queries"])
-            sets.append(self._begin(ModelKey.of_iteration(strategy.name, iteration), annotations, **queried))
-        self._begin(ModelKey.of_converged(strategy.name, iteration), sets[-1].annotations)
+            key = ModelKey.of_iteration(strategy.name, iteration)
+            sets.append(self._begin(key, annotations, draws_as=strategy.replays, **queried))
+        key = ModelKey.of_converged(strategy.name, iteration)
+        self._begin(key, sets[-1].annotations, draws_as=strategy.replays)
         return sets
 
     def train_and_evaluate(self, training_set: TrainingSet) -> Generator:
@@ -125,9 +155,15 @@ class Simulation:
             **vars(training_set), effort=spent, training=training, evaluation=evaluation
         )
 
-    def _begin(self, key: ModelKey, annotations: Annotations, **queried: Any) -> TrainingSet:
+    def assess(self, training_set: TrainingSet, scores: Sequence[Mapping[str, Any]]) -> Generator:
+        """How good the uncertainties of a model that scored the pool are, by the references of the pool."""
+        parts = [partial(self.models.assess, training_set, score) for score in scores]
+        stage = SharedStage(self._path(training_set.key, ASSESSMENT), parts, PART)
+        self.assessed[training_set.key] = yield stage
+
+    def _begin(self, key: ModelKey, annotations: Annotations, **further: Any) -> TrainingSet:
         """Training set of a model, which from now on is trained and evaluated whenever there is time."""
-        training_set = TrainingSet(key, annotations, **queried)
+        training_set = TrainingSet(key, annotations, **further)
         self._tasks.start(self.train_and_evaluate(training_set))
         return training_set
 
@@ -138,17 +174,8 @@ class Simulation:
 
     def initial_annotations(self) -> Annotations:
         """Whole volumes: those that the manifest marks, else some drawn by the seed for all strategies."""
-        chosen = [case_id for case_id, volume in self.pool.items() if volume.case.initial]
-        if not chosen:
-            free = [
-                PoolCase(case_id, volume.shape[0])
-                for case_id, volume in self.pool.items()
-                if volume.case.initial is None
-            ]
-            random = generator(self.seed, purpose="initial volumes")
-            queries = random_volumes(Pool(free), self.config.query.initial_volumes, random)
-            chosen = [query.case_id for query in queries]
-        return self._whole(chosen)
+        cases = [volume.case for volume in self.pool.values()]
+        return self._whole(initial_cases(cases, self.config.query.initial_volumes, self.seed))
 
     def _whole(self, case_ids: Iterable[str]) -> Annotations:
         return Annotations({case_id: range(self.pool[case_id].shape[0]) for case_id in case_ids})
@@ -174,7 +201,10 @@ class Simulation:
 
     def seconds(self, key: ModelKey) -> dict[str, float]:
         """Wall seconds of a model's stages, by their names."""
-        paths = {stage: self._path(key, stage) for stage in ("query", "training", "scores", "evaluation")}
+        paths = {
+            stage: self._path(key, stage)
+            for stage in ("query", "training", "scores", "evaluation", ASSESSMENT)
+        }
         return {stage: read_json(path)["seconds"] for stage, path in paths.items() if path.exists()}
 
     def _path(self, key: ModelKey, stage: str) -> Path:
@@ -182,7 +212,7 @@ class Simulation:
 
     def _training(self, training_set: TrainingSet, priority: int) -> Stage:
         path = self._path(training_set.key, "training")
-        work = partial(self.models.train, training_set.key, training_set.annotations)
+        work = partial(self.models.train, training_set.key, training_set.annotations, training_set.draws_as)
         return Stage(path, work, priority, leftovers=[path.with_name(CHECKPOINT)])
 
     def _scoring(self, training_set: TrainingSet, strategy: Strategy) -> SharedStage:
@@ -200,7 +230,7 @@ class Simulation:
         self, strategy: Strategy, before: TrainingSet, count: int, scores: Iterable[Mapping[str, Any]]
     ) -> Stage:
         path = self._path(ModelKey.of_iteration(strategy.name, before.key.iteration + 1), "query")
-        return Stage(path, partial(self.models.query, strategy, before, count, scores), BLOCKING)
+        return Stage(path, partial(self.querying.query, strategy, before, count, scores), BLOCKING)
 
     def _evaluation(self, key: ModelKey) -> SharedStage:
         return self._shared(key, "evaluation", self.models.evaluate, self.volumes["test"], PART)

@@ -1,86 +1,42 @@
-"""The query strategies: one table, and the functions that choose (section II-E).
+"""The query strategies: one table (section II-E).
 
-A strategy sees a `Pool` and never a label. Ties are broken by case id and slice, so that what it chooses
-depends on nothing but its arguments. A new strategy is a function and a line of the table.
+Rules lie in `rules`, what they see and return in `pool`. A new strategy is a function there and a line of the
+table here; one of your own needs neither, see `own`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import find_peaks
 
 from ..runtime.errors import InputError
-
-
-class Query(NamedTuple):
-    """What is to be annotated next.
-
-    Attributes
-    ----------
-    case_id : str
-        The case.
-    z : int or None
-        The slice, counted from 0 on the working grid; None for the whole volume.
-    score : float or None
-        The uncertainty that decided, in nats; None where chance did.
-    """
-
-    case_id: str
-    z: int | None = None
-    score: float | None = None
+from . import rules
+from .pool import OF_ORACLES, UNCERTAINTIES, Pool, Query
 
 
 @dataclass(frozen=True)
-class PoolCase:
-    """What a strategy knows of a volume.
+class Origin:
+    """The file that a strategy comes from, if it is not one of the table.
 
     Attributes
     ----------
-    case_id : str
-        Id of the case.
-    slices : int
-        Number of axial slices on the working grid.
-    annotated : frozenset of int
-        Slices that are annotated already.
-    scores : dict
-        Under the model that queries, by the names in the `needs` of the strategy: "volume", mean entropy of
-        the predicted liver in nats; "profile", `(z,)` mean entropy of each slice in nats.
+    file : str
+        Its name, without folders.
+    text : str
+        What it says.
     """
 
-    case_id: str
-    slices: int
-    annotated: frozenset[int] = frozenset()
-    scores: dict[str, Any] = field(default_factory=dict)
+    file: str
+    text: str
 
     @property
-    def open_slices(self) -> list[int]:
-        """Slices that are not annotated yet."""
-        return [z for z in range(self.slices) if z not in self.annotated]
-
-
-@dataclass(frozen=True)
-class Pool:
-    """What a strategy chooses from.
-
-    Attributes
-    ----------
-    cases : sequence of PoolCase
-        The volumes.
-    min_distance : int
-        Least distance between slice candidates of a volume, in slices.
-    """
-
-    cases: Sequence[PoolCase]
-    min_distance: int = 5
-
-    @property
-    def untouched(self) -> list[PoolCase]:
-        """Volumes without any annotation."""
-        return [case for case in self.cases if not case.annotated]
+    def digest(self) -> str:
+        """SHA-256 of the text, as hexadecimal text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -97,14 +53,19 @@ class Strategy:
         `choose(pool, count, generator)` returns queries, the most wanted first, from a `Pool`, the number of
         volumes or slices to annotate, and a `numpy.random.Generator`.
     needs : tuple of str
-        Names of the scores it reads. If there are any, the previous model is trained first and scores the
-        pool.
+        Names of `pool.SCORES` that it reads. If there are any, the previous model is trained first and scores
+        the pool.
     until_liver : bool
         Whether queries are annotated in their order only until `count` of them show liver.
-    colour : str
-        Of its lines in figures.
+    colour, marker : str
+        Of its lines in figures; further strategies get others that are free.
     rule : str
         What the report says of it, as the rest of a sentence that begins with its name.
+    origin : Origin, optional
+        Where it comes from, if not from the table.
+    replays : str
+        Whose queries it repeats from a list, whatever the count; empty if it chooses itself. Its trainings
+        draw under that name, so that equal queries give equal numbers.
     """
 
     name: str
@@ -112,8 +73,11 @@ class Strategy:
     choose: Callable[[Pool, int, np.random.Generator], Iterable[Query]]
     needs: tuple[str, ...] = ()
     until_liver: bool = False
-    colour: str = "#000000"
+    colour: str = ""
+    marker: str = ""
     rule: str = ""
+    origin: Origin | None = None
+    replays: str = ""
 
     @property
     def by_slices(self) -> bool:
@@ -122,99 +86,80 @@ class Strategy:
 
     @property
     def by_uncertainty(self) -> bool:
-        """Whether a model's scores decide, and not chance."""
-        return bool(self.needs)
+        """Whether a model's uncertainty decides, and not chance, distance or error."""
+        return any(score in UNCERTAINTIES for score in self.needs)
+
+    @property
+    def is_oracle(self) -> bool:
+        """Whether it reads labels that nobody has paid for."""
+        return OF_ORACLES in self.needs
 
 
-def slice_candidates(profile: np.ndarray, min_distance: int = 5) -> np.ndarray:
-    """Local maxima of a slice uncertainty profile that are far enough apart.
-
-    Of two closer maxima the higher stays; a plateau counts once, at its middle. The first and the last slice
-    have only one neighbour and are never maxima.
-
-    Parameters
-    ----------
-    profile : ndarray
-        `(z,)`, uncertainty of each slice.
-    min_distance : int
-        Least distance between two candidates, in slices.
-
-    Returns
-    -------
-    ndarray
-        Slices, sorted.
-
-    Examples
-    --------
-    >>> slice_candidates(np.array([0, 3, 0, 2, 0, 0, 1, 0]), min_distance=3)
-    array([1, 6])
-    """
-    peaks, _ = find_peaks(profile, distance=min_distance)
-    return peaks
-
-
-def most_uncertain_volumes(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
-    """The untouched volumes of highest volume uncertainty."""
-    queries = [Query(case.case_id, score=case.scores["volume"]) for case in pool.untouched]
-    return sorted(queries, key=_most_uncertain_first)[:count]
-
-
-def random_volumes(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
-    """Untouched volumes, drawn without replacement."""
-    case_ids = sorted(case.case_id for case in pool.untouched)
-    return [Query(str(case_id)) for case_id in generator.choice(case_ids, size=count, replace=False)]
-
-
-def most_uncertain_slices(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
-    """The slice candidates of highest slice uncertainty over the whole pool; fewer where fewer exist."""
-    queries = [
-        Query(case.case_id, int(z), float(case.scores["profile"][z]))
-        for case in pool.cases
-        if len(case.annotated) < case.slices
-        for z in slice_candidates(case.scores["profile"], pool.min_distance)
-        if z not in case.annotated
-    ]
-    return sorted(queries, key=_most_uncertain_first)[:count]
-
-
-def random_slices(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
-    """All open slices in random order."""
-    cases = sorted(pool.cases, key=lambda case: case.case_id)
-    queries = [Query(case.case_id, z) for case in cases for z in case.open_slices]
-    return [queries[index] for index in generator.permutation(len(queries))]
-
-
-def _most_uncertain_first(query: Query) -> tuple:
-    return -query.score, query.case_id, query.z
-
-
-# In the order of the paper's tables. Okabe and Ito's colours: blue for volumes, orange for slices.
+# The paper's four in the order of its tables, then the others, the oracle last. Colours are Okabe and Ito's
+# and Tol's; where eyes confuse them, markers do not.
 STRATEGIES = {
     strategy.name: strategy
     for strategy in (
-        Strategy("UVS", "volumes", most_uncertain_volumes, needs=("volume",), colour="#0072B2"),
-        Strategy("RVS", "volumes", random_volumes, colour="#56B4E9"),
         Strategy(
-            "USS",
-            "slices",
-            most_uncertain_slices,
-            needs=("profile",),
-            colour="#D55E00",
+            "UVS", "volumes", rules.most_uncertain_volumes, needs=("volume",), colour="#0072B2", marker="s"
+        ),
+        Strategy("RVS", "volumes", rules.random_volumes, colour="#56B4E9", marker="s"),
+        Strategy(
+            "USS", "slices", rules.most_uncertain_slices, needs=("profile",), colour="#D55E00", marker="o",
             rule="adds exactly N_S candidates of highest slice uncertainty over the whole pool",
         ),
         Strategy(
-            "RSS",
-            "slices",
-            random_slices,
-            until_liver=True,
-            colour="#E69F00",
+            "RSS", "slices", rules.random_slices, until_liver=True, colour="#E69F00", marker="o",
             rule="adds random slices until N_S of them show liver",
         ),
+        Strategy(
+            "PVS", "volumes", rules.most_disagreed_volumes, needs=("disagreement",),
+            colour="#332288", marker="D",
+            rule="adds volumes of lowest mean pairwise DICE of the Monte Carlo samples (Roy et al. 2019)",
+        ),
+        Strategy(
+            "FRS", "slices", rules.random_liver_slices, needs=("liver",), colour="#009E73", marker="^",
+            rule="adds random slices on which the model predicts liver, others where these are too few",
+        ),
+        Strategy(
+            "BRS", "slices", rules.random_slices_in_turn, colour="#999933", marker="v",
+            rule="adds random slices, as many from every volume",
+        ),
+        Strategy(
+            "ESS", "slices", rules.farthest_slices, colour="#661100", marker="<",
+            rule="adds the slices farthest from everything annotated, volumes in turn",
+        ),
+        Strategy(
+            "USS-S", "slices", rules.spread_uncertain_slices, needs=("profile",),
+            colour="#CC79A7", marker="P",
+            rule="is USS without candidates near an annotated slice, and with a fair share per volume",
+        ),
+        Strategy(
+            "BSS", "slices", rules.most_informative_slices, needs=("information",),
+            colour="#882255", marker="X",
+            rule="is USS by mutual information instead of entropy (BALD; Gal et al. 2017)",
+        ),
+        Strategy(
+            "PSS", "slices", rules.power_entropy_slices, needs=("profile",), colour="#44AA99", marker="*",
+            rule="adds slices of highest log entropy plus Gumbel noise (PowerEntropy; Kirsch et al. 2023)",
+        ),
+        Strategy(
+            "SBS", "slices", rules.stochastic_batch, needs=("profile",), colour="#117733", marker="p",
+            rule=f"adds the most uncertain of {rules.BATCHES} random batches (Gaillochet et al. 2023)",
+        ),
+        Strategy(
+            "OSS", "slices", rules.most_wrong_slices, needs=(OF_ORACLES,), colour="#666666", marker="h",
+            rule="is USS by the error itself, an oracle: it reads labels, and shows what is to be gained",
+        ),
     )
-}
+}  # fmt: skip
 PAPER = ("UVS", "RVS", "USS", "RSS")
 FEATURED = "USS"  # whose queries the figures show
+BASELINE = "RSS"  # what a report across seeds holds the others against: slices by chance
 BUDGET = "UVS"  # whose effort sets how many slices the slice strategies get
+GROUPS = {"ALL": PAPER, "EXTENDED": tuple(STRATEGIES)}
+# Folders of a run that belong to no strategy; see `keys.ModelKey.folder` and `runtime.paths`.
+RESERVED = re.compile(r"initial|data-pool|twin-\d+|status|all|extended", re.IGNORECASE)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -231,9 +176,9 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def named(names: Iterable[str]) -> list[Strategy]:
-    """Strategies by their names, each once, in the order of the table; `all` stands for the paper's four.
+    """Strategies by their names, each once, in the order of the table.
 
-    Upper and lower case are the same.
+    `all` stands for the paper's four, `extended` for the whole table; upper and lower case are the same.
 
     Raises
     ------
@@ -246,10 +191,17 @@ def named(names: Iterable[str]) -> list[Strategy]:
     ['UVS', 'RSS']
     """
     asked = [name.upper() for name in names]
-    unknown = [name for name in asked if name not in STRATEGIES and name != "ALL"]
+    chosen = {name for asked_for in asked for name in GROUPS.get(asked_for, (asked_for,))}
+    unknown = [name for name in asked if name in chosen - STRATEGIES.keys()]
     if unknown:
         raise InputError(
-            f"--strategy {' '.join(unknown)}: unknown; choose all, or any of {', '.join(STRATEGIES)}"
+            f"--strategy {' '.join(unknown)}: unknown; choose all, extended, FILE.py:NAME, "
+            f"or any of {', '.join(STRATEGIES)}"
         )
-    chosen = {*asked, *(PAPER if "ALL" in asked else ())}
     return [strategy for name, strategy in STRATEGIES.items() if name in chosen]
+
+
+def free_name(name: str, place: str) -> None:
+    """Raise InputError where a name belongs to the table or to a folder of every run; `place` begins it."""
+    if name.upper() in STRATEGIES or RESERVED.fullmatch(name):
+        raise InputError(f"{place}: the name {name} is taken; choose another")

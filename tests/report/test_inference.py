@@ -1,0 +1,150 @@
+"""How the inference across seeds holds up: simulations with the tails of the committed results.
+
+`pytest -m slow -s tests/report/test_inference.py` prints the rates.
+"""
+
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from uss_bench.report.crossed import crossed_mean, standard_error
+from uss_bench.report.verdicts import paired_difference, probability
+
+pytestmark = pytest.mark.slow
+
+EXAMPLE = Path(__file__).parents[2] / "reports" / "example" / "results" / "cases.csv"
+CASES, ROPE, REPEATS = 45, 0.01, 2000
+SEEDS = (3, 5, 10)
+# Standard deviation of a mean DICE difference between seeds: none, what retraining does, and twice that.
+SPREADS = (0.0, 0.01, 0.02)
+
+
+@pytest.fixture(scope="module")
+def tails():
+    """Differences of DICE of strategies at one budget in the committed results, case by case, centred."""
+    table = pd.read_csv(EXAMPLE).dropna(subset="strategy")
+    models = table.pivot(index="case_id", columns=["model", "iteration", "strategy"], values="DICE")
+    pairs = [
+        models[first] - models[second]
+        for first, second in combinations(models.columns, 2)
+        if first[:2] == second[:2]
+    ]
+    values = np.concatenate([pair - pair.mean() for pair in pairs])
+    assert stats.kurtosis(values) > 3  # three times as heavy as the normal distribution's, which is 0
+    return values
+
+
+def draw(rng, tails, seeds, spread, effect=0.0, cases=CASES):
+    """Differences `(seeds, cases)`: normal between seeds, with the tails of the results in cases and rest.
+
+    Cases and rest have half of the variance that the differences have in the results.
+    """
+    return (
+        effect
+        + spread * rng.normal(size=(seeds, 1))
+        + 0.5**0.5 * (rng.choice(tails, (1, cases)) + rng.choice(tails, (seeds, cases)))
+    )
+
+
+def verdicts(rng, tails, seeds, spread, effect, repeats=REPEATS):
+    """Share of each verdict."""
+    counts = Counter(
+        paired_difference(
+            draw(rng, tails, seeds, spread, effect), np.zeros((seeds, CASES)), True, ROPE
+        ).verdict
+        for _ in range(repeats)
+    )
+    return {verdict: counts[verdict] / repeats for verdict in ("better", "worse", "equivalent", "undecided")}
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_false_differences(tails, seeds, spread):
+    """Without an effect, at most 7% are called better or worse."""
+    found = verdicts(np.random.default_rng(seeds), tails, seeds, spread, 0.0)
+    print(f"\n{seeds} seeds, {spread:g} between seeds, no effect: {found}")
+    assert found["better"] + found["worse"] <= 0.07
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_false_equivalence(tails, seeds):
+    """With an effect as large as the region, at most 7% are called equivalent, and none of the wrong sign.
+
+    The strategies agree ten times as well as those of the results: else nothing would ever be equivalent.
+    """
+    rng = np.random.default_rng(10 + seeds)
+    edge, none = (verdicts(rng, tails / 10, seeds, 0.002, effect) for effect in (ROPE, 0.0))
+    print(f"\n{seeds} seeds: effect {ROPE:g} {edge}; no effect {none}")
+    assert edge["equivalent"] <= 0.07 and edge["worse"] <= 0.01
+    assert none["equivalent"] > 0.5 > none["better"] + none["worse"]
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_coverage(tails, seeds, spread):
+    """Intervals of a mean difference, and of a probability of improvement of about three quarters."""
+    rng = np.random.default_rng(100 + seeds)
+    effect = 0.03
+    truth = (draw(rng, tails, 2000, spread, effect, cases=2000) > 0).mean()
+    covered = {"mean": 0, "probability": 0}
+    for _ in range(REPEATS):
+        values = draw(rng, tails, seeds, spread, effect)
+        low, high = crossed_mean(values).interval
+        covered["mean"] += low <= effect <= high
+        _, low, high = probability((values > 0).astype(float))
+        covered["probability"] += low <= truth <= high
+    rates = {name: float(count / REPEATS) for name, count in covered.items()}
+    print(f"\n{seeds} seeds, {spread:g} between seeds: coverage {rates} (probability {truth:.2f})")
+    assert 0.92 <= rates["mean"] <= 0.98
+    assert rates["probability"] >= 0.92
+
+
+def test_power_grows_with_the_seeds_as_it_should(tails):
+    """An effect of one standard deviation between seeds, against the power of t with the true variance."""
+    rng = np.random.default_rng(7)
+    spread = effect = 0.03
+    half = tails.var() / 2
+    powers = []
+    for seeds in SEEDS:
+        power = verdicts(rng, tails, seeds, spread, effect, repeats=1000)["better"]
+        squares = half + CASES * spread**2, half + seeds * half, half
+        error, freedom = standard_error(*squares, seeds, CASES)
+        expected = stats.nct.sf(stats.t.ppf(0.975, freedom), freedom, effect / error)
+        print(f"\n{seeds} seeds: power {power:.3f}, expected {expected:.3f}")
+        assert power == pytest.approx(expected, abs=0.1)
+        powers.append(power)
+    assert powers[0] + 0.1 < powers[1] < powers[2] - 0.1
+
+
+def test_the_bootstrap_of_rows_and_columns_covers_less(tails):
+    """Why the intervals are not those of the pigeonhole bootstrap: it fails where few seeds differ much."""
+    rng = np.random.default_rng(8)
+    seeds, spread, repeats = 3, 0.1, 4000
+    moments = bootstrap = 0
+    for repeat in range(repeats):
+        values = draw(rng, tails, seeds, spread)
+        low, high = crossed_mean(values).interval
+        moments += low <= 0 <= high
+        if repeat < repeats // 8:  # the slow part
+            rows, columns = (rng.integers(size, size=(400, size)) for size in values.shape)
+            means = values[rows[:, :, None], columns[:, None, :]].mean(axis=(1, 2))
+            low, high = np.quantile(means, [0.025, 0.975])
+            bootstrap += low <= 0 <= high
+    moments, bootstrap = moments / repeats, bootstrap / (repeats // 8)
+    print(
+        f"\n{seeds} seeds, {spread:g} between seeds: moments cover {moments:.3f}, bootstrap {bootstrap:.3f}"
+    )
+    assert moments >= 0.92 and bootstrap < 0.85
+
+
+def test_two_seeds_would_mislead(tails):
+    """Why they decide nothing: where seeds matter, more than a tenth of their intervals miss the truth."""
+    rng = np.random.default_rng(9)
+    found = [crossed_mean(draw(rng, tails, 2, 0.04)).p < 0.05 for _ in range(REPEATS)]
+    print(f"\n2 seeds: {np.mean(found):.3f} of the intervals miss the truth")
+    assert np.mean(found) > 0.1

@@ -1,0 +1,145 @@
+"""Verdicts on pairs of strategies: by hand, and in simulations with the tails of real results."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from uss_bench.report.verdicts import (
+    holm,
+    limits_of_few_seeds,
+    paired_difference,
+    probability,
+    seeds_needed,
+    win_matrix,
+)
+
+
+def compare(difference, higher_is_better=True, rope=0.01):
+    difference = np.asarray(difference)
+    return paired_difference(0.5 + difference, np.full(difference.shape, 0.5), higher_is_better, rope)
+
+
+def spread_around(mean, spread, seeds=4, cases=6):
+    """Differences of this mean in which cases differ, by `spread`, and nothing else does."""
+    return np.tile(mean + spread * np.linspace(-1, 1, cases), (seeds, 1))
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "higher_is_better", "verdict"),
+    [
+        (0.05, 0.02, True, "better"),
+        (0.05, 0.02, False, "worse"),
+        (-0.05, 0.02, True, "worse"),
+        (-0.05, 0.02, False, "better"),
+        (0.01, 0.02, True, "undecided"),
+        (0.0, 0.005, True, "equivalent"),
+        (0.006, 0.002, True, "equivalent"),  # zero is left out, but the difference is too small to matter
+        (0.009, 0.005, True, "better"),
+    ],
+)
+def test_verdicts(mean, spread, higher_is_better, verdict):
+    found = compare(spread_around(mean, spread), higher_is_better)
+    assert found.verdict == verdict
+    assert found.mean == pytest.approx(mean) and found.low < found.mean < found.high
+
+
+def test_the_interval_is_that_of_the_t_test_where_only_cases_differ():
+    difference = spread_around(0.05, 0.02)
+    expected = stats.ttest_1samp(difference[0], 0.0)
+    found = compare(difference)
+    assert (found.low, found.high) == pytest.approx(expected.confidence_interval(0.95))
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_a_metric_without_a_region_of_equivalence_is_never_equivalent():
+    assert compare(spread_around(0.0, 0.005), rope=0.0).verdict == "undecided"
+    assert compare(np.zeros((3, 4)), rope=0.0).verdict == "undecided"
+    assert compare(np.zeros((3, 4)), rope=0.01).verdict == "equivalent"
+
+
+def test_two_seeds_decide_nothing():
+    assert compare(spread_around(0.5, 0.001, seeds=2)).verdict == "undecided"
+    assert compare(spread_around(0.5, 0.001, seeds=2)).seeds_needed == 3
+
+
+def test_improvement_counts_ties_half_and_follows_the_direction():
+    difference = np.array([[0.1, -0.1, 0.0, 0.2], [0.1, 0.3, 0.0, -0.2]])
+    assert compare(difference).improvement == (4 + 0.5 * 2) / 8
+    assert compare(difference, higher_is_better=False).improvement == (2 + 0.5 * 2) / 8
+    # 0.3 - 0.2 is not 0.1 in floating point; the scores tie all the same.
+    tie = paired_difference(np.full((2, 2), 0.3 - 0.2), np.full((2, 2), 0.1), True)
+    assert (tie.improvement, tie.mean) == (0.5, 0)
+
+
+def test_the_interval_of_a_probability_of_independent_cells_is_wilsons():
+    """One seed and case effect: none. Then the effective number is about that of the cells."""
+    rng = np.random.default_rng(0)
+    won = (rng.random((40, 50)) < 0.3).astype(float)
+    share, low, high = probability(won)
+    expected = stats.binomtest(int(won.sum()), won.size).proportion_ci(method="wilson")
+    assert share == won.mean()
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.01)
+
+
+def test_a_probability_keeps_a_width_where_all_agree():
+    """Three seeds: t = 4.303, so 1 / (1 + 4.303**2 / 3)."""
+    assert probability(np.ones((3, 45))) == (1.0, pytest.approx(1 / (1 + 4.3027**2 / 3), abs=1e-4), 1.0)
+    assert probability(np.zeros((3, 45)))[:2] == (0.0, 0.0)
+
+
+def test_seeds_needed_against_the_t_test():
+    """Only seeds differ, by a standard deviation of 1 around 0.7: a t test of 80% power takes 19 of them."""
+    means = np.array([-1.0, 0.0, 1.0])  # standard deviation 1
+    difference = np.repeat((0.7 + means)[:, None], 5, axis=1)
+    needed = seeds_needed(difference)
+
+    def power(seeds):
+        shift = 0.7 * seeds**0.5
+        critical = stats.t.ppf(0.975, seeds - 1)
+        return stats.nct.sf(critical, seeds - 1, shift)
+
+    assert power(needed - 2) < 0.8 < power(needed + 1)
+
+
+def test_seeds_cannot_stand_in_for_cases():
+    """Cases alone leave a difference open: None. With a clear one, a few seeds do."""
+    rng = np.random.default_rng(0)
+    noise = 0.02 * rng.normal(size=(3, 1))
+    assert seeds_needed(spread_around(0.005, 0.5, seeds=3) + noise - noise.mean()) is None
+    assert seeds_needed(spread_around(0.05, 0.001, seeds=3) + noise - noise.mean()) < 10
+
+
+def test_equivalence_needs_seeds_too():
+    noise = np.array([[-0.01], [0.0], [0.01]])
+    found = compare(np.zeros((3, 8)) + noise)
+    assert found.verdict == "undecided" and 3 < found.seeds_needed < 30
+    assert compare(np.zeros((3, 8)) + noise, rope=0.0).seeds_needed is None
+
+
+def test_holm_against_statsmodels():
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 5, 30):
+        p_values = np.append(rng.random(count) ** 3, [0.5, 0.5])
+        assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+def test_win_matrix_by_hand():
+    means = np.array([[0.9, 0.8, 0.7, 0.5], [0.8, 0.8, 0.9, 0.4], [0.1, 0.9, 0.6, 0.5]])
+    assert win_matrix(means, True).tolist() == [[0, 2, 2], [1, 0, 2], [1, 2, 0]]
+    assert win_matrix(means, False).tolist() == [[0, 1, 1], [2, 0, 2], [2, 2, 0]]
+
+
+def test_what_few_seeds_can_show():
+    """Against tables: t of 2 degrees of freedom is 4.303; chi-square of 2 is 0.0506 and 7.378."""
+    found = limits_of_few_seeds(3)
+    assert found.least_p == stats.wilcoxon([1.0, 2.0, 3.0], method="exact").pvalue == 0.25
+    assert found.detectable == pytest.approx(4.303 / 3**0.5, abs=1e-3)
+    assert (found.low, found.high) == pytest.approx(((2 / 7.378) ** 0.5, (2 / 0.0506) ** 0.5), rel=1e-3)
+
+
+def test_unpaired_scores_are_refused():
+    with pytest.raises(ValueError, match="must be paired"):
+        paired_difference(np.zeros((3, 4)), np.zeros((3, 5)), True)
+    with pytest.raises(ValueError, match="finite"):
+        paired_difference(np.full((3, 4), np.inf), np.zeros((3, 4)), True)

@@ -1,0 +1,248 @@
+"""Strategies of one's own: what loads, and everything that is refused."""
+
+import gc
+import re
+from textwrap import dedent
+
+import numpy as np
+import pytest
+
+from uss_bench.runtime.errors import InputError
+from uss_bench.study import own
+from uss_bench.study.pool import SCORES, Pool, PoolCase, Query
+
+MARGIN = '''
+"""Slices where the model is least sure of what it predicts: entropy per predicted voxel."""
+from uss_bench import Query, Strategy
+
+def least_sure(pool, count, generator):
+    scored = [
+        Query(case.case_id, z, float(case.scores["profile"][z] / (1 + case.scores["liver"][z])))
+        for case in pool.cases
+        for z in case.open_slices
+    ]
+    return sorted(scored, key=lambda query: (-query.score, query))[:count]
+
+Margin = Strategy("Margin", "slices", least_sure, needs=("profile", "liver"))
+'''
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Callable that writes a file and loads a strategy from it."""
+    monkeypatch.chdir(tmp_path)
+
+    def loaded(text, name="Mine"):
+        (tmp_path / "mine.py").write_text(dedent(text))
+        return own.load(f"mine.py:{name}")
+
+    return loaded
+
+
+def choosing(body, asks_for="slices", needs=()):
+    """A file whose strategy `Mine` has this body."""
+    lines = "\n".join(f"    {line}" for line in dedent(body).strip().splitlines())
+    return (
+        "import random, time\nimport numpy as np\nfrom uss_bench import Query, Strategy\n"
+        f"def choose(pool, count, generator):\n{lines}\n"
+        f"Mine = Strategy('Mine', '{asks_for}', choose, {needs!r})\n"
+    )
+
+
+def test_a_strategy_from_a_file(load, tmp_path):
+    strategy = load(MARGIN, "Margin")
+    assert (strategy.name, strategy.asks_for, strategy.needs) == ("Margin", "slices", ("profile", "liver"))
+    assert strategy.origin.file == "mine.py" and strategy.origin.text == (tmp_path / "mine.py").read_text()
+    scores = {"profile": np.array([0.2, 0.6, 0.4]), "liver": np.array([0, 5, 1])}
+    pool = Pool([PoolCase("a", 3, frozenset([1]), scores)])
+    assert strategy.choose(pool, 9, np.random.default_rng(0)) == [("a", 0, 0.2), ("a", 2, 0.2)]
+
+
+def test_the_name_in_the_report_is_the_one_that_was_asked_for(load):
+    assert (
+        load("from uss_bench import Strategy\nA = B = Strategy('x', 'volumes', lambda *_: [])", "B").name
+        == "B"
+    )
+
+
+def test_queries_may_be_numpy_numbers_and_come_from_a_generator(load):
+    strategy = load(choosing("""
+        for case in pool.cases[1:]:
+            yield case.case_id, np.int64(case.open_slices[0]), np.float32(0.5)
+            return
+    """))  # fmt: skip
+    (query,) = strategy.choose(Pool([PoolCase("a", 3), PoolCase("b", 4)]), 1, None)
+    assert query == Query("b", 0, 0.5) and type(query.z) is int and type(query.score) is float
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("mine.py", "name a strategy in a file, as my_strategy.py:NAME"),
+        ("mine.py:", "name a strategy in a file"),
+        ("mine.txt:Mine", "name a strategy in a file"),
+        ("mine.py:not a name", "name a strategy in a file"),
+        ("absent.py:Mine", "absent.py cannot be read (No such file or directory)"),
+        ("mine.py:uss", "the name uss is taken"),
+        ("mine.py:initial", "the name initial is taken"),
+        ("mine.py:Extended", "the name Extended is taken"),
+        ("binary.py:Mine", "binary.py cannot be read"),
+    ],
+)
+def test_what_names_no_strategy_is_refused(tmp_path, monkeypatch, reference, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "binary.py").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match=re.escape(message)) as refused:
+        own.load(reference)
+    assert str(refused.value).startswith(f"--strategy {reference}: ") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ny = x / 0\n", "mine.py, line 2: ZeroDivisionError: division by zero"),
+        ("x = (\n", "mine.py, line 1: SyntaxError: '(' was never closed"),
+        (
+            "\nimport no_such_package\n",
+            "mine.py, line 2: ModuleNotFoundError: No module named 'no_such_package'",
+        ),
+        ("def f():\n    raise SystemExit(3)\nf()\n", "mine.py, line 2: SystemExit: 3"),
+        ("x = 1\n", "mine.py: has no Mine; define Mine = "),
+        ("def Mine(*_): pass\n", "mine.py: Mine is a function; make it Mine = "),
+    ],
+)
+def test_a_file_that_does_not_give_a_strategy_is_refused_with_its_line(load, text, message):
+    with pytest.raises(InputError, match=re.escape(message)) as refused:
+        load(text)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("'pixels', print", "asks_for is 'pixels'; it must be 'volumes' or 'slices'"),
+        ("'slices', 3", "choose is a int"),
+        ("'slices', print, 'profile'", "needs is 'profile'; it must be a tuple"),
+        ("'slices', print, ('entropy',)", "needs is ('entropy',); it must be a tuple of any of volume, "),
+        ("'slices', print, until_liver=True", "until_liver counts by labels"),
+        ("'slices', print, ('profile', 'errors')", "(errors are read from labels)"),
+    ],
+)
+def test_a_strategy_of_wrong_parts_is_refused(load, arguments, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(f"from uss_bench import Strategy\nMine = Strategy('Mine', {arguments})")
+
+
+ALL = "[Query(case.case_id, z) for case in pool.cases for z in case.open_slices]"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return None", "TypeError: 'NoneType' object is not iterable"),
+        ("return [3]", "TypeError: 3 is not a Query(case_id, z, score)"),
+        ("return [(1, 2)]", "TypeError: (1, 2) is not a Query"),
+        ("return [Query(pool.cases[1].case_id, 0.5)]", "the slice is not a whole number"),
+        ("return [Query(pool.cases[1].case_id, True)]", "the slice is not a whole number"),
+        ("return [Query(pool.cases[1].case_id, 0, float('nan'))]", "the score is not finite"),
+        (f"return {ALL}", "queries, more than the budget"),
+        (f"return 2 * {ALL}[:count // 2] if count > 1 else []", "slice 0 of tiny-1 twice"),
+        ("return [Query('else', 0)]", "else is not in the pool"),
+        ("return [Query('tiny-0', 5)]", "slice 5 of tiny-0 is annotated already"),
+        ("return [Query('tiny-2', 9)]", "slice 9 of tiny-2 does not exist; there are 9, counted from 0"),
+        ("return [Query('tiny-2', -1)]", "slice -1 of tiny-2 does not exist"),
+        ("return [Query('tiny-2')]", "a query for a volume among slices"),
+    ],
+)
+def test_answers_that_no_strategy_may_give_are_refused(load, body, message):
+    with pytest.raises(InputError, match=re.escape(message)) as refused:
+        load(choosing(body))
+    assert re.match(r"mine\.py.*Mine, asked for \d+ slices on a tiny pool", str(refused.value))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return [Query('tiny-1')]", "volume tiny-1 is annotated already"),
+        ("return [Query('tiny-2', 3)]", "a query for a slice among volumes"),
+    ],
+)
+def test_volumes_are_asked_for_whole_and_untouched(load, body, message):
+    with pytest.raises(InputError, match=message):
+        load(choosing(body, "volumes"))
+    load(choosing("return [Query(case.case_id) for case in pool.untouched][:count]", "volumes"))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        "random.sample({}, count)",
+        "np.random.permutation({}).tolist()[:count]",
+        "sorted({}, key=lambda _: time.perf_counter_ns() % 7)[:count]",
+    ],
+)
+def test_randomness_that_is_not_the_generators_is_refused(load, draw):
+    drawn = draw.format(ALL)
+    body = f"some = {drawn} if count == 4 else []\nreturn [Query(case_id, int(z)) for case_id, z, _ in some]"
+    with pytest.raises(
+        InputError, match="another answer to the same question; let nothing but the given gene"
+    ):
+        load(choosing(body))
+
+
+def test_randomness_of_the_generator_is_welcome(load):
+    drawn = f"some = {ALL}\nreturn [some[place] for place in generator.permutation(len(some))[:count]]"
+    strategy = load(choosing(drawn))
+    pool = Pool([PoolCase("a", 20)])
+    first, again, other = (strategy.choose(pool, 5, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_an_error_in_the_middle_of_a_run_names_file_line_and_iteration(load):
+    strategy = load(choosing("""
+        if pool.iteration == 3:
+            return [Query(pool.cases[0].case_id, {}["z"])]
+        return []
+    """))  # fmt: skip
+    pool = Pool([PoolCase("a", 3)], iteration=3)
+    expected = (
+        "mine.py, line 6: KeyError: 'z' (Mine, asked for 2 slices in iteration 3); nothing that was finished "
+        "is lost: correct the file, and the same command continues"
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
+        strategy.choose(pool, 2, np.random.default_rng(0))
+    assert strategy.choose(Pool([PoolCase("a", 3)], iteration=2), 2, np.random.default_rng(0)) == []
+
+
+# --- labels ---
+
+
+@pytest.mark.parametrize(
+    ("peek", "message"),
+    [
+        ("pool.cases[1].label", "AttributeError: 'PoolCase' object has no attribute 'label'"),
+        ("pool.volumes", "AttributeError: 'Pool' object has no attribute 'volumes'"),
+        ("pool.cases[1].scores['errors']", "KeyError: 'errors'"),
+        ("pool.cases[1].scores['mask']", "KeyError: 'mask'"),  # nor what it does not need
+    ],
+)
+def test_a_strategy_that_looks_for_labels_finds_none_and_is_refused(load, peek, message):
+    with pytest.raises(InputError, match=re.escape(f"mine.py, line 5: {message}")):
+        load(choosing(f"seen = {peek}\nreturn []", needs=("profile",)))
+
+
+def test_nothing_in_a_pool_leads_to_more_than_it_shows():
+    """Whatever hangs on a pool, found as the garbage collector finds it, is of a few harmless kinds."""
+    needs = tuple(name for name in SCORES if name != "errors")
+    strategy = type("Strategy", (), {"needs": needs})
+    found, new = {}, [own.tiny_pool(strategy)]
+    while new:
+        found.update({id(item): item for item in new})
+        new = [
+            item
+            for item in gc.get_referents(*new)
+            if id(item) not in found and not isinstance(item, (type, str, int, float))
+        ]
+    kinds = {type(item).__name__ for item in found.values()}
+    assert kinds <= {"Pool", "PoolCase", "dict", "list", "tuple", "frozenset", "ndarray", "mappingproxy"}

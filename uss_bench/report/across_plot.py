@@ -1,0 +1,134 @@
+"""The key figure of the report across seeds: curves with bands, and differences from the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..study.keys import DATA_POOL, INITIAL, ModelKey
+from ..study.metrics import METRICS
+from ..study.strategies import BASELINE, FEATURED
+from .pairs import FEW, ROPES
+from .seeds import Seeds
+from .style import COLOURS, LINES, MARKERS, canvas
+from .verdicts import paired_difference
+from .words import better_direction, listed, plural, titled
+
+SHOWN = ("DICE", "HD")
+
+
+def reference_of(strategies: Sequence[str]) -> str:
+    """Which strategy the others are held against: the baseline, where it ran."""
+    return BASELINE if BASELINE in strategies else strategies[0]
+
+
+def banded(strategies: Sequence[str]) -> list[str]:
+    """Strategies whose curves have bands: all of few, else the featured one and the baseline."""
+    return [name for name in strategies if len(strategies) <= FEW or name in (FEATURED, BASELINE)]
+
+
+def key_figure(seeds: Seeds) -> Any:
+    """Means over seeds with bands against equivalent slices; below, differences from the baseline."""
+    compared = len(seeds.strategies) > 1
+    figure, axes = canvas(1 + compared, 2, height=6.8 if compared else 3.8)
+    for axis, metric in zip(axes[0], SHOWN, strict=True):
+        _curves(axis, seeds, metric)
+    if compared:
+        for axis, metric in zip(axes[1], SHOWN, strict=True):
+            _differences(axis, seeds, metric)
+            axis.set_xlabel("iteration")
+    for axis in axes[0]:
+        axis.set_xlabel("equivalent slices")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    order = [*range(2, len(labels)), 0, 1]
+    figure.legend(
+        [handles[place] for place in order], [labels[place] for place in order],
+        loc="outside upper center", ncols=min(len(order), 7), columnspacing=1.4,
+    )  # fmt: skip
+    return figure
+
+
+def _curves(axis: Any, seeds: Seeds, metric: str) -> None:
+    for key in (INITIAL, DATA_POOL):
+        axis.axhline(
+            seeds.means(key, metric).mean(), label=key.title,
+            color=COLOURS[key.kind], linestyle=LINES[key.kind], linewidth=1.2,
+        )  # fmt: skip
+    for name in seeds.strategies:
+        means = np.array([seeds.means(key, metric) for key in seeds.first.curve(name)])
+        effort = _effort(seeds, seeds.first.curve(name))
+        middle, deviation = means.mean(axis=1), means.std(axis=1, ddof=1)
+        axis.plot(effort, middle, label=name, **_line(name))
+        if name in banded(seeds.strategies):
+            axis.fill_between(
+                effort, middle - deviation, middle + deviation,
+                color=COLOURS[name], alpha=0.15, linewidth=0,
+            )  # fmt: skip
+    axis.set_title(f"{titled(metric)}, {better_direction(metric)}", loc="left")
+
+
+def _differences(axis: Any, seeds: Seeds, metric: str) -> None:
+    """Paired differences from the reference at every budget, with their intervals side by side."""
+    reference, budgets = reference_of(seeds.strategies), seeds.budgets[:0:-1] + seeds.budgets[:1]
+    axis.axhline(0.0, color=COLOURS[reference], linestyle=LINES[reference], linewidth=1.2)
+    if metric in ROPES:
+        axis.axhspan(-ROPES[metric], ROPES[metric], color="#999999", alpha=0.18, linewidth=0)
+    others = [name for name in seeds.strategies if name != reference]
+    for place, name in enumerate(others):
+        found = [
+            paired_difference(
+                *(seeds.scores(budget.key(each), metric) for each in (name, reference)),
+                METRICS[metric].higher_is_better,
+            )
+            for budget in budgets
+        ]
+        positions = np.arange(len(budgets)) + (place - (len(others) - 1) / 2) * 0.5 / len(others)
+        means = np.array([each.mean for each in found])
+        ends = np.array([(each.low, each.high) for each in found]).T
+        axis.plot(positions[:-1], means[:-1], **_line(name))
+        axis.plot(positions[-1:], means[-1:], **_line(name))
+        if name in banded(seeds.strategies):
+            axis.errorbar(positions, means, np.abs(ends - means), fmt="none", color=COLOURS[name],
+                          elinewidth=0.9, capsize=2.5)  # fmt: skip
+    axis.set_xticks(range(len(budgets)), [*seeds.first.iterations, "converged"])
+    axis.set_title(f"{titled(metric)}, difference from {reference}", loc="left")
+
+
+def _effort(seeds: Seeds, keys: Sequence[ModelKey]) -> np.ndarray:
+    return np.array([seeds.effort(key).mean() for key in keys])
+
+
+def _line(name: str) -> dict[str, Any]:
+    dashed = LINES[name] == "--"
+    return {
+        "color": COLOURS[name], "linestyle": LINES[name], "marker": MARKERS[name], "markersize": 5,
+        "markerfacecolor": "white" if dashed else COLOURS[name],
+    }  # fmt: skip
+
+
+def describe(seeds: Seeds) -> tuple[str, str]:
+    """Alt text and caption of the key figure."""
+    ends = listed(
+        f"{name} reaches DICE {seeds.means(key, 'DICE').mean():.3f} with {seeds.effort(key).mean():.0f}"
+        for name, key in ((name, seeds.first.curve(name)[-1]) for name in seeds.strategies)
+    )
+    alt = (
+        f"Mean DICE and HD against equivalent slices, over {len(seeds.runs)} seeds: {ends} equivalent slices."
+    )
+    bands = listed(banded(seeds.strategies)) if len(seeds.strategies) > FEW else "each strategy"
+    caption = (
+        "Above: mean DICE and Hausdorff distance HD of the iterations' models over "
+        f"{plural(len(seeds.runs), 'seed')} and {plural(len(seeds.first.cases), 'test case')}, against the "
+        "equivalent slices behind them (liver slices queried one by one, and a third of those of whole "
+        f"volumes; mean over seeds). Bands: ± one standard deviation over seeds, of {bands}. Horizontal "
+        "lines: initial model (dotted) and model of the whole pool (dash-dotted)."
+    )
+    if len(seeds.strategies) > 1:
+        caption += (
+            f" Below: paired differences from {reference_of(seeds.strategies)} after the same iteration "
+            "and, at the right, of the converged models, with 95% intervals over seeds and cases; "
+            f" grey: ± {ROPES['DICE']:g} DICE, taken as equivalent."
+        )
+    return alt, caption

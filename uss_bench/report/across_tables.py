@@ -1,0 +1,234 @@
+"""Tables of the report across seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..study.keys import DATA_POOL, INITIAL, ModelKey
+from ..study.metrics import METRICS, PAPER_METRICS
+from .crossed import COMPONENTS, variance_components
+from .pairs import COMPARED, Comparison
+from .seeds import Budget, Seeds
+from .tables import by_iteration
+from .verdicts import MOST_SEEDS, win_matrix
+from .words import listed, markdown_table, p_text, titled, value_text
+
+
+def key_table(seeds: Seeds) -> str:
+    """Effort and mean scores of the initial, the converged and the data pool models over seeds."""
+    converged = {f"{name} (converged)": seeds.budgets[0].key(name) for name in seeds.strategies}
+    rows = [
+        [
+            name,
+            mean_and_deviation(seeds.effort(key), ".0f"),
+            *(mean_and_deviation(seeds.means(key, metric), _format(metric)) for metric in PAPER_METRICS),
+        ]
+        for name, key in {INITIAL.kind: INITIAL, **converged, DATA_POOL.kind: DATA_POOL}.items()
+    ]
+    return markdown_table(["Model", "equivalent slices", *map(titled, PAPER_METRICS)], rows)
+
+
+def mean_and_deviation(numbers: np.ndarray, pattern: str) -> str:
+    """Mean ± standard deviation of at least two numbers.
+
+    >>> mean_and_deviation(np.array([1.0, 3.0]), ".2f")
+    '2.00 ± 1.41'
+    """
+    return f"{numbers.mean():{pattern}} ± {numbers.std(ddof=1):{pattern}}"
+
+
+def _format(metric: str) -> str:
+    return f".{METRICS[metric].decimals}f"
+
+
+# --- pairs of strategies ---
+
+
+def pair_table(comparisons: Iterable[Comparison]) -> str:
+    """Comparisons of one metric, one per row."""
+    rows = []
+    for each in comparisons:
+        found = each.found
+        low, high = found.improvement_low, found.improvement_high
+        rows.append([
+            f"{each.first} − {each.second}", each.budget, difference_text(each),
+            f"{found.improvement:.2f} [{low:.2f}, {high:.2f}]", p_text(found.p), p_text(each.p_holm),
+            f"**{found.verdict}**" if each.decided else found.verdict, _seeds_text(each),
+        ])  # fmt: skip
+    header = ["Pair", "Models", "mean difference [95%]", "P(first scores better) [95%]", "p", "p (Holm)"]
+    return markdown_table([*header, "the first is", "seeds that would decide"], rows)
+
+
+def difference_text(comparison: Comparison) -> str:
+    """Mean difference and its 95% interval."""
+    found = comparison.found
+    mean, low, high = (
+        signed(value, _format(comparison.metric)) for value in (found.mean, found.low, found.high)
+    )
+    return f"{mean} [{low}, {high}]"
+
+
+def signed(value: float, pattern: str) -> str:
+    """A number with its sign; what rounds to zero has none.
+
+    >>> signed(0.0123, ".3f"), signed(-0.0001, ".3f")
+    ('+0.012', '0.000')
+    """
+    text = f"{value:+{pattern}}"
+    return text if float(text) else text[1:]
+
+
+def _seeds_text(comparison: Comparison) -> str:
+    if comparison.found.verdict != "undecided":
+        return ""
+    return str(comparison.found.seeds_needed or f"> {MOST_SEEDS}")
+
+
+def wins(seeds: Seeds, metric: str) -> str:
+    """In how many settings the row's strategy has a better mean than the column's."""
+    means = [
+        np.concatenate([seeds.means(budget.key(name), metric) for budget in seeds.budgets])
+        for name in seeds.strategies
+    ]
+    counts = win_matrix(np.array(means), METRICS[metric].higher_is_better)
+    rows = [
+        [name, *("" if i == j else count for j, count in enumerate(row))]
+        for i, (name, row) in enumerate(zip(seeds.strategies, counts, strict=True))
+    ]
+    return markdown_table([metric, *seeds.strategies], rows)
+
+
+def areas(seeds: Seeds) -> str:
+    """Mean height of the DICE curve of each strategy, seed by seed, with the range that it is taken over."""
+    heights = {name: seeds.areas(name).mean(axis=1) for name in seeds.strategies}
+    rows = [
+        [f"seed {seed} ({start:.0f} to {stop:.0f})", *(f"{height[place]:.3f}" for height in heights.values())]
+        for place, (seed, (start, stop)) in enumerate(zip(seeds.numbers, seeds.ranges, strict=True))
+    ]
+    rows.append(["mean ± sd", *(mean_and_deviation(height, ".3f") for height in heights.values())])
+    return markdown_table(["Seed (equivalent slices)", *heights], rows)
+
+
+# --- what moves a score ---
+
+
+def components(seeds: Seeds) -> str:
+    """Standard deviation of each variance component, for the converged models and the last iteration's."""
+    budgets = seeds.budgets[:2]
+    found = {(metric, budget): budget_components(seeds, budget, metric) for metric in COMPARED
+             for budget in budgets}  # fmt: skip
+    rows = [
+        [
+            source,
+            *(
+                f"{value_text(metric, parts[source] ** 0.5)} ({_share(parts, source)})"
+                for (metric, _), parts in found.items()
+            ),
+        ]
+        for source in COMPONENTS
+    ]
+    header = [f"{titled(metric)}, {budget.title}" for metric, budget in found]
+    return markdown_table(["Source", *header], rows)
+
+
+def budget_components(seeds: Seeds, budget: Budget, metric: str) -> dict[str, float]:
+    """Variance components of the strategies' models at a budget, `{source: variance}`."""
+    return variance_components(
+        np.array([seeds.scores(budget.key(name), metric) for name in seeds.strategies])
+    )
+
+
+def _share(variances: dict[str, float], source: str) -> str:
+    total = sum(variances.values())
+    return f"{100 * variances[source] / total:.0f}%" if total else "0%"
+
+
+# --- every mean ---
+
+
+def spreads(seeds: Seeds, metric: str) -> str:
+    """Mean ± standard deviation and extremes over seeds of every model's mean."""
+
+    def cell(key: ModelKey) -> str:
+        return spread(metric, seeds.means(key, metric))
+
+    return by_iteration(seeds.strategies, seeds.first.iterations, cell, with_converged=True)
+
+
+def spread(metric: str, numbers: np.ndarray) -> str:
+    """Mean ± standard deviation [least, greatest]."""
+    low, high = (value_text(metric, value) for value in (numbers.min(), numbers.max()))
+    return f"{mean_and_deviation(numbers, _format(metric))} [{low}, {high}]"
+
+
+def percentiles(seeds: Seeds) -> str:
+    """The percentile of poor cases of the final models, over seeds."""
+    rows = []
+    for name, key in seeds.first.final_models.items():
+        cells = [
+            spread(metric, np.quantile(seeds.scores(key, metric), METRICS[metric].robust_quantile, axis=1))
+            for metric in PAPER_METRICS
+        ]
+        rows.append([name, *cells])
+    return markdown_table(["", *map(titled, PAPER_METRICS)], rows)
+
+
+def headrooms(seeds: Seeds) -> str:
+    """Of each seed, initial and data pool model, and how far the twins lie from the initial one."""
+    initial, pool = (seeds.means(key, "DICE") for key in (INITIAL, DATA_POOL))
+    twins = [seeds.means(key, "DICE") - initial for key in seeds.twins]
+    rows = [
+        [
+            seed,
+            *(f"{value:.3f}" for value in (initial[place], pool[place])),
+            signed(pool[place] - initial[place], ".3f"),
+            ", ".join(signed(shift[place], ".3f") for shift in twins) or "none",
+        ]
+        for place, seed in enumerate(seeds.numbers)
+    ]
+    return markdown_table(["Seed", "initial DICE", "data pool DICE", "headroom", "twins − initial"], rows)
+
+
+def origins(seeds: Seeds) -> str:
+    """Commit, device and libraries of the seeds, each once with the seeds that it is of."""
+    lines = []
+    for what, text_of in (("Commit", _commit), ("Device", _device), ("Libraries", _libraries)):
+        of: dict[str, list[int]] = {}
+        for seed, run in seeds.runs.items():
+            of.setdefault(text_of(run.provenance), []).append(seed)
+        texts = [
+            text if len(of) == 1 else f"{text} (seeds {listed(map(str, numbers))})"
+            for text, numbers in of.items()
+        ]
+        lines.append(f"{what}: {'; '.join(texts)}.")
+    return " ".join(lines)
+
+
+def _commit(origin: Mapping[str, Any]) -> str:
+    git = origin["git"]
+    return f"{git['commit']}{', changed' if git['changed'] else ''}" if git else "unknown"
+
+
+def _device(origin: Mapping[str, Any]) -> str:
+    return origin["device"]
+
+
+def _libraries(origin: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in origin["libraries"].items())
+
+
+def seed_rows(seeds: Seeds) -> tuple[Sequence[str], list[dict]]:
+    """Columns and rows of `results/seeds.csv`: effort, means and percentiles of every model and seed."""
+    rows = []
+    for place, (seed, run) in enumerate(seeds.runs.items()):
+        for key, scores in run.scores.items():
+            row = {**key.as_row(), "seed": seed, "equivalent_slices": seeds.effort(key)[place]}
+            for metric in PAPER_METRICS:
+                row[metric] = float(scores[metric].mean())
+                quantile = METRICS[metric].robust_quantile
+                row[f"{metric}_percentile"] = float(np.quantile(scores[metric], quantile))
+            rows.append(row)
+    return list(rows[0]), rows

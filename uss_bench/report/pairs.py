@@ -1,0 +1,99 @@
+"""Which pairs of strategies are compared across seeds, in what, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..runtime import paths, storage
+from ..study.metrics import METRICS
+from ..study.strategies import BASELINE, FEATURED
+from .seeds import Seeds
+from .verdicts import PairedDifference, holm, paired_difference
+
+COMPARED = ("DICE", "MSD", "HD")
+# Half the region of practical equivalence. The median gain that papers claim is 0.01 DICE (arXiv 2505.04720);
+# for distances there is no such custom, so nothing is called equivalent by them.
+ROPES = {"DICE": 0.01}
+AREA = "effort curve"  # the budget of areas, which are over all iterations
+FEW = 4  # strategies of which every pair is shown
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One pair of strategies in one metric at one budget.
+
+    Attributes
+    ----------
+    metric, budget : str
+        Name of the metric, and title of the `Budget` or `AREA`.
+    first, second : str
+        Names of the strategies.
+    found : PairedDifference
+        First minus second.
+    p_holm : float
+        Its p after Holm's correction for all pairs of this metric at this budget.
+    """
+
+    metric: str
+    budget: str
+    first: str
+    second: str
+    found: PairedDifference
+    p_holm: float
+
+    @property
+    def decided(self) -> bool:
+        """Whether one of the two is better."""
+        return self.found.verdict in ("better", "worse")
+
+
+def compare_all(seeds: Seeds) -> list[Comparison]:
+    """Every pair of strategies in every compared metric at every budget, and in the area of DICE."""
+    families = [
+        (metric, budget.title, {name: seeds.scores(budget.key(name), metric) for name in seeds.strategies})
+        for metric in COMPARED
+        for budget in seeds.budgets
+    ]
+    families.append(("DICE", AREA, {name: seeds.areas(name) for name in seeds.strategies}))
+    return [comparison for family in families for comparison in _compare(*family)]
+
+
+def _compare(metric: str, budget: str, scores: dict[str, np.ndarray]) -> list[Comparison]:
+    """All pairs of a family, over which p values are corrected."""
+    better = METRICS[metric].higher_is_better
+    found = {
+        (first, second): paired_difference(scores[first], scores[second], better, ROPES.get(metric, 0.0))
+        for first, second in combinations(scores, 2)
+    }
+    corrected = holm([each.p for each in found.values()])
+    return [
+        Comparison(metric, budget, *names, each, p)
+        for (names, each), p in zip(found.items(), corrected, strict=True)
+    ]
+
+
+def chosen(comparisons: Sequence[Comparison], metric: str, budget: str) -> list[Comparison]:
+    """Those of a metric at a budget."""
+    return [each for each in comparisons if (each.metric, each.budget) == (metric, budget)]
+
+
+def shown(comparisons: Sequence[Comparison], strategies: Sequence[str]) -> list[Comparison]:
+    """What a table has room for: of many strategies, the pairs with the featured or the baseline."""
+    if len(strategies) <= FEW:
+        return list(comparisons)
+    return [each for each in comparisons if {each.first, each.second} & {FEATURED, BASELINE}]
+
+
+def write_comparisons(folder: str | Path, comparisons: Sequence[Comparison]) -> None:
+    """Write every comparison to `results/comparisons.csv` of a folder."""
+    columns = ["metric", "budget", "first", "second", *(field.name for field in fields(PairedDifference))]
+    rows: list[dict[str, Any]] = [
+        {**vars(each), **asdict(each.found), "p_holm": each.p_holm} for each in comparisons
+    ]
+    storage.write_csv(Path(folder) / paths.COMPARISONS, [*columns, "p_holm"], rows)

@@ -1,0 +1,230 @@
+"""The runs of several seeds as one: gathered into a folder, read back, and asked for arrays.
+
+The folder of a report across seeds holds the tables of all its seeds, with a column `seed`: the report is
+built from what lies beside it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.integrate import trapezoid
+
+from ..runtime import paths, storage
+from ..runtime.errors import InputError
+from ..study.keys import INITIAL, ModelKey
+from .results import TABLES, Results, read_results, require_files, results_of
+
+# Tables of which every seed has its own; the volumes are the same for all.
+BY_SEED = tuple(name for name in TABLES if name != paths.VOLUMES)
+CONTOURED = 3  # of so many slices of a whole volume one is contoured by hand (section IV-A of the paper)
+
+
+class Budget(NamedTuple):
+    """Models of the strategies that are compared with each other.
+
+    Attributes
+    ----------
+    title : str
+        In words.
+    kind : str
+        Of the models: "iteration" or "converged".
+    iteration : int
+        After which the strategies have annotated what they are trained on.
+    """
+
+    title: str
+    kind: str
+    iteration: int
+
+    def key(self, strategy: str) -> ModelKey:
+        """The model of a strategy."""
+        return ModelKey(self.kind, strategy, self.iteration)
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Results of the same benchmark under several seeds.
+
+    Attributes
+    ----------
+    runs : dict
+        `{seed: Results}`, all of the same models and cases.
+    """
+
+    runs: dict[int, Results]
+
+    @property
+    def numbers(self) -> list[int]:
+        """The seeds in their order, which is that of all arrays."""
+        return list(self.runs)
+
+    @property
+    def first(self) -> Results:
+        """One of the runs, for all that they share."""
+        return next(iter(self.runs.values()))
+
+    @property
+    def strategies(self) -> list[str]:
+        """Names of the strategies."""
+        return self.first.strategies
+
+    @property
+    def budgets(self) -> list[Budget]:
+        """The converged models, then the iterations from the last to the first."""
+        last = self.first.last
+        iterations = [Budget(f"iteration {k}", "iteration", k) for k in reversed(self.first.iterations)]
+        return [Budget("converged", "converged", last), *iterations]
+
+    @property
+    def twins(self) -> list[ModelKey]:
+        """Models that differ from the initial one in weights and batches alone."""
+        return self.first.twins
+
+    def scores(self, key: ModelKey, metric: str) -> np.ndarray:
+        """Scores of a model, `(seeds, cases)`."""
+        return np.array([run.scores[key][metric] for run in self.runs.values()])
+
+    def means(self, key: ModelKey, metric: str) -> np.ndarray:
+        """Mean scores of a model over the cases, `(seeds,)`."""
+        return self.scores(key, metric).mean(axis=1)
+
+    def effort(self, key: ModelKey) -> np.ndarray:
+        """Equivalent slices behind a model, `(seeds,)`."""
+        return np.array([equivalent_slices(run, key) for run in self.runs.values()])
+
+    def areas(self, strategy: str, metric: str = "DICE") -> np.ndarray:
+        """Mean height of each case's curve over the effort, `(seeds, cases)`.
+
+        A curve runs from the initial model through a strategy's iterations. Each seed's is taken over the
+        range that all its strategies cover, so that strategies are compared at equal effort.
+        """
+        heights = []
+        for run, (start, stop) in zip(self.runs.values(), self.ranges, strict=True):
+            keys = run.curve(strategy)
+            curve = np.array([run.scores[key][metric] for key in keys])
+            heights.append(mean_height([equivalent_slices(run, key) for key in keys], curve, start, stop))
+        return np.array(heights)
+
+    @property
+    def ranges(self) -> np.ndarray:
+        """From the initial effort to the least that a strategy ends with, `(seeds, 2)`."""
+        ends = [self.effort(self.first.curve(strategy)[-1]) for strategy in self.strategies]
+        return np.stack([self.effort(INITIAL), np.min(ends, axis=0)], axis=1)
+
+
+def equivalent_slices(results: Results, key: ModelKey) -> float:
+    """Annotation effort of a model: liver slices queried one by one, and a third of those of whole volumes.
+
+    Contours of a volume are drawn on about every third slice and interpolated between (section IV-A).
+    """
+    counts = {which: results.effort[which]["annotated_liver_slices"] for which in (INITIAL, key)}
+    by_slices = any(row["slice"] for row in results.queries if row["strategy"] == key.strategy)
+    alone = counts[key] - counts[INITIAL] if by_slices else 0
+    return alone + (counts[key] - alone) / CONTOURED
+
+
+def mean_height(effort: Sequence[float], curves: np.ndarray, start: float, stop: float) -> np.ndarray:
+    """Area under piecewise linear curves between two efforts, over their distance.
+
+    Parameters
+    ----------
+    effort : sequence of float
+        `(points,)`, covering the range; points of equal effort, where nothing was left to ask for, count by
+        their mean.
+    curves : ndarray
+        `(points, n)`, one curve per column.
+    start, stop : float
+        The range; where it is empty, the height there is the mean.
+
+    Examples
+    --------
+    >>> mean_height([0, 10, 30], np.array([[0.0], [1.0], [1.0]]), 0, 20).tolist()
+    [0.75]
+    """
+    points, places = np.unique(effort, return_inverse=True)
+    curves = np.stack([curves[places == place].mean(axis=0) for place in range(len(points))])
+    grid = np.unique([start, *points[(points > start) & (points < stop)], stop])
+    heights = np.stack([np.interp(grid, points, curve) for curve in curves.T])
+    return trapezoid(heights, grid) / (stop - start) if stop > start else heights[:, 0]
+
+
+# --- gathered and read back ---
+
+
+def gather(folder: str | Path, reports: Mapping[int, str | Path]) -> None:
+    """Put the results of several runs into the folder of their report across seeds.
+
+    Parameters
+    ----------
+    folder : path
+        Of the report across seeds.
+    reports : mapping
+        `{seed: report folder}` of finished runs.
+
+    Raises
+    ------
+    InputError
+        A result file is missing, or the runs have not the same models, cases or files of cases.
+    """
+    reports = dict(sorted(reports.items()))
+    _refuse_unlike(reports)
+    for name in BY_SEED:
+        rows = [
+            {**row, "seed": seed}
+            for seed, report in reports.items()
+            for row in storage.read_csv(Path(report) / name)
+        ]
+        columns = ["seed", *(column for column in (rows[0] if rows else ()) if column != "seed")]
+        storage.write_csv(Path(folder) / name, columns, rows)
+    first = Path(next(iter(reports.values())))
+    storage.write_text(Path(folder) / paths.VOLUMES, (first / paths.VOLUMES).read_text(encoding="utf-8"))
+    origins = {str(seed): _provenance(report) for seed, report in reports.items()}
+    storage.write_json(Path(folder) / paths.PROVENANCE, {"seeds": origins})
+
+
+def _provenance(report: str | Path) -> dict[str, Any]:
+    return storage.read_json(Path(report) / paths.PROVENANCE)
+
+
+def _refuse_unlike(reports: Mapping[int, str | Path]) -> None:
+    """Raise InputError unless all runs have the models, the cases and the files of the first."""
+    runs = {report: read_results(report) for report in reports.values()}
+    leader, first = next(iter(runs.items()))
+    for report, run in runs.items():
+        unlike = [
+            what
+            for what, ours, theirs in (
+                ("strategies or iterations", run.scores.keys(), first.scores.keys()),
+                ("test cases", run.cases, first.cases),
+                ("files of cases", run.volumes, first.volumes),
+            )
+            if ours != theirs
+        ]
+        if unlike:
+            raise InputError(
+                f"{report}: other {' and '.join(unlike)} than {leader}; run all seeds with the same options"
+            )
+
+
+def read_seeds(folder: str | Path) -> Seeds:
+    """The runs that were gathered into the folder of a report across seeds.
+
+    Raises
+    ------
+    InputError
+        A result file is missing.
+    """
+    folder = Path(folder)
+    require_files(folder, (*TABLES, paths.PROVENANCE))
+    tables = {name: storage.read_csv(folder / name) for name in TABLES}
+    runs = {}
+    origins = storage.read_json(folder / paths.PROVENANCE)["seeds"]
+    for seed, origin in sorted(origins.items(), key=lambda item: int(item[0])):
+        own = {name: [row for row in tables[name] if row["seed"] == seed] for name in BY_SEED}
+        runs[int(seed)] = results_of(folder, {**own, paths.VOLUMES: tables[paths.VOLUMES]}, origin)
+    return Seeds(runs)

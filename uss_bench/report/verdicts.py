@@ -1,0 +1,244 @@
+"""Which of two strategies is better: paired differences, verdicts, and what a number of seeds can show.
+
+Pure functions of arrays. `crossed` says where the intervals come from.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from .crossed import (
+    LEVEL,
+    CrossedMean,
+    checked_scores,
+    crossed_mean,
+    crossed_squares,
+    quantile_t,
+    standard_error,
+)
+
+LEAST_SEEDS = 3  # for a verdict
+MOST_SEEDS = 100  # that are worth planning for
+POWER = 0.80  # chance of a verdict that `seeds_needed` plans for
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Two strategies compared over seeds and cases.
+
+    Attributes
+    ----------
+    mean, low, high : float
+        Mean of the first minus the second in the unit of the metric, and its 95% interval.
+    p : float
+        Two-sided p of no difference, not corrected for the number of comparisons.
+    improvement, improvement_low, improvement_high : float
+        Probability that with another seed and on another case the first scores better than the second, equal
+        scores counting half, and its 95% interval.
+    verdict : str
+        On the first: "better", "worse", "equivalent" or "undecided".
+    seeds_needed : int or None
+        How many seeds would decide what is undecided; None where it is decided, or where `MOST_SEEDS` would
+        not be enough.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    improvement: float
+    improvement_low: float
+    improvement_high: float
+    verdict: str
+    seeds_needed: int | None
+
+
+def paired_difference(
+    first: np.ndarray, second: np.ndarray, higher_is_better: bool, rope: float = 0.0
+) -> PairedDifference:
+    """Compare two strategies with the same seeds and cases.
+
+    The verdict is "equivalent" where the whole interval lies within the region of practical equivalence from
+    -rope to rope, on whichever side of zero; else "better" or "worse" where the interval leaves zero out;
+    else "undecided". Fewer than `LEAST_SEEDS` seeds decide nothing: where two happen to agree, the seeds drop
+    out of the error, and more than a tenth of the intervals may miss zero without any effect.
+
+    Parameters
+    ----------
+    first, second : ndarray
+        `(seeds, cases)` finite scores, at least two seeds.
+    higher_is_better : bool
+        Direction of the metric.
+    rope : float
+        Half the width of the region of practical equivalence, in the unit of the metric; 0 where there is
+        none.
+
+    Raises
+    ------
+    ValueError
+        The arrays are not of one such shape, or not finite.
+
+    Examples
+    --------
+    >>> first = np.array([[0.90, 0.80], [0.91, 0.82], [0.92, 0.80]])
+    >>> found = paired_difference(first, first - 0.05, higher_is_better=True, rope=0.01)
+    >>> round(found.mean, 3), found.verdict, found.improvement
+    (0.05, 'better', 1.0)
+    """
+    first, second = (checked_scores(scores, ("seeds", "cases")) for scores in (first, second))
+    if first.shape != second.shape:
+        raise ValueError(f"strategies must be paired, but their shapes are {first.shape} and {second.shape}")
+    # Differences that agree to twelve digits of the largest score are ties, whatever rounding makes of them.
+    resolution = 1e-12 * max(np.abs(first).max(), np.abs(second).max())
+    difference = np.where(np.abs(first - second) <= resolution, 0.0, first - second)
+    found = crossed_mean(difference)
+    verdict = _verdict(found, len(difference), higher_is_better, rope)
+    won = np.sign(difference if higher_is_better else -difference)
+    return PairedDifference(
+        found.mean,
+        *found.interval,
+        found.p,
+        *probability((won + 1) / 2),
+        verdict,
+        seeds_needed(difference, rope) if verdict == "undecided" else None,
+    )
+
+
+def _verdict(found: CrossedMean, seeds: int, higher_is_better: bool, rope: float) -> str:
+    low, high = found.interval
+    if seeds < LEAST_SEEDS:
+        return "undecided"
+    if -rope < low and high < rope:
+        return "equivalent"
+    if low <= 0 <= high:
+        return "undecided"
+    return "better" if (low > 0) == higher_is_better else "worse"
+
+
+def probability(won: np.ndarray) -> tuple[float, float, float]:
+    """A probability and its 95% interval, from what was won: `(seeds, cases)` of 0, 1/2 and 1.
+
+    Wilson's interval by an effective number of observations, p (1 - p) over the variance of the crossed
+    mean, and Student's t instead of the normal distribution, as for surveys with clusters (Franco et al.,
+    Journal of Survey Statistics and Methodology 7, 2019). It stays within [0, 1], and keeps a width at the
+    ends: where all observations agree, only seeds or cases are counted, whichever are fewer.
+    """
+    found = crossed_mean(won)
+    share = found.mean
+    count = share * (1 - share) / found.error**2 if found.error else min(won.shape)
+    square = quantile_t((1 + LEVEL) / 2, found.freedom) ** 2 / min(count, won.size)
+    centre = (share + square / 2) / (1 + square)
+    reach = np.sqrt(square * share * (1 - share) + square**2 / 4) / (1 + square)
+    return share, max(0.0, float(centre - reach)), min(1.0, float(centre + reach))
+
+
+def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> int | None:
+    """Seeds that would decide on as many cases, with a chance of `POWER`, were the estimates the truth.
+
+    The estimate must clear zero, or the end of the region of equivalence, by the reach of the interval and by
+    how far it may itself fall short. Where the cases are too few, no number of seeds will do.
+
+    Parameters
+    ----------
+    difference : ndarray
+        `(seeds, cases)`, paired differences of two strategies.
+    rope : float
+        As for `paired_difference`.
+
+    Returns
+    -------
+    int or None
+        More than there are; None where `MOST_SEEDS` would not be enough.
+    """
+    seeds, cases = difference.shape
+    of_seeds, of_cases, rest = crossed_squares(difference)
+    distance = max(abs(difference.mean()), rope - abs(difference.mean()))
+
+    def decides(planned: int) -> bool:
+        expected = rest + (of_cases - rest) * planned / seeds  # each case is then averaged over more seeds
+        error, freedom = standard_error(of_seeds, expected, rest, planned, cases)
+        return (quantile_t((1 + LEVEL) / 2, freedom) + quantile_t(POWER, freedom)) * error < distance
+
+    choices = range(max(seeds + 1, LEAST_SEEDS), MOST_SEEDS + 1)
+    place = bisect_left(choices, True, key=decides)
+    return choices[place] if place < len(choices) else None
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction of p values for their number, in their order.
+
+    (`statsmodels` has it too, and collects garbage at every call.)
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values)
+    stepwise = np.sort(p_values) * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(stepwise), 1.0)
+    return corrected.tolist()
+
+
+def win_matrix(means: np.ndarray, higher_is_better: bool) -> np.ndarray:
+    """In how many settings each strategy has a better mean than each other one.
+
+    Parameters
+    ----------
+    means : ndarray
+        `(strategies, settings)`; a setting is a seed at a budget.
+    higher_is_better : bool
+        Direction of the metric.
+
+    Returns
+    -------
+    ndarray
+        `(strategies, strategies)` counts: the row's strategy beats the column's. Ties count for neither.
+
+    Examples
+    --------
+    >>> win_matrix(np.array([[0.9, 0.8, 0.7], [0.8, 0.8, 0.9]]), higher_is_better=True).tolist()
+    [[0, 1], [1, 0]]
+    """
+    better = means if higher_is_better else -means
+    return (better[:, None] > better[None, :]).sum(axis=2)
+
+
+class SeedLimits(NamedTuple):
+    """What a number of seeds can show at best.
+
+    Attributes
+    ----------
+    least_p : float
+        The smallest two-sided p of a signed-rank or sign test over the seeds' means.
+    detectable : float
+        The smallest mean difference that a t test over the seeds' means finds at 5%, in standard deviations
+        of the difference between seeds.
+    low, high : float
+        95% interval of the true standard deviation between seeds, as multiples of the estimated one.
+    """
+
+    least_p: float
+    detectable: float
+    low: float
+    high: float
+
+
+def limits_of_few_seeds(seeds: int) -> SeedLimits:
+    """What so many seeds, at least two, can show at best: laws of signs, of t and of chi-square.
+
+    Examples
+    --------
+    Six seeds are the fewest from which a signed-rank test can speak:
+
+    >>> limits_of_few_seeds(5).least_p, limits_of_few_seeds(6).least_p
+    (0.0625, 0.03125)
+    """
+    freedom, upper = seeds - 1, (1 + LEVEL) / 2
+    low, high = (float(np.sqrt(freedom / stats.chi2.ppf(share, freedom))) for share in (upper, 1 - upper))
+    return SeedLimits(2.0 ** (1 - seeds), quantile_t(upper, freedom) / seeds**0.5, low, high)
