@@ -19,6 +19,7 @@ from uss_bench.runtime import stopping
 from uss_bench.runtime.errors import InputError
 from uss_bench.runtime.storage import read_csv
 from uss_bench.study.models import Models
+from uss_bench.study.strategies import STRATEGIES
 from uss_bench.suggest import Suggest, suggest
 
 IGNORE = 2
@@ -127,6 +128,23 @@ def test_random_slices_need_no_score_and_no_label(asked, monkeypatch):
     assert {row["score"] for row in read_csv("todo/slices.csv")} == {""}
 
 
+@pytest.mark.parametrize("name", [s.name for s in STRATEGIES.values() if s.by_slices and not s.is_oracle])
+def test_every_strategy_that_asks_for_slices_may_be_asked(asked, name):
+    suggest(replace(asked, strategy=name.lower(), slices=2))
+    assert len(slices_of(asked.output)) == 2
+
+
+def test_a_strategy_of_ones_own_may_be_asked(asked):
+    Path("mine.py").write_text(
+        "from uss_bench import Query, Strategy\n"
+        "def lowest(pool, count, generator):\n"
+        "    return [Query(c.case_id, c.open_slices[0]) for c in pool.cases if c.open_slices][:count]\n"
+        "LOW = Strategy('LOW', 'slices', lowest)\n"
+    )
+    suggest(replace(asked, strategy="mine.py:LOW", slices=2))
+    assert slices_of(asked.output) == [("0.nii.gz", 0, 1), ("1.nii.gz", 0, 1)]
+
+
 def test_equal_names_in_several_folders_get_the_folder_before_them(asked, cases, tmp_path):
     paths = []
     for case, name in zip(cases, "ab", strict=False):
@@ -175,8 +193,13 @@ FAULTS = {
     "absent": (lambda a: {"images": [Path("absent.nii.gz")]}, "does not exist"),
     "a copy": (lambda a: {"images": [a.images[0], broken(a, "copy.nii.gz")]}, "the same image"),
     "no slices": (lambda a: {"slices": 0}, "--slices 0"),
-    "volumes": (lambda a: {"strategy": "uvs"}, "does not ask for slices; choose one of USS, RSS"),
-    "all": (lambda a: {"strategy": "all"}, "does not ask for slices"),
+    "volumes": (
+        lambda a: {"strategy": "uvs"},
+        "not one strategy that asks for slices .* of USS, RSS, [^O]*$",
+    ),
+    "all": (lambda a: {"strategy": "all"}, "not one strategy"),
+    "oracle": (lambda a: {"strategy": "oss"}, "without reading labels"),
+    "own": (lambda a: {"strategy": "absent.py:MINE"}, "absent.py cannot be read"),
     "unknown": (lambda a: {"strategy": "xyz"}, "unknown"),
     "no model": (lambda a: {"model": a.images[0]}, "no model file"),
     "no manifest": (lambda a: {"annotated": Path("absent.csv")}, "cannot read the manifest"),
