@@ -97,7 +97,7 @@ def suggest(asked: Suggest) -> None:
         raise InputError(f"--slices {asked.slices}: nothing to suggest; ask for at least one")
     manifest_cases = read_manifest(asked.annotated) if asked.annotated else []
     progress = Progress(0, sys.stderr)
-    with atomic_folder(asked.output) as folder:
+    with atomic_folder(asked.output, shared=False) as folder:
         cases = _cases(asked.images, manifest_cases, folder, progress)
         volumes = _volumes(cases, fitted, Path(asked.runs) / CACHE, progress)
         home = Path(asked.runs) / f"suggest-{_short_digest(fitted.digest, code_digest())}"
