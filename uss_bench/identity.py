@@ -19,7 +19,7 @@ OF_RUN = ("uss_bench", "code_sha256", "libraries", "device", "seed", "manifest_s
 # A report may be rebuilt by another version.
 OF_REPORT = ("seed", "manifest_sha256")
 # What runs of several seeds share, beside their settings; devices and libraries are named in their report.
-OF_SEEDS = ("code_sha256", "manifest_sha256", "strategies")
+OF_SEEDS = ("code_sha256", "manifest_sha256", "strategies", "further_strategies")
 
 
 def refuse_another_run(run: Run, origin: Mapping[str, Any]) -> None:
@@ -91,7 +91,7 @@ def refuse_strange_seeds(reports: Mapping[int, Path]) -> None:
         `{seed: report folder}`; reports that are missing are for others to name.
     """
     origins = {
-        seed: read_json(folder / PROVENANCE)
+        seed: _with_short_origins(read_json(folder / PROVENANCE))
         for seed, folder in reports.items()
         if (folder / PROVENANCE).exists()
     }
@@ -110,6 +110,12 @@ def refuse_strange_seeds(reports: Mapping[int, Path]) -> None:
                 f"{reports[seed]}: not the same benchmark as {reports[leader]}; run all seeds with the same "
                 f"options, data and code. It differs in {'; '.join(unlike)}"
             )
+
+
+def _with_short_origins(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """A provenance with the digests of strategies that do not ship, instead of all that they say."""
+    further = origin.get("further_strategies", {})
+    return {**origin, "further_strategies": {name: each["sha256"] for name, each in further.items()}}
 
 
 def refuse_other_files(folder: Path, files: Mapping[str, Sequence[str]]) -> None:

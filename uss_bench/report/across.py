@@ -8,7 +8,6 @@ cases, and may end undecided.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from ..runtime import storage
@@ -16,9 +15,10 @@ from ..runtime.paths import COMPARISONS, REPORT, SEEDS
 from ..study.metrics import PAPER_METRICS
 from . import across_plot, across_tables
 from .across_summary import ENOUGH_SEEDS, summary
-from .figures import KEY, write_picture
+from .figures import KEY
 from .pairs import AREA, COMPARED, FEW, ROPES, Comparison, chosen, compare_all, shown, write_comparisons
 from .seeds import Budget, Seeds, gather, read_seeds
+from .style import has_matplotlib, our_style, save
 from .verdicts import LEAST_SEEDS, MOST_SEEDS, POWER, limits_of_few_seeds
 from .words import listed, marked, oracle_note, plural, titled
 
@@ -78,8 +78,10 @@ def write_report(folder: str | Path) -> Path:
 
 
 def _key_figure(seeds: Seeds, folder: Path) -> str:
-    if not write_picture(folder / KEY, partial(across_plot.key_figure, seeds)):
+    if not has_matplotlib():
         return "No figure without matplotlib; after `pip install matplotlib` the same command draws it."
+    with our_style():
+        save(across_plot.key_figure(seeds), folder / KEY)
     alt, caption = across_plot.describe(seeds)
     return f"![{alt}]({KEY})\n\n**Key figure.** {caption}"
 

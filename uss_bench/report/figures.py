@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -100,27 +98,16 @@ def write_figures(results: Results, folder: str | Path) -> list[Figure]:
     slices = _read_slices(Path(folder) / paths.SLICES)
     adopt(results.strategies)
     drawn = []
-    for number, drawing in DRAWINGS.items():
-        if drawing.needs and drawing.needs not in slices:
-            continue
-        if number == UNCERTAINTY and results.uncertainties is None:
-            continue
-        file = f"figures/figure-{number}.png" if number else KEY
-        write_picture(Path(folder) / file, partial(drawing.draw, results, slices))
-        drawn.append(Figure(number, file, *drawing.describe(results, slices)))
-    return drawn
-
-
-def write_picture(path: Path, draw: Callable[[], Any]) -> bool:
-    """Write what `draw` returns, a `matplotlib.figure.Figure`, as PNG; False without matplotlib.
-
-    It is drawn without the user's own settings, so that equal results give equal pictures everywhere.
-    """
-    if not has_matplotlib():
-        return False
     with our_style():
-        save(draw(), path)
-    return True
+        for number, drawing in DRAWINGS.items():
+            if drawing.needs and drawing.needs not in slices:
+                continue
+            if number == UNCERTAINTY and results.uncertainties is None:
+                continue
+            file = f"figures/figure-{number}.png" if number else KEY
+            save(drawing.draw(results, slices), Path(folder) / file)
+            drawn.append(Figure(number, file, *drawing.describe(results, slices)))
+    return drawn
 
 
 def missing_note(results: Results, figures: Iterable[Figure]) -> str:
