@@ -57,7 +57,8 @@ def published_training_data(results: Results) -> str:
         for strategy in _in_paper(results)
     )
     table = by_iteration(_in_paper(results), PAPER_ITERATIONS, cell)
-    return f"{HEADING}\n\n{table}\n\nShare of all pool slices annotated in the end: {shares}."
+    ending = f"\n\nShare of all pool slices annotated in the end: {shares}." if shares else ""
+    return f"{HEADING}\n\n{table}{ending}"
 
 
 def published_training_steps(results: Results) -> str:
@@ -73,10 +74,12 @@ def published_metric(results: Results, metric: str) -> str:
     def cell(key: ModelKey) -> str:
         return _score(results, metric, key)
 
+    table = f"{HEADING}\n\n{by_iteration(_in_paper(results), PAPER_ITERATIONS, cell)}"
     here, there = _orders(results, metric, "iteration")
+    if not here:
+        return table
     return (
-        f"{HEADING}\n\n{by_iteration(_in_paper(results), PAPER_ITERATIONS, cell)}\n\n"
-        f"Order by mean in the last iteration, best first: here {', '.join(here)}; "
+        f"{table}\n\nOrder by mean in the last iteration, best first: here {', '.join(here)}; "
         f"published {', '.join(there)}."
     )
 
@@ -94,7 +97,8 @@ def published_converged(results: Results) -> str:
         "{} here {}, published {}".format(metric, *map(", ".join, _orders(results, metric, "converged")))
         for metric in PAPER_METRICS
     )
-    return f"{HEADING}\n\n{table}\n\nOrder by mean, best first: {orders}."
+    ending = f"\n\nOrder by mean, best first: {orders}." if _in_paper(results) else ""
+    return f"{HEADING}\n\n{table}{ending}"
 
 
 def published_quantile_regression(fits: Mapping[str, QuantileEffects]) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from ..runtime import paths, storage
 from ..study.metrics import METRICS, PAPER_METRICS
+from ..study.strategies import PAPER
 from . import appendix, comparison, figures, summary, tables, uncertainty_section
 from .results import Results, read_results
 from .signed_rank import RESAMPLES
-from .words import markdown_table, marked, titled
+from .words import markdown_table, marked, oracle_note, titled
 
 # `{kind of model: {metric: tests}}`
 AllTests = Mapping[str, Mapping[str, tables.Tests]]
@@ -44,7 +45,7 @@ def write_report(folder: str | Path) -> Path:
         "# Uncertainty slice sampling benchmark",
         summary.summary(results),
         summary.key_table(results),
-        summary.oracle_note(results),
+        oracle_note(results.strategies),
         pictures.get(0),
         figures.missing_note(results, drawn),
         *_training_tables(results, pictures),
@@ -99,16 +100,18 @@ def _score_tables(results: Results, pictures: Mapping[int, str], tests: AllTests
     yield (
         "## Table 8. Converged models\n\n"
         "Mean ± standard deviation (5th percentile of DICE, 95th of the others) "
-        f"over n = {cases} test cases. {_legend(results, 'column')} The data pool's model takes no part.\n\n"
+        f"over n = {cases} test cases. {_legend(results, 'column')} The data pool's model takes no part"
+        f"{', nor does an oracle' * (results.contenders != results.strategies)}.\n\n"
         f"{tables.converged(results, found)}\n\n{lines}{comparison.published_converged(results)}"
     )
     yield pictures.get(6)
     yield pictures.get(5)
-    yield _effects(results)
+    if any(strategy in PAPER for strategy in results.strategies):
+        yield _effects(results)
 
 
 def _effects(results: Results) -> str:
-    """Table 9."""
+    """Table 9, of the paper's strategies that ran."""
     fits, cases = tables.effects(results), len(results.cases)
     models = next(iter(fits.values())).n // cases
     failed = "".join(
