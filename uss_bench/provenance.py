@@ -38,6 +38,7 @@ def provenance(checked: Checked, manifest: str | Path, seed: int) -> dict[str, A
             strategy.name: _origin(strategy) for strategy in checked.strategies if strategy.origin
         },
         "config": config.as_dict(settings),
+        "paper_config": config.as_dict(config.Config()),
         "config_sha256": settings.digest(),
         "manifest": Path(manifest).name,
         "manifest_sha256": storage.file_digest(manifest),

@@ -1,4 +1,4 @@
-"""The published tables as the paper prints them, and words of direction worked out by hand."""
+"""The published tables as the paper prints them, and what is supported both here and there by hand."""
 
 import csv
 import re
@@ -6,16 +6,16 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import pytest
-from builders import keyed
 
 from uss_bench.report import comparison
-from uss_bench.report.quantile_regression import Effect, QuantileEffects
+from uss_bench.report.quantile_regression import TERMS, Effect, QuantileEffects
 from uss_bench.report.results import read_results
+from uss_bench.report.signed_rank import PairedTest
 
 REPORT = Path(__file__).parent / "data" / "report"
 DECIMALS = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}
+NO_FITS = dict.fromkeys(DECIMALS, QuantileEffects(0.95, 96, (), "made up"))
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,16 @@ def results():
     return read_results(REPORT)
 
 
-def cells_of(text):
-    """`{(row, column): cell}` of the one table in a text."""
+@pytest.fixture(scope="module")
+def published():
+    """`{number of the table: its text}`."""
+    texts = list(comparison.published_tables())
+    assert [text.split(".")[0] for text in texts] == [f"**Table {number}" for number in range(1, 10)]
+    return dict(enumerate(texts, start=1))
+
+
+def cells_of(text, key=1):
+    """`{(row, column): cell}` of the one table in a text; the first cells, `key` of them, name a row."""
     lines = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in text.splitlines()
@@ -32,120 +40,79 @@ def cells_of(text):
     ]
     assert {len(line) for line in lines} == {len(lines[0])}
     return {
-        (line[0], column): cell
+        (line[0] if key == 1 else tuple(line[:key]), column): cell
         for line in lines[2:]
-        for column, cell in zip(lines[0][1:], line[1:], strict=True)
+        for column, cell in zip(lines[0][key:], line[key:], strict=True)
     }
 
 
-def with_means(results, means):
-    """Results with other means of some models, over two cases.
+def made_up(**found):
+    """Tests in which nothing differs but, by metric and kind, the strategies of a last row, against its best.
 
-    `means` is `{(model, strategy, iteration): {metric: mean}}`.
+    `found` is `{"DICE_converged": (best, {strategy: p})}`.
     """
-    scores = {key: dict(values) for key, values in results.scores.items()}
-    for key, by_metric in means.items():
-        scores[key] |= {metric: np.array([0.5 * mean, 1.5 * mean]) for metric, mean in by_metric.items()}
-    return replace(results, scores=scores)
+    tests = {kind: {metric: {1: {}, 2: {}} for metric in DECIMALS} for kind in ("iteration", "converged")}
+    for name, (best, p_values) in found.items():
+        metric, kind = name.split("_")
+        row = {strategy: PairedTest(best, p, 8, 0, -0.5) for strategy, p in p_values.items()}
+        tests[kind][metric][2] = row
+        tests[kind][metric][1] = {"RVS": PairedTest("USS", 0.001, 8, 0, -0.5)}  # no last iteration
+    return tests
 
 
-@pytest.mark.parametrize(
-    ("metric", "here", "word"),
-    [
-        ("DICE", 0.943, "better"), ("DICE", 0.941, "worse"), ("DICE", 0.942, "equal"),
-        ("DICE", 0.9423, "equal"), ("DICE", 0.9417, "equal"),
-        ("RVE", 5.57, "better"), ("RVE", 5.59, "worse"), ("RVE", 5.578, "equal"),
-        ("MSD", 2.09, "better"), ("MSD", 2.11, "worse"), ("MSD", 2.1, "equal"),
-        ("HD", 32.0, "better"), ("HD", 250.0, "worse"), ("HD", 32.14, "equal"),
-    ],
-)  # fmt: skip
-def test_direction_of_an_iterations_model(results, metric, here, word):
-    """Published for UVS in iteration 1: DICE 0.942, RVE 5.58, MSD 2.1, HD 32.1.
-
-    Equal is what prints alike.
-    """
-    found = with_means(results, {("iteration", "UVS", 1): {metric: here}})
-    assert cells_of(comparison.published_metric(found, metric))["iter. 1", "UVS"].endswith(f", here {word}")
-
-
-def test_a_mean_that_prints_otherwise_is_not_called_equal(results):
-    """A mean of 0.9425 prints as 0.943 (the double lies above), which is better than the published 0.942."""
-    found = with_means(results, {("iteration", "UVS", 1): {"DICE": 0.9425}})
-    assert f"{found.scores['iteration', 'UVS', 1]['DICE'].mean():.3f}" == "0.943"
-    assert cells_of(comparison.published_metric(found, "DICE"))["iter. 1", "UVS"].endswith(", here better")
-
-
-def test_only_iterations_that_ran_have_a_direction(results):
-    cells = cells_of(comparison.published_metric(results, "DICE"))
-    assert {place[0] for place, cell in cells.items() if ", here " in cell} == {
-        "initial",
-        "iter. 1",
-        "iter. 2",
-        "data pool",
-    }
-    assert all(cells[f"iter. {k}", "USS"] for k in range(1, 6))
-
-
-def test_converged_models_stand_beside_the_papers_fifth_iteration(results):
-    """Published for USS: DICE 0.964, HD 23.4; for the data pool: RVE 3.8."""
-    found = with_means(
-        results, {("converged", "USS", 2): {"DICE": 0.97, "HD": 23.5}, ("data pool", "", None): {"RVE": 3.0}}
-    )
-    cells = cells_of(comparison.published_converged(found))
-    assert cells["USS", "DICE"] == "0.964 ± 0.025 (0.946), here better"
-    assert cells["USS", "HD [mm]"] == "23.4 ± 19.0 (38.4), here worse"
-    assert cells["data pool", "RVE [%]"] == "3.80 ± 4.96 (7.60), here better"
-
-
-def test_order_of_strategies_by_hand(results):
-    means = dict(zip(results.strategies, (0.7, 0.9, 0.8, 0.6), strict=True))
-    found = with_means(
-        results,
-        {("iteration", strategy, 2): {"DICE": mean, "HD": 100 * mean} for strategy, mean in means.items()},
-    )
-    ending = "published USS, UVS, RVS, RSS."  # 0.960, and three of 0.956 in the order of the columns
-    assert comparison.published_metric(found, "DICE").endswith(f"here RVS, USS, UVS, RSS; {ending}")
-    ending = "published USS, RSS, UVS, RVS."  # 25.6, 28.2, 28.5, 28.6
-    assert comparison.published_metric(found, "HD").endswith(f"here RSS, UVS, USS, RVS; {ending}")
-
-
-def fit(coefficient):
-    effects = [
-        Effect(term, coefficient, coefficient - 1, coefficient + 1, 0.5)
-        for term in ("intercept", "uncertainty", "slice")
-    ]
-    return QuantileEffects(0.05, 96, tuple(effects))
-
-
-NO_FITS = dict.fromkeys(DECIMALS, QuantileEffects(0.95, 96, (), "made up"))
-
-
-def test_signs_by_hand():
-    """Published: intercepts are positive, effects on DICE positive, on the others negative."""
-    found = {
-        "DICE": fit(0.02),
-        "RVE": fit(0.5),
-        "MSD": fit(-0.5),
-        "HD": QuantileEffects(0.95, 96, (), "singular"),
-    }
-    cells = cells_of(comparison.published_quantile_regression(found))
-    words = {place: cell.rsplit(", ", 1)[1] for place, cell in cells.items() if place[1] != "p"}
-    assert words == {
-        ("Intercept", "DICE"): "same sign", ("Uncertainty sampling", "DICE"): "same sign",
-        ("Slice sampling", "DICE"): "same sign",
-        ("Intercept", "RVE [%]"): "same sign", ("Uncertainty sampling", "RVE [%]"): "opposite sign",
-        ("Slice sampling", "RVE [%]"): "opposite sign", ("Intercept", "MSD [mm]"): "opposite sign",
-        ("Uncertainty sampling", "MSD [mm]"): "same sign", ("Slice sampling", "MSD [mm]"): "same sign",
-        ("Intercept", "HD [mm]"): "no fit here", ("Uncertainty sampling", "HD [mm]"): "no fit here",
-        ("Slice sampling", "HD [mm]"): "no fit here",
+def test_the_same_pair_supported_here_and_there():
+    """Published, converged, DICE: USS is the best, and all others have three stars."""
+    tests = made_up(DICE_converged=("USS", {"UVS": 0.2, "RVS": 0.04, "RSS": 0.0005}))
+    cells = cells_of(comparison.supported(tests, NO_FITS))
+    assert cells == {
+        ("Converged: RVS, USS", "Metric"): "DICE", ("Converged: USS, RSS", "Metric"): "DICE",
+        ("Converged: RVS, USS", "published"): r"USS ahead\*\*\*",
+        ("Converged: RVS, USS", "here"): r"USS ahead\*",
+        ("Converged: USS, RSS", "published"): r"USS ahead\*\*\*",
+        ("Converged: USS, RSS", "here"): r"USS ahead\*\*\*",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("coefficient", [0.0, 1e-15, -1e-15])
-def test_rounding_noise_has_no_sign(coefficient):
-    """The fit returns about 1e-15 where an effect vanishes, which prints as 0.000."""
-    cells = cells_of(comparison.published_quantile_regression(dict.fromkeys(DECIMALS, fit(coefficient))))
-    assert cells["Uncertainty sampling", "DICE"] == "0.012 [0.005, 0.019], zero here"
+def test_the_opposite_direction():
+    """RSS is the best here and differs from USS, and from UVS, which the paper has no test of."""
+    tests = made_up(DICE_converged=("RSS", {"UVS": 0.001, "RVS": 0.3, "USS": 0.01}))
+    cells = cells_of(comparison.supported(tests, NO_FITS))
+    assert {row for row, _ in cells} == {"Converged: USS, RSS"}
+    assert cells["Converged: USS, RSS", "here"] == r"RSS ahead\*"
+
+
+def test_what_either_side_does_not_support_is_left_out():
+    """Published, converged, RVE: RVS has no stars against USS. The paper has no strategy MID."""
+    for tests in (
+        made_up(),
+        made_up(RVE_converged=("USS", {"RVS": 0.001})),
+        made_up(DICE_converged=("USS", {"MID": 0.001}), DICE_iteration=("MID", {"USS": 0.001})),
+        made_up(RVE_iteration=("USS", {"UVS": 0.05})),
+    ):
+        assert comparison.supported(tests, NO_FITS).startswith("Nothing that differs")
+
+
+def fit(coefficient, p):
+    rows = [Effect(term, coefficient, coefficient - 1, coefficient + 1, p) for term in TERMS]
+    rows[0] = Effect("intercept", 0.9, 0.8, 1.0, float("nan"))
+    return QuantileEffects(0.05, 96, tuple(rows))
+
+
+def test_effects_supported_here_and_there():
+    """Published intervals leave out zero for both effects on DICE and MSD, and for none on RVE and HD."""
+    fits = {"DICE": fit(0.02, 0.01), "RVE": fit(0.5, 0.01), "MSD": fit(0.3, 0.001), "HD": fit(-5, 0.001)}
+    cells = cells_of(comparison.supported(made_up(), fits), key=2)
+    assert {place: cell for place, cell in cells.items() if place[1] != "Metric"} == {
+        (("Uncertainty sampling", "DICE"), "published"): "0.012",
+        (("Uncertainty sampling", "DICE"), "here"): "0.020",
+        (("Slice sampling", "DICE"), "published"): "0.012", (("Slice sampling", "DICE"), "here"): "0.020",
+        (("Uncertainty sampling", "MSD [mm]"), "published"): "-0.41",
+        (("Uncertainty sampling", "MSD [mm]"), "here"): "0.30",
+        (("Slice sampling", "MSD [mm]"), "published"): "-0.48",
+        (("Slice sampling", "MSD [mm]"), "here"): "0.30",
+    }  # fmt: skip
+    noise = dict.fromkeys(DECIMALS, fit(0.02, 0.06))
+    assert comparison.supported(made_up(), noise).startswith("Nothing that differs")
 
 
 def packaged(name):
@@ -157,10 +124,16 @@ def packaged(name):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("metric", DECIMALS)
-def test_tables_4_to_7_hold_every_published_number(results, metric):
-    cells = cells_of(comparison.published_metric(results, metric))
-    shown = {place: cell.split(", here ")[0] for place, cell in cells.items() if cell}
+def published_score(row):
+    mean, sd, robust = (
+        f"{float(row[name]):.{DECIMALS[row['metric']]}f}" for name in ("mean", "std", "percentile")
+    )
+    return f"{mean} ± {sd} ({robust}){row['stars']}".replace("*", r"\*")
+
+
+@pytest.mark.parametrize(("number", "metric"), list(enumerate(DECIMALS, start=4)))
+def test_tables_4_to_7_hold_every_published_number(published, number, metric):
+    shown = {place: cell for place, cell in cells_of(published[number]).items() if cell}
     expected = {}
     for row in packaged("results"):
         if row["metric"] == metric and row["table"] != "8":
@@ -172,33 +145,25 @@ def test_tables_4_to_7_hold_every_published_number(results, metric):
     assert len(shown) == 22
 
 
-def published_score(row):
-    mean, sd, robust = (
-        f"{float(row[name]):.{DECIMALS[row['metric']]}f}" for name in ("mean", "std", "percentile")
-    )
-    return f"{mean} ± {sd} ({robust}){row['stars']}".replace("*", r"\*")
-
-
-def test_table_8_holds_every_published_number(results):
-    cells = cells_of(comparison.published_converged(results))
-    shown = sorted(cell.split(", here ")[0] for cell in cells.values())
+def test_table_8_holds_every_published_number(published):
+    shown = sorted(cells_of(published[8]).values())
     assert shown == sorted(published_score(row) for row in packaged("results") if row["table"] == "8")
     assert len(shown) == 20
 
 
-def test_cells_as_the_paper_prints_them(results):
+def test_cells_as_the_paper_prints_them(published):
     """Typed from the paper; only thin spaces in counts and zeros at the end of decimals differ."""
-    table = cells_of(comparison.published_metric(results, "RVE"))
+    table = cells_of(published[5])
     assert table["iter. 5", "RSS"] == r"6.04 ± 16.23 (10.97)\*\*\*"
-    assert table["iter. 2", "USS"].startswith(r"5.51 ± 15.96 (10.63)\*\*, here ")
-    table = cells_of(comparison.published_metric(results, "HD"))
-    assert table["initial", "no query"].startswith("36.3 ± 20.9 (80.2), here ")
-    assert table["iter. 1", "USS"].startswith(r"36.4 ± 26.0 (76.3)\*, here ")
-    table = cells_of(comparison.published_training_data(results))
+    assert table["iter. 2", "USS"] == r"5.51 ± 15.96 (10.63)\*\*"
+    table = cells_of(published[7])
+    assert table["initial", "no query"] == "36.3 ± 20.9 (80.2)"
+    assert table["iter. 1", "USS"] == r"36.4 ± 26.0 (76.3)\*"
+    table = cells_of(published[2])
     assert table["iter. 5", "USS"] == "2410 / 1292 / 160"
     assert table["initial", "no query"] == "1410 / 501 / 5"
     assert table["data pool", "no query"] == "60513 / 26400 / 242"
-    table = cells_of(comparison.published_training_steps(results))
+    table = cells_of(published[3])
     assert table["iter. 4", "RSS"] == "117000"
     assert [table["iter. 5 (converged)", strategy] for strategy in ("UVS", "RVS", "USS", "RSS")] == [
         "356000",
@@ -207,16 +172,12 @@ def test_cells_as_the_paper_prints_them(results):
         "465000",
     ]
     assert table["data pool", "no query"] == "825000"
-    text = comparison.published_quantile_regression(NO_FITS)
-    assert (
-        "| Intercept | 0.920 [0.914, 0.925], no fit here | <0.001 | "
-        "11.21 [9.26, 13.16], no fit here | <0.001 |" in text
-    )
-    assert "-0.48 [-0.81, -0.16], no fit here | 0.004 | -7.7 [-19.1, 3.7], no fit here | 0.2 |" in text
+    assert "| Intercept | 0.920 [0.914, 0.925] | <0.001 | 11.21 [9.26, 13.16] | <0.001 |" in published[9]
+    assert "-0.48 [-0.81, -0.16] | 0.004 | -7.7 [-19.1, 3.7] | 0.2 |" in published[9]
 
 
-def test_table_1_as_the_paper_prints_it(results):
-    rows = [line for line in comparison.published_sites().splitlines() if line.startswith("|")][2:]
+def test_table_1_as_the_paper_prints_it(published):
+    rows = [line for line in published[1].splitlines() if line.startswith("|")][2:]
     assert rows == [
         "| Yokohama | 218 (119/2/97) | [0.5–0.8] × [0.5–0.8] × [0.8–1.6] | 512 × 512 × [170–376] |",
         "| Rumc | 100 (46/2/52) | [0.6–1.0] × [0.6–1.0] × [0.7–1.5] | 512 × 512 × [378–1057] |",
@@ -228,70 +189,16 @@ def test_table_1_as_the_paper_prints_it(results):
 
 def test_shares_of_the_pool_by_hand(results):
     """There 8121, 8641, 2410 and 3730 of 60513 slices; here 80, 80, 46 and 56 of 120."""
-    assert comparison.published_training_data(results).endswith(
-        "Share of all pool slices annotated in the end: UVS 13% there, 67% here; "
-        "RVS 14% there, 67% here; USS 4% there, 38% here; RSS 6% there, 47% here."
+    assert comparison.shares(results) == (
+        "Share of all pool slices annotated in the end: UVS 67% (published 13%), RVS 67% (published 14%), "
+        "USS 38% (published 4%), RSS 47% (published 6%)."
     )
 
 
-def test_every_table_says_whose_data_it_is(results):
-    texts = [
-        comparison.published_sites(),
-        comparison.published_quantile_regression(NO_FITS),
-        comparison.published_converged(results),
-    ]
-    texts += [comparison.published_training_data(results), comparison.published_training_steps(results)]
-    texts += [comparison.published_metric(results, metric) for metric in DECIMALS]
-    assert all(
-        text.startswith("**Published** (five clinical sites, 234 other test cases)\n\n|") for text in texts
-    )
-
-
-def test_a_strategy_that_did_not_run_is_left_out(results):
-    found = replace(
-        results, scores={key: scores for key, scores in results.scores.items() if key[1] in ("", "RSS")}
-    )
-    texts = [
-        comparison.published_metric(found, "HD"),
-        comparison.published_training_steps(found),
-        comparison.published_training_data(found),
-    ]
-    assert {column for text in texts for _, column in cells_of(text)} == {"RSS", "no query"}
-    assert {row for row, _ in cells_of(comparison.published_converged(found))} == {"RSS", "data pool"}
-
-
-def test_a_strategy_that_the_paper_lacks_stands_beside_nothing(results):
-    """RSS under another name."""
-
-    def renamed(values):
-        own = {key._replace(strategy="MID"): value for key, value in values.items() if key.strategy == "RSS"}
-        return values | own
-
-    found = replace(results, scores=renamed(results.scores), effort=renamed(results.effort))
-    assert "MID" in found.strategies
-    for make in (comparison.published_training_data, comparison.published_training_steps):
-        assert make(found) == make(results)
-    assert comparison.published_converged(found) == comparison.published_converged(results)
-    assert comparison.published_metric(found, "HD") == comparison.published_metric(results, "HD")
-
-
-@pytest.mark.parametrize("iterations", [1, 6])
-def test_fewer_or_more_iterations_than_the_papers(results, iterations):
-    scores = {key: values for key, values in results.scores.items() if key[0] in ("initial", "data pool")}
-    effort = {key: results.effort[key] for key in scores}
-    for strategy in results.strategies:
-        scores |= {
-            ("iteration", strategy, k): results.scores["initial", "", 0] for k in range(1, iterations + 1)
-        }
-        scores["converged", strategy, iterations] = results.scores["data pool", "", None]
-        effort |= {
-            ("iteration", strategy, k): results.effort["iteration", "USS", 1]
-            for k in range(1, iterations + 1)
-        }
-    found = replace(results, scores=keyed(scores), effort=keyed(effort))
-    cells = cells_of(comparison.published_metric(found, "DICE"))
-    assert sum(", here " in cell for (row, _), cell in cells.items() if row.startswith("iter.")) == 4 * min(
-        iterations, 5
-    )
-    assert all(", here " in cell for cell in cells_of(comparison.published_converged(found)).values())
-    assert ("iter. 5", "USS") in cells_of(comparison.published_training_data(found))
+def test_shares_are_of_the_papers_strategies(results):
+    scores = {key: scores for key, scores in results.scores.items() if key[1] in ("", "RSS")}
+    own = {key._replace(strategy="MID"): scores for key, scores in results.scores.items() if key[1] == "RSS"}
+    found = comparison.shares(replace(results, scores=scores | own))
+    assert found.endswith("in the end: RSS 47% (published 6%).")
+    references = {key: scores for key, scores in results.scores.items() if not key[1]}
+    assert comparison.shares(replace(results, scores=references | own)) == ""

@@ -11,9 +11,10 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from uss_bench.report import figures, pictures, plots, style
+from uss_bench.report import captions, figures, pictures, plots, style
 from uss_bench.report.results import read_results
 from uss_bench.runtime import paths, storage
+from uss_bench.study.keys import INITIAL, ModelKey
 from uss_bench.study.showcase import save_arrays
 from uss_bench.study.strategies import STRATEGIES
 
@@ -21,7 +22,11 @@ pytest.importorskip("matplotlib")
 
 pytestmark = pytest.mark.whole
 
-CONFIG = {"inference": {"samples": 10}, "query": {"min_distance_mm": 30.0}}
+CONFIG = {
+    "inference": {"samples": 10},
+    "query": {"min_distance_mm": 30.0},
+    "training": {"converged_max_steps": None},
+}
 
 
 def write_report(
@@ -60,7 +65,18 @@ def write_report(
     storage.write_csv(folder / paths.ANNOTATION, list(effort[0]), effort)
     training = [{**_named(key), "best_step": 1, "last_step": 2, "best_jaccard": 0.5} for key in keys]
     storage.write_csv(folder / paths.TRAINING, list(training[0]), training)
-    storage.write_csv(folder / paths.QUERIES, ["strategy", "iteration", "case_id", "slice", "score"], [])
+    queries = [
+        {
+            "strategy": key[1],
+            "iteration": key[2],
+            "case_id": "pool-1",
+            "slice": "7" * ("SS" in key[1]),
+            "score": "",
+        }
+        for key in keys
+        if key[0] == "iteration"
+    ]
+    storage.write_csv(folder / paths.QUERIES, ["strategy", "iteration", "case_id", "slice", "score"], queries)
     spacing, size = (
         {f"{name}_{axis}": value for axis in "zyx"} for name, value in (("spacing", 2.0), ("size", 100))
     )
@@ -218,6 +234,7 @@ def test_many_strategies_are_drawn_below_each_other_and_oracles_marked(tmp_path)
 
 
 def test_key_figure_shows_means_against_effort(tmp_path):
+    """A third of the liver slices of volumes, 20 at first, and all slices asked for one by one."""
     axes = plots.effort_figure(write_report(tmp_path, missed=True)).axes
     with open(tmp_path / "results" / "annotation.csv", newline="") as file:
         effort = {
@@ -230,8 +247,10 @@ def test_key_figure_shows_means_against_effort(tmp_path):
         assert len(lines) == 4
         for strategy in ("UVS", "RVS", "USS", "RSS"):
             keys = [("initial", "", "0"), ("iteration", strategy, "1"), ("iteration", strategy, "2")]
+            liver = np.array([effort[key[1:]] for key in keys])
+            expected = 20 / 3 + liver - 20 if strategy in ("USS", "RSS") else liver / 3
             line = lines[style.COLOURS[strategy]]
-            assert list(line.get_xdata()) == [effort[key[1:]] for key in keys]
+            np.testing.assert_allclose(np.array(line.get_xdata(), float), expected)
             np.testing.assert_allclose(line.get_ydata(), [np.mean(scores[key]) for key in keys])
         flat = [line.get_ydata()[0] for line in axis.lines[:2]]
         np.testing.assert_allclose(
@@ -239,11 +258,40 @@ def test_key_figure_shows_means_against_effort(tmp_path):
         )
 
 
-def test_whiskers_of_the_key_figure_hold_the_mean(tmp_path):
-    axes = plots.effort_figure(write_report(tmp_path, cases=1)).axes
-    for container in axes[0].containers:
-        for low, high in (segment[:, 1] for segment in container.lines[2][0].get_segments()):
-            assert low == pytest.approx(high)  # a single case has no spread
+def whiskers(container):
+    """Ends `(points, 2)` of the error bars of a line."""
+    return np.array([segment[:, 1] for segment in container.lines[2][0].get_segments()])
+
+
+def test_whiskers_of_the_key_figure_are_of_what_differs_from_the_initial_model(tmp_path):
+    """USS differs by 0.05 in every case: no doubt, however much cases spread. UVS differs at random."""
+    results = write_report(tmp_path, strategies=("UVS", "USS"), iterations=1)
+    initial = results.scores[INITIAL]
+    shifted = {metric: values + 0.05 for metric, values in initial.items()}
+    results.scores[ModelKey.of_iteration("USS", 1)] = shifted
+    random, certain = plots.effort_figure(results).axes[0].containers
+    np.testing.assert_allclose(whiskers(certain)[1], initial["DICE"].mean() + 0.05)
+    low, high = whiskers(random)[1]
+    difference = results.scores[ModelKey.of_iteration("UVS", 1)]["DICE"] - initial["DICE"]
+    normal = 2 * 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
+    assert low < random.lines[0].get_ydata()[1] < high
+    assert high - low == pytest.approx(normal, rel=0.25)
+    for container in (random, certain):
+        np.testing.assert_allclose(whiskers(container)[0], initial["DICE"].mean())
+
+
+def test_twins_stand_beside_the_initial_model(tmp_path):
+    results = write_report(tmp_path, strategies=("USS",), iterations=1)
+    twin = ModelKey.of_twin(1)
+    results.scores[twin] = {metric: values + 0.01 for metric, values in results.scores[INITIAL].items()}
+    results.effort[twin] = results.effort[INITIAL]
+    figure = plots.effort_figure(results)
+    (line,) = (c.lines[0] for c in figure.axes[0].containers if c.get_label() == "retrained")
+    assert line.get_xdata() == [20 / 3]
+    assert line.get_ydata() == pytest.approx([results.scores[INITIAL]["DICE"].mean() + 0.01])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0] == "USS" and set(labels[1:]) == {"retrained", "initial model", "data pool model"}
+    assert "Grey crosses" in captions.describe_effort(results, {})[1]
 
 
 def test_boxes_over_iterations(tmp_path):

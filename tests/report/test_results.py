@@ -61,8 +61,9 @@ def make_records():
 def make_volumes():
     """t1 measures 30 mm x 40 mm x 120 mm: a diagonal of 130 mm."""
 
-    def volume(case_id, split, spacing, shape):
-        case = Case(case_id, f"site-{case_id[1]}", split, Path("image"), Path("label"), f"patient-{case_id}")
+    def volume(case_id, split, spacing, shape, **extra):
+        files = Path("image"), Path("label")
+        case = Case(case_id, f"site-{case_id[1]}", split, *files, f"patient-{case_id}", extra=extra)
         return SimpleNamespace(
             case=case,
             native_spacing=spacing,
@@ -76,7 +77,7 @@ def make_volumes():
         name: {case_id: volume(case_id, name, (5.0, 2.0, 1.5), (6, 20, 80)) for case_id in ids}
         for name, ids in split.items()
     }
-    volumes["test"]["t2"] = volume("t2", "test", (1.25, 0.7, 0.7), (64, 512, 512))
+    volumes["test"]["t2"] = volume("t2", "test", (1.25, 0.7, 0.7), (64, 512, 512), phantom="cysts", age="7")
     return volumes
 
 
@@ -117,10 +118,11 @@ def test_files_by_hand(tmp_path):
     volumes = lines_of(tmp_path, "volumes")
     assert volumes[0] == (
         "case_id,site,split,patient_id,spacing_z,spacing_y,spacing_x,size_z,size_y,size_x,"
-        "image_sha256,label_sha256"
+        "image_sha256,label_sha256,variant"
     )  # fmt: skip
     assert [line.split(",")[0] for line in volumes[1:]] == ["p1", "p2", "v1", "t1", "t2"]
-    assert volumes[5] == f"t2,site-2,test,patient-t2,1.25,0.7,0.7,64,512,512,{'ab' * 32},{'cd' * 32}"
+    assert volumes[5] == f"t2,site-2,test,patient-t2,1.25,0.7,0.7,64,512,512,{'ab' * 32},{'cd' * 32},cysts"
+    assert volumes[1].endswith(f"{'cd' * 32},")
     timing = lines_of(tmp_path, "timing")
     assert timing[:3] == [
         "model,strategy,iteration,stage,seconds",
@@ -135,6 +137,7 @@ def test_reading_gives_back_what_was_written(tmp_path):
     records = make_records()
     assert list(found.scores) == [record.key for record in records]
     assert (found.cases, found.sites) == (["t1", "t2"], ["site-1", "site-2"])
+    assert found.variants == ["", "cysts"]
     assert (found.strategies, list(found.iterations)) == (["UVS", "RSS"], [1])
     for record in records:
         key = record.key

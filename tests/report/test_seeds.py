@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from uss_bench.report.results import Results, read_results
-from uss_bench.report.seeds import equivalent_slices, gather, mean_height, read_seeds
+from uss_bench.report.seeds import gather, read_seeds
 from uss_bench.runtime import paths, storage
 from uss_bench.runtime.errors import InputError
-from uss_bench.study.keys import DATA_POOL, INITIAL, ModelKey
+from uss_bench.study.keys import INITIAL, ModelKey
 
 DATA = Path(__file__).parent / "data"
 
@@ -65,25 +65,6 @@ def test_arrays_are_seeds_by_cases(tmp_path, reports):
     assert seeds.means(INITIAL, "DICE").tolist() == [pytest.approx(expected.mean()), 0.5]
     assert [budget.title for budget in seeds.budgets] == ["converged", "iteration 2", "iteration 1"]
     assert seeds.budgets[0].key("USS") == ModelKey("converged", "USS", 2)
-
-
-def test_equivalent_slices_by_hand():
-    """Of 16 liver slices in the initial volumes. UVS has 33 in the end, USS 21, RSS 22, the pool 50."""
-    results = read_results(DATA / "report")
-    assert equivalent_slices(results, INITIAL) == 16 / 3
-    assert equivalent_slices(results, ModelKey("iteration", "UVS", 2)) == 33 / 3
-    assert equivalent_slices(results, ModelKey("converged", "USS", 2)) == pytest.approx(16 / 3 + 5)
-    assert equivalent_slices(results, ModelKey("iteration", "RSS", 2)) == pytest.approx(16 / 3 + 6)
-    assert equivalent_slices(results, DATA_POOL) == 50 / 3
-
-
-def test_mean_height_by_hand():
-    """From 0 up to 1 at 10, then down to 0.5 at 20: from 5 to 15 it is 0.75 and 0.875 on average."""
-    curves = np.array([[0.0, 1.0], [1.0, 1.0], [0.5, 1.0]])
-    assert mean_height([0, 10, 20], curves, 5, 15) == pytest.approx([(0.75 + 0.875) / 2, 1.0])
-    assert mean_height([0, 10, 20], curves, 10, 10).tolist() == [1.0, 1.0]
-    # Where the last iteration found nothing to ask for, its model and the one before count as 0.75.
-    assert mean_height([0, 10, 10], curves, 0, 10)[0] == pytest.approx(0.375)
 
 
 def test_areas_compare_all_strategies_over_one_range(tmp_path, reports):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from uss_bench.report.signed_rank import against_best
-from uss_bench.report.statistics import best_by_mean, bootstrap_interval, summarize
+from uss_bench.report.statistics import best_by_mean, paired_interval, summarize
 
 
 def test_summarize_by_hand():
@@ -32,7 +32,7 @@ def test_values_are_checked(values):
         lambda: summarize(values, 0.05),
         lambda: against_best({"x": [1.0, 2.0], "y": values}, True, 0),
         lambda: best_by_mean({"y": values}, True),
-        lambda: bootstrap_interval(values, np.mean, 0),
+        lambda: paired_interval(values, [1.0, 2.0], np.mean, 0),
     ):
         with pytest.raises(ValueError, match=r"values|samples\['y'\]"):
             call()
@@ -49,36 +49,35 @@ def test_the_best_follows_the_direction_and_the_first_wins_ties():
     assert best_by_mean(samples, False) == "c"
 
 
-def test_bootstrap_of_a_mean_against_the_normal_interval():
-    values = np.random.default_rng(0).normal(10, 2, size=400)
-    low, high = bootstrap_interval(values, np.mean, seed=1)
-    margin = 1.96 * values.std(ddof=1) / 20
-    assert low == pytest.approx(values.mean() - margin, abs=0.2 * margin)
-    assert high == pytest.approx(values.mean() + margin, abs=0.2 * margin)
-    narrow = bootstrap_interval(values, np.mean, seed=1, level=0.5)
-    assert low < narrow[0] < narrow[1] < high
+def test_paired_interval_of_means_against_the_normal_interval():
+    """What both models share, here large, has no part in it."""
+    random = np.random.default_rng(0)
+    shared, difference = random.normal(0, 50, size=400), random.normal(10, 2, size=400)
+    low, high = paired_interval(shared + difference, shared, np.mean, seed=1)
+    margin = 1.96 * difference.std(ddof=1) / 20
+    assert low == pytest.approx(difference.mean() - margin, abs=0.2 * margin)
+    assert high == pytest.approx(difference.mean() + margin, abs=0.2 * margin)
+    assert paired_interval(shared, shared + difference, np.mean, seed=1) == pytest.approx((-high, -low))
 
 
-def test_bootstrap_of_two_values_by_hand():
-    """Resamples of (0, 1) have the means 0, 0.5 and 1 with chances 1/4, 1/2 and 1/4."""
-    assert bootstrap_interval([0.0, 1.0], np.mean, seed=0) == (0.0, 1.0)
-    assert bootstrap_interval([0.0, 1.0], np.mean, seed=0, level=0.4) == (0.5, 0.5)  # quantiles 0.3 and 0.7
+def test_paired_interval_of_two_cases_by_hand():
+    """Resamples of the differences (0, 1) have the means 0, 0.5 and 1 with chances 1/4, 1/2 and 1/4."""
+    assert paired_interval([5.0, 9.0], [5.0, 8.0], np.mean, seed=0) == (0.0, 1.0)
+    assert paired_interval([3.0], [1.0], np.mean, seed=0) == (2.0, 2.0)
 
 
-def test_bootstrap_is_reproducible_and_takes_quantiles():
-    values = np.random.default_rng(0).normal(size=50)
+def test_paired_interval_is_reproducible_and_takes_quantiles():
+    values, others = np.random.default_rng(0).normal(size=(2, 50))
     statistic = partial(np.quantile, q=0.95)
-    assert bootstrap_interval(values, statistic, seed=5) == bootstrap_interval(values, statistic, seed=5)
-    assert bootstrap_interval(values, statistic, seed=5) != bootstrap_interval(values, statistic, seed=6)
-    low, high = bootstrap_interval(values, statistic, seed=5)
-    assert low < np.quantile(values, 0.95) < high <= values.max()
-    assert bootstrap_interval([3.0], np.mean, seed=0) == (3.0, 3.0)
+    one, again, other = (paired_interval(values, others, statistic, seed=seed) for seed in (5, 5, 6))
+    assert one == again != other
+    assert one[0] < np.quantile(values, 0.95) - np.quantile(others, 0.95) < one[1]
 
 
-def test_bootstrap_arguments_are_checked():
+def test_paired_interval_checks_its_arguments():
     with pytest.raises(TypeError):
-        bootstrap_interval([1.0], np.mean, seed=None)
+        paired_interval([1.0], [1.0], np.mean, seed=None)
     with pytest.raises(ValueError, match="resamples"):
-        bootstrap_interval([1.0], np.mean, seed=0, resamples=0)
-    with pytest.raises(ValueError, match="level"):
-        bootstrap_interval([1.0], np.mean, seed=0, level=95)
+        paired_interval([1.0], [1.0], np.mean, seed=0, resamples=0)
+    with pytest.raises(ValueError, match="paired"):
+        paired_interval([1.0, 2.0], [1.0], np.mean, seed=0)

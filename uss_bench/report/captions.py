@@ -12,6 +12,7 @@ import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.strategies import FEATURED
+from .effort import DEFINITION, equivalent_slices
 from .results import Results
 from .tables import many
 from .words import listed, plural, value_text
@@ -28,33 +29,35 @@ Texts = tuple[str, str]
 def describe_effort(results: Results, slices: Arrays) -> Texts:
     """Key figure: mean DICE and HD against effort."""
     ends = listed(
-        f"{key.strategy} reaches DICE {_mean(results, key, 'DICE')} and "
-        f"HD {_mean(results, key, 'HD')} mm with {results.effort[key]['annotated_liver_slices']}"
+        f"{key.strategy} reaches DICE {_mean(results, key, 'DICE')} and HD {_mean(results, key, 'HD')} mm "
+        f"with {equivalent_slices(results, key):.0f}"
         for key in _last_iteration(results)
     )
     alt = (
-        "Line plots of mean DICE and mean HD against annotated liver slices. "
-        f"At iteration {results.last}, {ends} liver slices."
+        f"Line plots of mean DICE and mean HD against equivalent slices. At iteration {results.last}, "
+        f"{ends} equivalent slices."
     )
-    initial, pool = (results.effort[key]["annotated_liver_slices"] for key in (INITIAL, DATA_POOL))
+    initial, pool = (equivalent_slices(results, key) for key in (INITIAL, DATA_POOL))
     points = (
         "one iteration"
         if len(results.iterations) == 1
         else f"one point for each of {len(results.iterations)} iterations"
     )
     whiskers = (
-        "Whiskers: bootstrap 95% confidence interval of the mean over the "
-        f"n = {len(results.cases)} test cases. "
+        "Whiskers: 95% interval of the paired difference from the initial model (bootstrap over the "
+        f"n = {len(results.cases)} test cases). "
     )
     if many(results.strategies):
         whiskers = ""
     caption = (
         "Mean DICE (left) and Hausdorff distance HD (right) of the iterations' models on the test cases, "
-        f"against the annotated liver slices behind them; one line per query strategy, {points}, starting at "
-        f"the initial model with {initial} liver slices. {whiskers}Horizontal lines: the initial model "
-        f"(dotted) and the model trained on the whole pool of {pool} liver slices (dash-dotted, with its "
-        "confidence interval as a band)."
+        f"against the equivalent slices behind them ({DEFINITION}); one line per query strategy, {points}, "
+        f"starting at the initial model with {initial:.0f}. {whiskers}Horizontal lines: the initial model "
+        f"(dotted) and the model trained on the whole pool of {pool:.0f} equivalent slices (dash-dotted, "
+        "with the interval of its paired difference from the initial model as a band)."
     )
+    if results.twins:
+        caption += " Grey crosses: the initial annotations, retrained under other weights and batches."
     return alt, caption + _missed_text(results, results.limited_models)
 
 
@@ -87,10 +90,10 @@ def describe_iterations(results: Results, slices: Arrays) -> Texts:
     """Figure 3: box plots over the iterations."""
     medians = listed(f"{key.strategy} {_median(results, key, 'DICE')}" for key in _last_iteration(results))
     alt = (
-        "Box plots of DICE, RVE, MSD and HD for the initial model, "
-        f"{plural(results.last, 'iteration')} of {listed(results.strategies)}, and the model of the whole "
-        f"pool. Median DICE goes from {_median(results, INITIAL, 'DICE')} to {medians} at iteration "
-        f"{results.last}; data pool {_median(results, DATA_POOL, 'DICE')}."
+        f"Box plots of DICE, RVE, MSD and HD for the initial model, {plural(results.last, 'iteration')} of "
+        f"{listed(results.strategies)}, and the model of the whole pool. Median DICE goes from "
+        f"{_median(results, INITIAL, 'DICE')} to {medians} at iteration {results.last}; data pool "
+        f"{_median(results, DATA_POOL, 'DICE')}."
     )
     caption = (
         "DICE, relative volume error RVE, mean surface distance MSD and Hausdorff distance HD of the models "
@@ -155,10 +158,11 @@ def describe_converged(results: Results, slices: Arrays) -> Texts:
         "Box plots of DICE, RVE, MSD and HD before and after training to convergence. "
         f"Median DICE goes for {changes}."
     )
+    stopped = f" ({len(results.stopped)} of them to a limit of steps)" if results.stopped else ""
     caption = (
         f"Models trained on the annotations of iteration {last}: with the iterations' limit of training "
-        "(left of each pair, white) and until convergence (right, filled), with the model of the whole pool. "
-        f"{_box_text(results)} Horizontal line: median of the data pool model."
+        f"(left of each pair, white) and until convergence (right, filled){stopped}, with the model of the "
+        f"whole pool. {_box_text(results)} Horizontal line: median of the data pool model."
     )
     return alt, caption + _missed_text(results, [*_last_iteration(results), *final.values()])
 

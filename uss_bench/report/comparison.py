@@ -1,4 +1,4 @@
-"""The published tables beside those of a run: twin tables that spell out the direction of every difference.
+"""What the paper published: where its tests and those of a run both speak, and its tables as they are.
 
 The published numbers describe other data and a larger network, trained for days. They show whether a run has
 the same pattern, not whether it is right.
@@ -6,7 +6,7 @@ the same pattern, not whether it is right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 
 from ..study.keys import DATA_POOL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
@@ -14,15 +14,102 @@ from ..study.strategies import PAPER
 from . import published
 from .quantile_regression import QuantileEffects
 from .results import Results
-from .tables import TERM_TITLES, by_iteration
+from .signed_rank import stars
+from .statistics import best_by_mean
+from .tables import TERM_TITLES, Tests, by_iteration
 from .words import escaped, markdown_table, titled, value_text
 
-HEADING = "**Published** (five clinical sites, 234 other test cases)"
-PAPER_ITERATIONS = range(1, 6)
+ITERATIONS = range(1, 6)  # of the paper
 
 
-def published_sites() -> str:
-    """Table 1 as published."""
+# --- here and published ---
+
+
+def supported(tests: Mapping[str, Mapping[str, Tests]], fits: Mapping[str, QuantileEffects]) -> str:
+    """Directions that are supported by p < 0.05 both here and in the paper.
+
+    Parameters
+    ----------
+    tests : mapping
+        `{kind of model: {metric: tests}}`; of the iterations, the last one stands beside the paper's last.
+    fits : mapping
+        `{metric: regression of Table 9}`.
+    """
+    rows = [*_supported_pairs(tests), *_supported_effects(fits)]
+    if not rows:
+        return "Nothing that differs with p < 0.05 here does so in the paper."
+    return markdown_table(["", "Metric", "published", "here"], rows)
+
+
+def _supported_pairs(tests: Mapping[str, Mapping[str, Tests]]) -> Iterator[list[str]]:
+    """Pairs of strategies that were tested both here and there: one is the best here, one the best there."""
+    for kind, title in (("iteration", "Last iteration"), ("converged", "Converged")):
+        for metric in PAPER_METRICS:
+            last = list(tests[kind][metric].values())[-1]
+            for strategy, test in last.items():
+                pair = {strategy, test.best}
+                there = _best_published(metric, kind)
+                if not test.stars or there not in pair or not pair <= set(PAPER):
+                    continue
+                (other,) = pair - {there}
+                marks = published.scores()[ModelKey(kind, other, ITERATIONS[-1])][metric].stars
+                if marks:
+                    names = ", ".join(name for name in PAPER if name in pair)
+                    ahead = [
+                        f"{best} ahead{escaped(found)}"
+                        for best, found in ((there, marks), (test.best, test.stars))
+                    ]
+                    yield [f"{title}: {names}", metric, *ahead]
+
+
+def _best_published(metric: str, kind: str) -> str:
+    scores = published.scores()
+    means = {name: [scores[ModelKey(kind, name, ITERATIONS[-1])][metric].mean] for name in PAPER}
+    return best_by_mean(means, METRICS[metric].higher_is_better)
+
+
+def _supported_effects(fits: Mapping[str, QuantileEffects]) -> Iterator[list[str]]:
+    """Effects of Table 9; the paper's support is an interval that leaves out zero, as it says itself."""
+    for metric, fit in fits.items():
+        for row in fit.rows:
+            there = published.effects()[metric, row.term]
+            if stars(row.p_value) and there.low * there.high > 0:
+                numbers = [f"{value_text(metric, value)}" for value in (there.coefficient, row.coefficient)]
+                yield [TERM_TITLES[row.term], titled(metric), *numbers]
+
+
+def shares(results: Results) -> str:
+    """Each strategy's share of the pool's slices in the end, there and here; empty if none is the paper's."""
+    counts = published.effort()
+
+    def share(effort: Mapping[ModelKey, Mapping[str, int]], strategy: str, last: int) -> str:
+        of_all = effort[DATA_POOL]["annotated_slices"]
+        return f"{100 * effort[ModelKey.of_iteration(strategy, last)]['annotated_slices'] / of_all:.0f}%"
+
+    parts = [
+        f"{strategy} {share(results.effort, strategy, results.last)} (published "
+        f"{share(counts, strategy, ITERATIONS[-1])})"
+        for strategy in results.strategies
+        if strategy in PAPER
+    ]
+    return f"Share of all pool slices annotated in the end: {', '.join(parts)}." if parts else ""
+
+
+# --- the published tables ---
+
+
+def published_tables() -> Iterator[str]:
+    """Tables 1 to 9 of the paper, each with its name."""
+    yield f"**Table 1. Data**\n\n{_sites()}"
+    yield f"**Table 2. Annotated slices / annotated liver slices / patients**\n\n{_training_data()}"
+    yield f"**Table 3. Training steps**\n\n{_training_steps()}"
+    for number, metric in enumerate(PAPER_METRICS, start=4):
+        yield f"**Table {number}. {titled(metric)}**\n\n{by_iteration(PAPER, ITERATIONS, _score_of(metric))}"
+    yield f"**Table 8. Converged models**\n\n{_converged()}"
+    yield f"**Table 9. Effects of uncertainty and slice sampling**\n\n{_effects()}"
+
+
+def _sites() -> str:
     rows = []
     for site, data in published.sites().items():
         plane, slices = (
@@ -31,124 +118,46 @@ def published_sites() -> str:
         counts = "/".join(str(count) for count in data.counts.values())
         size = f"{data.inplane_size} × {data.inplane_size} × [{data.slices[0]}–{data.slices[1]}]"
         rows.append([site, f"{data.volumes} ({counts})", f"{plane} × {plane} × {slices}", size])
-    return f"{HEADING}\n\n" + markdown_table(
+    return markdown_table(
         ["Site", "Volumes (pool/val/test)", "Voxel size x × y × z [mm]", "Resolution"], rows
     )
 
 
-def _in_paper(results: Results) -> list[str]:
-    return [strategy for strategy in results.strategies if strategy in PAPER]
-
-
-def published_training_data(results: Results) -> str:
-    """Table 2 as published, with each strategy's share of the pool's slices there and here."""
+def _training_data() -> str:
     counts = published.effort()
-
-    def cell(key: ModelKey) -> str:
-        return " / ".join(str(count) for count in counts[key].values())
-
-    def share(effort: dict[ModelKey, dict[str, int]], strategy: str, last: int) -> str:
-        of_all = effort[DATA_POOL]["annotated_slices"]
-        return f"{100 * effort[ModelKey.of_iteration(strategy, last)]['annotated_slices'] / of_all:.0f}%"
-
-    shares = "; ".join(
-        f"{strategy} {share(counts, strategy, PAPER_ITERATIONS[-1])} there, "
-        f"{share(results.effort, strategy, results.last)} here"
-        for strategy in _in_paper(results)
-    )
-    table = by_iteration(_in_paper(results), PAPER_ITERATIONS, cell)
-    ending = f"\n\nShare of all pool slices annotated in the end: {shares}." if shares else ""
-    return f"{HEADING}\n\n{table}{ending}"
+    return by_iteration(PAPER, ITERATIONS, lambda key: " / ".join(map(str, counts[key].values())))
 
 
-def published_training_steps(results: Results) -> str:
-    """Table 3 as published."""
+def _training_steps() -> str:
     steps = published.training_steps()
-    table = by_iteration(_in_paper(results), PAPER_ITERATIONS, steps.__getitem__, with_converged=True)
-    return f"{HEADING}\n\n{table}"
+    return by_iteration(PAPER, ITERATIONS, steps.__getitem__, with_converged=True)
 
 
-def published_metric(results: Results, metric: str) -> str:
-    """Tables 4-7 as published; each cell that has a counterpart says how the one here compares."""
-
-    def cell(key: ModelKey) -> str:
-        return _score(results, metric, key)
-
-    table = f"{HEADING}\n\n{by_iteration(_in_paper(results), PAPER_ITERATIONS, cell)}"
-    here, there = _orders(results, metric, "iteration")
-    if not here:
-        return table
-    return (
-        f"{table}\n\nOrder by mean in the last iteration, best first: here {', '.join(here)}; "
-        f"published {', '.join(there)}."
-    )
+def _score_of(metric: str):
+    return lambda key: _score(metric, key)
 
 
-def published_converged(results: Results) -> str:
-    """Table 8 as published."""
-    rows = []
-    for name, key in results.final_models.items():
-        if key.strategy not in PAPER and key != DATA_POOL:
-            continue
-        there = key if key == DATA_POOL else ModelKey.of_converged(key.strategy, PAPER_ITERATIONS[-1])
-        rows.append([name, *(_score(results, metric, there, key) for metric in PAPER_METRICS)])
-    table = markdown_table(["", *(titled(metric) for metric in PAPER_METRICS)], rows)
-    orders = "; ".join(
-        "{} here {}, published {}".format(metric, *map(", ".join, _orders(results, metric, "converged")))
-        for metric in PAPER_METRICS
-    )
-    ending = f"\n\nOrder by mean, best first: {orders}." if _in_paper(results) else ""
-    return f"{HEADING}\n\n{table}{ending}"
-
-
-def published_quantile_regression(fits: Mapping[str, QuantileEffects]) -> str:
-    """Table 9 as published; each effect says whether that of the fits here has the same sign."""
-    there = published.effects()
-    rows = []
-    for position, (term, title) in enumerate(TERM_TITLES.items()):
-        cells = []
-        for metric, fit in fits.items():
-            effect = there[metric, term]
-            coefficient, low, high = (
-                value_text(metric, value) for value in (effect.coefficient, effect.low, effect.high)
-            )
-            same = "no fit here"
-            if not fit.failure:
-                here = round(fit.rows[position].coefficient, METRICS[metric].decimals)
-                same = _compare_signs(here, effect.coefficient)
-            cells += [f"{coefficient} [{low}, {high}], {same}", effect.p]
-        rows.append([title, *cells])
-    header = [""] + [text for metric in PAPER_METRICS for text in (titled(metric), "p")]
-    return f"{HEADING}\n\n{markdown_table(header, rows)}"
-
-
-def _score(results: Results, metric: str, key: ModelKey, key_here: ModelKey | None = None) -> str:
+def _score(metric: str, key: ModelKey) -> str:
     score = published.scores()[key][metric]
     mean, std, percentile = (value_text(metric, value) for value in (score.mean, score.std, score.percentile))
-    text = f"{mean} ± {std} ({percentile})" + escaped(score.stars)
-    here = results.scores.get(key_here or key)
-    return text if here is None else f"{text}, here {_compare(metric, here[metric].mean(), score.mean)}"
+    return f"{mean} ± {std} ({percentile})" + escaped(score.stars)
 
 
-def _compare(metric: str, here: float, there: float) -> str:
-    here, there = round(float(here), METRICS[metric].decimals), round(there, METRICS[metric].decimals)
-    if here == there:
-        return "equal"
-    return "better" if (here > there) == METRICS[metric].higher_is_better else "worse"
+def _converged() -> str:
+    keys = {name: ModelKey.of_converged(name, ITERATIONS[-1]) for name in PAPER} | {DATA_POOL.kind: DATA_POOL}
+    rows = [[name, *(_score(metric, key) for metric in PAPER_METRICS)] for name, key in keys.items()]
+    return markdown_table(["", *map(titled, PAPER_METRICS)], rows)
 
 
-def _compare_signs(here: float, there: float) -> str:
-    return "same sign" if here * there > 0 else "opposite sign" if here * there < 0 else "zero here"
-
-
-def _orders(results: Results, metric: str, kind: str) -> tuple[list[str], list[str]]:
-    """Strategies by the mean of their last models, best first: here and there."""
-    scores = published.scores()
-
-    def order(mean: Callable[[str], float]) -> list[str]:
-        return sorted(_in_paper(results), key=mean, reverse=METRICS[metric].higher_is_better)
-
-    return (
-        order(lambda strategy: results.scores[ModelKey(kind, strategy, results.last)][metric].mean()),
-        order(lambda strategy: scores[ModelKey(kind, strategy, PAPER_ITERATIONS[-1])][metric].mean),
-    )
+def _effects() -> str:
+    rows = []
+    for term, title in TERM_TITLES.items():
+        cells = []
+        for metric in PAPER_METRICS:
+            effect = published.effects()[metric, term]
+            value, low, high = (
+                value_text(metric, number) for number in (effect.coefficient, effect.low, effect.high)
+            )
+            cells += [f"{value} [{low}, {high}]", effect.p]
+        rows.append([title, *cells])
+    return markdown_table([""] + [text for metric in PAPER_METRICS for text in (titled(metric), "p")], rows)

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from ..runtime import paths, storage
 from ..study.metrics import METRICS, PAPER_METRICS
-from ..study.strategies import PAPER
-from . import appendix, comparison, figures, summary, tables, uncertainty_section
+from . import appendix, comparison, figures, further, summary, tables, uncertainty_section
+from .effort import DEFINITION, effort_areas
+from .quantile_regression import QuantileEffects
 from .results import Results, read_results
 from .signed_rank import RESAMPLES
-from .words import markdown_table, marked, oracle_note, titled
+from .statistics import PERCENTILE_CASES
+from .words import listed, marked, oracle_note, titled
 
 # `{kind of model: {metric: tests}}`
 AllTests = Mapping[str, Mapping[str, tables.Tests]]
@@ -41,6 +43,7 @@ def write_report(folder: str | Path) -> Path:
         kind: {metric: tables.paired_tests(results, metric, kind) for metric in tables.metrics_of(results)}
         for kind in ("iteration", "converged")
     }
+    fits = tables.effects(results)
     sections = [
         "# Uncertainty slice sampling benchmark",
         summary.summary(results),
@@ -48,16 +51,16 @@ def write_report(folder: str | Path) -> Path:
         oracle_note(results.strategies),
         pictures.get(0),
         figures.missing_note(results, drawn),
+        "## The paper's tables for these data",
         *_training_tables(results, pictures),
         *_score_tables(results, pictures, tests),
-        *_further_metrics(results, tests),
-        *_further_statistics(results),
+        _effects(results, fits),
+        _published_beside(results, tests, fits),
         *uncertainty_section.section(results, pictures.get(7)),
-        *_tests(tests),
-        appendix.notes(results),
-        appendix.deviations(results),
-        appendix.provenance(results),
-        appendix.citation(results),
+        *_further_metrics(results, tests),
+        *_further_results(results),
+        _tests(results, tests),
+        *_appendix(results),
     ]
     path = folder / paths.REPORT
     # Oracles are marked here, so that no section can forget it.
@@ -67,146 +70,149 @@ def write_report(folder: str | Path) -> Path:
 
 def _training_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[str | None]:
     """Tables 1 to 3, on what the models are trained on."""
-    yield f"## Table 1. Data\n\n{tables.data_table(results)}\n\n{comparison.published_sites()}"
+    yield f"### Table 1. Data\n\n{tables.data_table(results)}"
     yield (
-        "## Table 2. Training data\n\n"
-        "Annotated slices / annotated liver slices / patients, on the working grid.\n\n"
-        f"{tables.training_data(results)}\n\n{comparison.published_training_data(results)}"
+        "### Table 2. Training data\n\nAnnotated slices / annotated liver slices / patients / equivalent "
+        f"slices, on the working grid. Equivalent slices are {DEFINITION}, which are contoured on every "
+        f"third slice.\n\n{tables.training_data(results)}"
     )
     yield pictures.get(2)
     yield pictures.get(4)
     yield (
-        "## Table 3. Training steps\n\n"
-        "Step of the evaluated checkpoint, which has the best validation Jaccard index, of steps trained.\n\n"
-        f"{tables.training_steps(results)}\n\n{comparison.published_training_steps(results)}"
+        "### Table 3. Training steps\n\nStep of the evaluated checkpoint, which has the best validation "
+        f"Jaccard index, of steps trained.\n\n{tables.training_steps(results)}"
     )
     yield pictures.get(3)
 
 
 def _score_tables(results: Results, pictures: Mapping[int, str], tests: AllTests) -> Iterator[str | None]:
-    """Tables 4 to 9, on how well the models do."""
-    cases, line = len(results.cases), "column" if tables.many(results.strategies) else "row"
-    for number, metric in enumerate(PAPER_METRICS, start=4):
-        percentile = f"{METRICS[metric].robust_quantile * 100:.0f}th percentile"
-        found = tests["iteration"][metric]
-        yield (
-            f"## Table {number}. {titled(metric)}\n\nMean ± standard deviation ({percentile}) over n = "
-            f"{cases} test cases, models of the iterations. "
-            f"{_legend(results, line)}\n\n{tables.metric_by_iteration(results, metric, found)}\n\n"
-            f"{_test_line(metric, found)}{comparison.published_metric(results, metric)}"
-        )
-    found = {metric: tests["converged"][metric] for metric in PAPER_METRICS}
-    lines = "".join(_test_line(metric, found[metric]) for metric in PAPER_METRICS)
+    """Tables 4 to 8, on how well the models do."""
     yield (
-        "## Table 8. Converged models\n\n"
-        "Mean ± standard deviation (5th percentile of DICE, 95th of the others) "
-        f"over n = {cases} test cases. {_legend(results, 'column')} The data pool's model takes no part"
-        f"{', nor does an oracle' * (results.contenders != results.strategies)}.\n\n"
-        f"{tables.converged(results, found)}\n\n{lines}{comparison.published_converged(results)}"
+        "### Tables 4 to 8. Scores\n\nMean ± standard deviation (5th percentile where high values are good, "
+        f"else 95th) over n = {len(results.cases)} test cases.{_legend(results)}"
+    )
+    for number, metric in enumerate(PAPER_METRICS, start=4):
+        table = tables.metric_by_iteration(results, metric, tests["iteration"][metric])
+        yield f"#### Table {number}. {titled(metric)}\n\n{table}"
+    found = {metric: tests["converged"][metric] for metric in PAPER_METRICS}
+    yield (
+        f"#### Table 8. {results.final_title}\n\nTrained on what the last iteration had annotated, the data "
+        "pool's model on everything. It takes no part in the comparison"
+        f"{', nor does an oracle' * (results.contenders != results.strategies)}."
+        f"\n\n{tables.converged(results, found)}"
     )
     yield pictures.get(6)
     yield pictures.get(5)
-    if any(strategy in PAPER for strategy in results.strategies):
-        yield _effects(results)
 
 
-def _effects(results: Results) -> str:
-    """Table 9, of the paper's strategies that ran."""
-    fits, cases = tables.effects(results), len(results.cases)
-    models = next(iter(fits.values())).n // cases
-    failed = "".join(
-        f"\n\nThe fit of {metric} failed: {fit.failure}." for metric, fit in fits.items() if fit.failure
-    )
-    return (
-        "## Table 9. Effects of uncertainty and slice sampling\n\nQuantile regression `metric ~ uncertainty "
-        "+ slice` over the converged models' results, at the 5th percentile of DICE and the 95th of the "
-        "others (the least check loss, solved exactly): coefficient [95% interval] and p.\n\n"
-        f"{tables.effects_table(fits, cases)}{failed}\n\nn = {models * cases}: each of {cases} cases enters "
-        "once per model. Intervals are of a bootstrap over cases, p of exchanging models within cases, those "
-        "that differ in the effect alone. Both hold for these trained models; retraining them is a further "
-        f"source of chance.\n\n{comparison.published_quantile_regression(fits)}"
-    )
-
-
-def _legend(results: Results, line: str) -> str:
-    """What bold type and stars mean, where there is anything to compare; `line` is a row or a column."""
-    if len(results.strategies) < 2:
+def _legend(results: Results) -> str:
+    """What bold type and stars mean, where there is anything to compare."""
+    if len(results.contenders) < 2:
         return ""
     return (
-        f"The best mean of a {line} is bold; stars mark the others by a two-sided signed-rank test against "
-        "it, whose null distribution exchanges the strategies' models within each case and chooses the best "
-        "anew: "
-        r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected; the section Tests has every p."
+        " The best mean of the strategies is bold; stars mark the others by a signed-rank test against it: "
+        r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected. The section Tests says what p is, and "
+        "has every one of them."
     )
 
 
-def _test_line(metric: str, tests: tables.Tests) -> str:
-    """What the stars of a table rest on, as a paragraph."""
-    found = [test for row in tests.values() for test in row.values()]
-    if not found:
+def _effects(results: Results, fits: Mapping[str, QuantileEffects]) -> str:
+    """Table 9."""
+    cases, first = len(results.cases), next(iter(fits.values()))
+    heading = "### Table 9. Effects of uncertainty and slice sampling"
+    if first.failure:
+        return f"{heading}\n\nNo regression: {first.failure}."
+    return (
+        f"{heading}\n\nQuantile regression `metric ~ uncertainty + slice` over the results of Table 8, at "
+        "the 5th percentile of DICE and the 95th of the others (least check loss, solved exactly): "
+        f"coefficient [95% interval] and p.\n\n{tables.effects_table(fits, cases)}\n\nn = {first.n}: each of "
+        f"{cases} cases enters once per model. Intervals are from a bootstrap over cases, p from exchanging, "
+        "within each case, the models that differ in the effect alone. Both hold for these trained models; "
+        "retraining them is a further source of chance."
+    )
+
+
+def _published_beside(results: Results, tests: AllTests, fits: Mapping[str, QuantileEffects]) -> str:
+    """Here and there, where both speak."""
+    share = comparison.shares(results)
+    if not share:
         return ""
-    zeros = sorted(test.zeros for test in found)
-    span = str(zeros[0]) if zeros[0] == zeros[-1] else f"{zeros[0]} to {zeros[-1]}"
-    return f"{metric}: {len(found)} tests of n = {found[0].n} pairs, {span} of them without a difference.\n\n"
+    return (
+        "### Here and in the paper\n\nWhat p < 0.05 supports both here and in the paper's tables, which are "
+        f"in the appendix.\n\n{comparison.supported(tests, fits)}\n\n{share}"
+    )
 
 
 def _further_metrics(results: Results, tests: AllTests) -> Iterator[str]:
-    """A section for each metric that the paper lacks, where the results have any."""
-    further = [metric for metric in tables.metrics_of(results) if metric not in PAPER_METRICS]
-    if further:
-        yield "## Further metrics"
-    for metric in further:
-        yield (
-            f"### {titled(metric)}\n\n{METRICS[metric].definition}\n\nModels of the iterations:\n\n"
-            f"{tables.metric_by_iteration(results, metric, tests['iteration'][metric])}\n\n"
-            f"Converged models:\n\n{tables.converged(results, {metric: tests['converged'][metric]})}"
-        )
-
-
-def _further_statistics(results: Results) -> Iterator[str]:
-    yield "## Further statistics"
-    yield (
-        "### Confidence intervals\n\nPercentile bootstrap over the test cases, seeded.\n\n"
-        f"{tables.intervals(results)}"
-    )
-    areas, (start, stop) = tables.effort_areas(results)
-    rows = [[strategy, f"{area:.3f}"] for strategy, area in areas.items()]
-    yield (
-        "### Area under the effort curve\n\nMean DICE of the iterations' models against annotated liver "
-        f"slices, averaged over the range of {start} to {stop} liver slices, which every strategy covers.\n\n"
-        f"{markdown_table(['Strategy', 'mean DICE over effort'], rows)}"
-    )
-    sites = "\n\n".join(tables.by_site(results, metric) for metric in PAPER_METRICS)
-    yield (
-        "### By site\n\n"
-        "Means of the converged models and the data pool's over the test cases of each site.\n\n"
-        f"{sites}"
-    )
-    missed = tables.missed_livers(results)
-    if missed:
-        missed = (
-            "Nothing was predicted in these cases: they count with DICE 0, RVE 100%, and the diagonal of the "
-            f"volume as MSD and HD.\n\n{missed}"
-        )
-    yield f"### Missed livers\n\n{missed or 'No model missed a liver altogether.'}"
-
-
-def _tests(tests: AllTests) -> Iterator[str]:
-    """Every comparison behind the stars; nothing with one strategy."""
-    listings = {
-        f"{metric}, {title}": tables.corrected_tests(tests[kind][metric])
-        for kind, title in (("iteration", "iterations"), ("converged", "converged models"))
-        for metric in PAPER_METRICS
-    }
-    if not any(listings.values()):
+    """Metrics that the paper lacks, where the results have any."""
+    metrics = [metric for metric in tables.metrics_of(results) if metric not in PAPER_METRICS]
+    if not metrics:
         return
+    yield "## Further metrics\n\nCells are those of Tables 4 to 8."
+    for metric in metrics:
+        table = tables.metric_by_iteration(results, metric, tests["iteration"][metric])
+        yield f"### {titled(metric)}\n\n{METRICS[metric].definition}\n\n{table}"
+    final = tables.converged(results, {metric: tests["converged"][metric] for metric in metrics})
+    yield f"### {listed(metrics)} of the models of Table 8\n\n{final}"
+
+
+def _further_results(results: Results) -> Iterator[str]:
+    yield "## Further results"
     yield (
-        "## Tests\n\nEvery comparison behind the stars. Pairs are test cases; pairs without a difference are "
-        "ranked and then dropped (Pratt). p says how often a strategy would differ as much from the best, if "
-        "the strategies' models were exchanged at random within each case and the best were chosen among "
-        f"what comes out ({RESAMPLES} exchanges). Holm's correction is over all comparisons of one metric in "
-        "one table. The effect size is the matched-pairs rank-biserial correlation, positive where the "
-        "strategy has the better scores of the pair."
+        "### Paired differences\n\nFirst mean minus second over the same test cases, of the models of Table "
+        f"8 [95% interval of a bootstrap over cases].\n\n{further.mean_differences(results)}"
     )
-    for title, listing in listings.items():
-        yield f"### {title}\n\n{listing}"
+    percentiles = further.percentile_differences(results)
+    yield (
+        f"The 5th percentile of DICE and the 95th of the others, likewise:\n\n{percentiles}"
+        if percentiles
+        else f"Percentiles have no intervals below n = {PERCENTILE_CASES}: these would cover too little."
+    )
+    areas, (start, stop) = effort_areas(results)
+    yield (
+        "### Area under the effort curve\n\nMean DICE of the iterations' models over equivalent slices, from "
+        f"{start:.0f} to {stop:.0f}, the range that every strategy covers, divided by its length: "
+        f"{', '.join(f'{strategy} {area:.3f}' for strategy, area in areas.items())}."
+    )
+    for title, groups in (("site", results.sites), ("variant", results.variants)):
+        if any(groups):
+            yield (
+                f"### By {title}\n\nMeans of the models of Table 8 over n test cases.\n\n"
+                f"{further.by_group(results, groups, title)}"
+            )
+    missed = further.missed_livers(results)
+    if missed:
+        yield (
+            "### Missed livers\n\nWhere nothing was predicted, a case counts with DICE 0, RVE 100%, and the "
+            f"diagonal of the volume as MSD and HD. {missed}"
+        )
+
+
+def _tests(results: Results, tests: AllTests) -> str:
+    """Every comparison behind the stars; nothing with one strategy."""
+    listing = tables.corrected_tests(tests, results.contenders)
+    if not listing:
+        return ""
+    return (
+        "## Tests\n\nEvery comparison behind the stars of Tables 4 to 8: p / Holm's p / effect size, over n "
+        f"= {len(results.cases)} pairs, which are test cases. Pairs without a difference (zeros) are ranked "
+        "and then dropped (Pratt). The statistic is Wilcoxon's signed-rank sum against the row's best; p "
+        "says how often it is as large after the strategies' models have been exchanged at random within "
+        f"each case ({RESAMPLES} times) and the best chosen anew. So the choice of the best is part of the "
+        "test, and where models do not differ p < 0.05 comes in 5%. Holm's correction is over all "
+        "comparisons of one metric in one table. The effect size is the matched-pairs rank-biserial "
+        f"correlation, positive where the strategy has the better scores of the pair.\n\n{listing}"
+    )
+
+
+def _appendix(results: Results) -> Iterator[str]:
+    yield appendix.notes(results)
+    yield appendix.settings(results)
+    yield appendix.deviations(results)
+    yield (
+        "## Published tables\n\nAs the paper has them (five clinical sites, 234 other test cases); stars are "
+        "those of its own tests."
+    )
+    yield from comparison.published_tables()
+    yield appendix.provenance(results)
+    yield appendix.citation(results)

@@ -15,8 +15,9 @@ from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import FEATURED
 from .captions import FEW_CASES, Arrays
+from .effort import equivalent_slices
 from .results import Results
-from .statistics import bootstrap_interval
+from .statistics import paired_interval
 from .style import COLOURS, LINES, MARKERS, canvas, paler
 from .tables import many
 from .words import better_direction, marked, titled
@@ -29,9 +30,9 @@ LOG_SPAN = 10  # largest distance over the median, beyond which box plots of dis
 
 
 def effort_figure(results: Results, slices: Arrays | None = None) -> Any:
-    """Mean DICE and HD with bootstrap intervals against annotated liver slices."""
+    """Mean DICE and HD against equivalent slices, with intervals of what differs from the initial model."""
     figure, axes = canvas(1, 2, height=4.0)
-    most = max(results.effort[key]["annotated_liver_slices"] for key in results.effort if key != DATA_POOL)
+    most = max(equivalent_slices(results, key) for key in results.scores if key != DATA_POOL)
     for axis, metric in zip(axes[0], ("DICE", "HD"), strict=True):
         for key in (INITIAL, DATA_POOL):
             axis.axhline(
@@ -40,13 +41,15 @@ def effort_figure(results: Results, slices: Arrays | None = None) -> Any:
             )  # fmt: skip
         band = _interval(results, DATA_POOL, metric)
         axis.axhspan(*band, color=COLOURS[DATA_POOL.kind], alpha=0.07, linewidth=0)
+        _twins(axis, results, metric)
         for strategy in results.strategies:
             _effort_curve(axis, results, metric, strategy)
         axis.set_title(f"{titled(metric)}, {better_direction(metric)}", loc="left")
-        axis.set_xlabel("annotated liver slices")
+        axis.set_xlabel("equivalent slices")
         axis.set_xlim(0, 1.05 * most)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    order = [*range(2, len(labels)), 0, 1]
+    references = 2 + bool(results.twins)
+    order = [*range(references, len(labels)), *range(references)]
     figure.legend(
         [handles[i] for i in order],
         [labels[i] for i in order],
@@ -59,7 +62,7 @@ def effort_figure(results: Results, slices: Arrays | None = None) -> Any:
 
 def _effort_curve(axis: Any, results: Results, metric: str, strategy: str) -> None:
     keys = results.curve(strategy)
-    effort = [results.effort[key]["annotated_liver_slices"] for key in keys]
+    effort = [equivalent_slices(results, key) for key in keys]
     means = np.array([results.scores[key][metric].mean() for key in keys])
     ends = np.array([_interval(results, key, metric) for key in keys]).T
     whiskers = None if many(results.strategies) else np.abs(ends - means)  # of many, none could be read
@@ -70,9 +73,23 @@ def _effort_curve(axis: Any, results: Results, metric: str, strategy: str) -> No
     )  # fmt: skip
 
 
+def _twins(axis: Any, results: Results, metric: str) -> None:
+    """What retraining alone does: the twins beside the initial model."""
+    if results.twins:
+        means = np.array([results.scores[key][metric].mean() for key in results.twins])
+        ends = np.array([_interval(results, key, metric) for key in results.twins]).T
+        effort = [equivalent_slices(results, key) for key in results.twins]
+        axis.errorbar(
+            effort, means, np.abs(ends - means), label="retrained", color=COLOURS["initial"],
+            linestyle="none", marker="x", markersize=5, elinewidth=0.9, capsize=2.5,
+        )  # fmt: skip
+
+
 def _interval(results: Results, key: ModelKey, metric: str) -> tuple[float, float]:
-    """Bootstrap 95% confidence interval of a model's mean."""
-    return bootstrap_interval(results.scores[key][metric], np.mean, seed=results.provenance["seed"])
+    """Ends of a model's mean by the 95% interval of its paired difference from the initial model."""
+    values, initial = results.scores[key][metric], results.scores[INITIAL][metric]
+    low, high = paired_interval(values, initial, np.mean, seed=results.provenance["seed"])
+    return initial.mean() + low, initial.mean() + high
 
 
 # --- Figure 2: slice uncertainty along a volume ---

@@ -22,6 +22,10 @@ from .uncertainty_quality import Uncertainties, read_uncertainties
 
 # What is read back for a report, beside the provenance.
 TABLES = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)
+VARIANT = (
+    "variant",
+    "phantom",
+)  # columns of the manifest that name the kind of a patient, the first one counts
 SPACING, SIZE = ([f"{name}_{axis}" for axis in "zyx"] for name in ("spacing", "size"))
 
 
@@ -83,7 +87,10 @@ def write_results(
             ],
         ),
         paths.VOLUMES: (
-            ["case_id", "site", "split", "patient_id", *SPACING, *SIZE, "image_sha256", "label_sha256"],
+            [
+                *("case_id", "site", "split", "patient_id", *SPACING, *SIZE),
+                *("image_sha256", "label_sha256", "variant"),
+            ],
             [_volume_row(volume) for volume in all_volumes],
         ),
     }
@@ -106,6 +113,7 @@ def _volume_row(volume: Volume) -> dict[str, Any]:
         **dict(zip(SIZE, volume.native_shape, strict=True)),
         "image_sha256": volume.image_digest,
         "label_sha256": volume.label_digest,
+        "variant": next((volume.case.extra[name] for name in VARIANT if name in volume.case.extra), ""),
     }
 
 
@@ -120,8 +128,9 @@ class Results:
         distances of missed livers are replaced by the diagonal of the case's volume.
     missed : dict
         `{ModelKey: number of missed livers}`.
-    cases, sites : list of str
-        Ids and sites of the test cases, in the order of the scores.
+    cases, sites, variants : list of str
+        Ids, sites and variants of the test cases, in the order of the scores; variants are empty where the
+        manifest names none.
     effort : dict
         `{ModelKey: {"annotated_slices", ...}}` of what each model was trained on.
     training : dict
@@ -138,6 +147,7 @@ class Results:
     missed: dict[ModelKey, int]
     cases: list[str]
     sites: list[str]
+    variants: list[str]
     effort: dict[ModelKey, dict[str, int]]
     training: dict[ModelKey, dict[str, Any]]
     queries: list[dict[str, str]]
@@ -175,6 +185,24 @@ class Results:
     def twins(self) -> list[ModelKey]:
         """Models that differ from the initial one in weights and batches alone."""
         return [key for key in self.scores if key.kind == "twin"]
+
+    @property
+    def stopped(self) -> list[ModelKey]:
+        """Those of the models that train until convergence which ended at a limit of steps instead."""
+        limit = self.provenance["config"]["training"]["converged_max_steps"]
+        converging = [key for key in self.scores if key.converges]
+        return [key for key in converging if limit and self.training[key]["last_step"] >= limit]
+
+    @property
+    def final_title(self) -> str:
+        """What the models that train until convergence are called, by how they ended."""
+        stopped, limit = len(self.stopped), self.provenance["config"]["training"]["converged_max_steps"]
+        if not stopped:
+            return "Converged models"
+        of_all = sum(key.converges for key in self.scores)
+        if stopped == of_all:
+            return f"Models that ended at the limit of {limit} steps"
+        return f"Converged models, {stopped} of {of_all} ended at the limit of {limit} steps"
 
     @property
     def limited_models(self) -> list[ModelKey]:
@@ -224,12 +252,14 @@ def results_of(
     rows, annotation, queries, training, volumes = (tables[name] for name in TABLES)
     by_model = _rows_by_model(rows, folder)
     first = next(iter(by_model.values()))
+    variants = {row["case_id"]: row.get("variant", "") for row in volumes}
     efforts = {ModelKey.from_row(row): {name: int(row[name]) for name in COUNTS} for row in annotation}
     return Results(
         scores=_scores(by_model, volumes),
         missed={key: sum(int(row["missed"]) for row in found) for key, found in by_model.items()},
         cases=[row["case_id"] for row in first],
         sites=[row["site"] for row in first],
+        variants=[variants[row["case_id"]] for row in first],
         effort={key: efforts[key.annotation_key] for key in by_model},
         training={
             ModelKey.from_row(row): {

@@ -6,22 +6,21 @@ built from what lies beside it alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.integrate import trapezoid
 
 from ..runtime import paths, storage
 from ..runtime.errors import InputError
 from ..study.keys import INITIAL, ModelKey
+from .effort import equivalent_slices, mean_height
 from .results import TABLES, Results, read_results, require_files, results_of
 
 # Tables of which every seed has its own; the volumes are the same for all.
 BY_SEED = tuple(name for name in TABLES if name != paths.VOLUMES)
-CONTOURED = 3  # of so many slices of a whole volume one is contoured by hand (section IV-A of the paper)
 
 
 class Budget(NamedTuple):
@@ -115,42 +114,6 @@ class Seeds:
         """From the initial effort to the least that a strategy ends with, `(seeds, 2)`."""
         ends = [self.effort(self.first.curve(strategy)[-1]) for strategy in self.strategies]
         return np.stack([self.effort(INITIAL), np.min(ends, axis=0)], axis=1)
-
-
-def equivalent_slices(results: Results, key: ModelKey) -> float:
-    """Annotation effort of a model: liver slices queried one by one, and a third of those of whole volumes.
-
-    Contours of a volume are drawn on about every third slice and interpolated between (section IV-A).
-    """
-    counts = {which: results.effort[which]["annotated_liver_slices"] for which in (INITIAL, key)}
-    by_slices = any(row["slice"] for row in results.queries if row["strategy"] == key.strategy)
-    alone = counts[key] - counts[INITIAL] if by_slices else 0
-    return alone + (counts[key] - alone) / CONTOURED
-
-
-def mean_height(effort: Sequence[float], curves: np.ndarray, start: float, stop: float) -> np.ndarray:
-    """Area under piecewise linear curves between two efforts, over their distance.
-
-    Parameters
-    ----------
-    effort : sequence of float
-        `(points,)`, covering the range; points of equal effort, where nothing was left to ask for, count by
-        their mean.
-    curves : ndarray
-        `(points, n)`, one curve per column.
-    start, stop : float
-        The range; where it is empty, the height there is the mean.
-
-    Examples
-    --------
-    >>> mean_height([0, 10, 30], np.array([[0.0], [1.0], [1.0]]), 0, 20).tolist()
-    [0.75]
-    """
-    points, places = np.unique(effort, return_inverse=True)
-    curves = np.stack([curves[places == place].mean(axis=0) for place in range(len(points))])
-    grid = np.unique([start, *points[(points > start) & (points < stop)], stop])
-    heights = np.stack([np.interp(grid, points, curve) for curve in curves.T])
-    return trapezoid(heights, grid) / (stop - start) if stop > start else heights[:, 0]
 
 
 # --- gathered and read back ---

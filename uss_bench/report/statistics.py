@@ -14,6 +14,8 @@ import numpy as np
 
 # Fewer cases give no interval of an outer percentile: at n = 20, a bootstrap interval of the 5th covers 62%.
 PERCENTILE_CASES = 100
+# Intervals of an effect on it cover enough from where there are cases beyond it; tests measure that.
+EFFECT_CASES = 20
 
 
 @dataclass(frozen=True)
@@ -86,53 +88,52 @@ def best_by_mean(samples: Mapping[str, Sequence[float]], higher_is_better: bool)
     return max(means, key=means.get) if higher_is_better else min(means, key=means.get)
 
 
-def bootstrap_interval(
+def paired_interval(
     values: Sequence[float],
+    others: Sequence[float],
     statistic: Callable[..., np.ndarray],
     seed: int,
     resamples: int = 2000,
-    level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic over cases.
+    """Percentile bootstrap 95% interval of the difference of a statistic between two models on equal cases.
 
     Parameters
     ----------
-    values : sequence of float
-        `(n,)` finite numbers, n >= 1.
+    values, others : sequence of float
+        `(n,)` finite numbers, n >= 1, paired by position.
     statistic : callable
         Reduces an array along its keyword `axis`: `np.mean`, `functools.partial(np.quantile, q=0.95)`.
     seed : int
         Not negative; equal seeds give equal intervals.
     resamples : int
         At least 1.
-    level : float
-        Coverage, strictly between 0 and 1.
 
     Returns
     -------
     low, high : float
-        Ends of the interval; the same for a single case.
+        Ends of the interval of `statistic(values) - statistic(others)`.
 
     Raises
     ------
     TypeError
         `seed` is not an integer.
     ValueError
-        `values` is empty, not one-dimensional or not finite, or `resamples` or `level` is out of range.
+        Values are empty, not one-dimensional, not finite or not paired, or `resamples` is out of range.
 
     Examples
     --------
-    >>> bootstrap_interval([5.0], np.mean, seed=0)
-    (5.0, 5.0)
+    >>> paired_interval([5.0, 9.0], [4.0, 8.0], np.mean, seed=0)
+    (1.0, 1.0)
     """
-    values = finite_vector(values, "values")
+    pairs = [finite_vector(values, "values"), finite_vector(others, "others")]
+    if pairs[0].size != pairs[1].size:
+        raise ValueError(f"values must be paired, not {pairs[0].size} and {pairs[1].size} of them")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, not {resamples!r}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be strictly between 0 and 1, not {level!r}")
-    generator = np.random.default_rng(operator.index(seed))
-    drawn = values[generator.integers(values.size, size=(resamples, values.size))]
-    low, high = np.quantile(statistic(drawn, axis=1), [(1 - level) / 2, (1 + level) / 2])
+    cases = pairs[0].size
+    drawn = np.random.default_rng(operator.index(seed)).integers(cases, size=(resamples, cases))
+    ours, theirs = (statistic(one[drawn], axis=1) for one in pairs)
+    low, high = np.quantile(ours - theirs, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import PAPER_METRICS
+from .effort import equivalent_slices
 from .results import Results
 from .words import listed, markdown_table, plural, titled, value_text
 
@@ -37,8 +38,8 @@ def _headroom(results: Results) -> str:
     above = [key.title for key in results.scores if _dice(results, key) > pool]
     text = (
         f"On {plural(len(results.cases), 'test case')}, the initial model reaches a mean DICE of "
-        f"{initial:.3f} and the model trained on the whole pool {pool:.3f}: "
-        f"a headroom of {pool - initial:.3f}."
+        f"{initial:.3f} and the model trained on the whole pool {pool:.3f}: a headroom of "
+        f"{pool - initial:.3f}."
     )
     if 0 < SATURATED * pool <= initial:
         text += f" Warning: the initial model is at {100 * initial / pool:.0f}% of the pool model already."
@@ -54,13 +55,13 @@ def _gain(results: Results) -> str:
     last = [results.curve(strategy)[-1] for strategy in results.strategies]
     reached = listed(
         f"{key.strategy} {_dice(results, key):.3f} "
-        f"({100 * results.effort[key]['annotated_slices'] / total:.1f}% of the pool's slices annotated)"
+        f"({100 * results.effort[key]['annotated_slices'] / total:.1f}%)"
         for key in last
     )
     higher = sum(_dice(results, key) > initial for key in last)
     return (
-        f"After {plural(results.last, 'iteration')}, the models reach {reached}: "
-        f"{higher} of {len(last)} above the initial one."
+        f"After {plural(results.last, 'iteration')}, the models reach {reached}: {higher} of {len(last)} "
+        "above the initial one (in brackets: slices annotated, of all in the pool)."
     )
 
 
@@ -86,13 +87,11 @@ def _spread(results: Results) -> str:
 
 
 def _unconverged(results: Results) -> str:
-    limit = results.provenance["config"]["training"]["converged_max_steps"]
-    converging = [key for key in results.scores if key.converges]
-    stopped = [key for key in converging if limit and results.training[key]["last_step"] >= limit]
-    if not stopped:
+    if not results.stopped:
         return ""
-    of_all = f"{len(stopped)} of {len(converging)} models that train to convergence"
-    return f"{of_all} ended at {limit} steps instead."
+    limit = results.provenance["config"]["training"]["converged_max_steps"]
+    of_all = f"{len(results.stopped)} of {sum(key.converges for key in results.scores)}"
+    return f"{of_all} models that train to convergence ended at {limit} steps instead."
 
 
 def _next_seed(results: Results) -> str:
@@ -104,9 +103,7 @@ def key_table(results: Results) -> str:
     """Effort and mean scores of the converged models and the data pool's."""
     rows = []
     for name, key in results.final_models.items():
-        effort = results.effort[key]
+        effort = f"{equivalent_slices(results, key):.0f}"
         means = [value_text(metric, results.scores[key][metric].mean()) for metric in PAPER_METRICS]
-        rows.append([name, effort["annotated_slices"], effort["annotated_liver_slices"], *means])
-    return markdown_table(
-        ["Converged model", "slices", "liver slices", *(titled(metric) for metric in PAPER_METRICS)], rows
-    )
+        rows.append([name, effort, *means])
+    return markdown_table(["Model", "equivalent slices", *map(titled, PAPER_METRICS)], rows)

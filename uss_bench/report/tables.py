@@ -1,24 +1,23 @@
-"""The paper's Tables 1-9 and further statistics as Markdown, made from the results of a run."""
+"""The paper's Tables 1-9 as Markdown, made from the results of a run, and the tests behind their stars."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 
 import numpy as np
-from scipy.integrate import trapezoid
 from statsmodels.stats.multitest import multipletests
 
 from ..data.manifest import SPLITS
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import PAPER, STRATEGIES
+from .effort import equivalent_slices
 from .quantile_regression import TERMS, QuantileEffects, quantile_effects
 from .results import SIZE, SPACING, Results
 from .signed_rank import PairedTest, against_best, stars
-from .statistics import PERCENTILE_CASES, bootstrap_interval, summarize
-from .words import escaped, markdown_table, p_text, titled, value_text
+from .statistics import EFFECT_CASES, PERCENTILE_CASES, summarize
+from .words import escaped, markdown_table, p_text, span, titled, value_text
 
 # `{iteration: {strategy: its test against the best of that row}}` of one metric and one kind of model
 Tests = Mapping[int, Mapping[str, PairedTest]]
@@ -48,15 +47,16 @@ def data_table(results: Results) -> str:
 
 def _range(volumes: Iterable[dict[str, str]], name: str, pattern: str) -> str:
     values = [float(volume[name]) for volume in volumes]
-    low, high = pattern.format(min(values)), pattern.format(max(values))
-    return low if low == high else f"[{low}–{high}]"
+    text = span(pattern.format(min(values)), pattern.format(max(values)))
+    return f"[{text}]" if "–" in text else text
 
 
 def training_data(results: Results) -> str:
-    """Table 2: annotated slices / liver slices / patients."""
+    """Table 2: annotated slices / liver slices / patients / equivalent slices."""
 
     def cell(key: ModelKey) -> str:
-        return " / ".join(str(count) for count in results.effort[key].values())
+        counts = [str(count) for count in results.effort[key].values()]
+        return " / ".join([*counts, f"{equivalent_slices(results, key):.0f}"])
 
     return by_iteration(results.strategies, results.iterations, cell)
 
@@ -177,22 +177,34 @@ def score_cell(metric: str, values: Sequence[float], best: bool = False, marks: 
     return (f"**{text}**" if best else text) + escaped(marks)
 
 
-def corrected_tests(tests: Tests) -> str | None:
-    """Every test of a metric with p, Holm's p over these tests, and effect size; None without tests."""
-    listed = [
-        (iteration, strategy, test) for iteration, row in tests.items() for strategy, test in row.items()
-    ]
-    if not listed:
-        return None
-    _, adjusted, _, _ = multipletests([test.p for _, _, test in listed], method="holm")
-    rows = [
-        [
-            f"iter. {iteration}", strategy, test.best, test.n, test.zeros, p_text(test.p),
-            p_text(corrected) + escaped(stars(corrected)), f"{test.effect:+.2f}",
-        ]
-        for (iteration, strategy, test), corrected in zip(listed, adjusted, strict=True)
-    ]  # fmt: skip
-    return markdown_table(["Row", "Strategy", "Best", "n", "zeros", "p", "p (Holm)", "effect size"], rows)
+def corrected_tests(tests: Mapping[str, Mapping[str, Tests]], strategies: Sequence[str]) -> str:
+    """Every test: p / Holm's p over the tests of its metric in one table / effect size; "" without any.
+
+    Parameters
+    ----------
+    tests : mapping
+        `{kind of model: {metric: tests}}`.
+    strategies : sequence of str
+        Names of the columns.
+    """
+    rows = []
+    for kind, by_metric in tests.items():
+        for metric, found in by_metric.items():
+            p_values = [test.p for row in found.values() for test in row.values()]
+            adjusted = iter(multipletests(p_values, method="holm")[1] if p_values else ())
+            for iteration, row in found.items():
+                if not row:
+                    continue
+                cells = {strategy: _test_cell(test, next(adjusted)) for strategy, test in row.items()}
+                zeros, best = [test.zeros for test in row.values()], next(iter(row.values())).best
+                model = f"iter. {iteration}" if kind == "iteration" else kind
+                columns = [cells.get(strategy, "best" * (strategy == best)) for strategy in strategies]
+                rows.append([metric, model, span(min(zeros), max(zeros)), *columns])
+    return markdown_table(["Metric", "Models", "zeros", *strategies], rows) if rows else ""
+
+
+def _test_cell(test: PairedTest, corrected: float) -> str:
+    return f"{p_text(test.p)} / {p_text(corrected)}{escaped(stars(corrected))} / {test.effect:+.2f}"
 
 
 # --- Table 9: effects of uncertainty and slice sampling ---
@@ -218,19 +230,16 @@ def effects(results: Results) -> dict[str, QuantileEffects]:
 
 
 def effects_table(fits: Mapping[str, QuantileEffects], cases: int) -> str:
-    """Table 9 of regressions by metric over a number of cases; "failed" where there is none."""
+    """Table 9 of regressions by metric over a number of cases."""
     rows = []
     for position, title in enumerate(TERM_TITLES.values()):
         cells = []
         for metric, fit in fits.items():
-            if fit.failure:
-                cells += ["failed", ""]
-                continue
             row = fit.rows[position]
             value, low, high = (
                 value_text(metric, number) for number in (row.coefficient, row.ci_low, row.ci_high)
             )
-            bounded = position > 0 or cases >= PERCENTILE_CASES
+            bounded = cases >= (EFFECT_CASES if position else PERCENTILE_CASES)
             cells += [
                 f"{value} [{low}, {high}]" if bounded else value,
                 p_text(row.p_value) if position else "",
@@ -238,66 +247,3 @@ def effects_table(fits: Mapping[str, QuantileEffects], cases: int) -> str:
         rows.append([title, *cells])
     header = [""] + [text for metric in fits for text in (titled(metric), "p")]
     return markdown_table(header, rows)
-
-
-# --- further statistics, of the models that are compared at the end ---
-
-
-def intervals(results: Results) -> str:
-    """Bootstrap 95% confidence intervals of mean and percentile."""
-    rows = []
-    for name, key in results.final_models.items():
-        for metric in PAPER_METRICS:
-            values = results.scores[key][metric]
-            cells = []
-            for statistic in (np.mean, partial(np.quantile, q=METRICS[metric].robust_quantile)):
-                ends = bootstrap_interval(values, statistic, seed=results.provenance["seed"])
-                low, high = (value_text(metric, end) for end in ends)
-                cells.append(f"{value_text(metric, statistic(values))} [{low}, {high}]")
-            rows.append([name, titled(metric), *cells])
-    return markdown_table(["Model", "Metric", "mean [95% CI]", "5th or 95th percentile [95% CI]"], rows)
-
-
-def by_site(results: Results, metric: str) -> str:
-    """Mean of a metric at each site of the test cases."""
-    names = sorted(set(results.sites))
-    places = {name: [index for index, site in enumerate(results.sites) if site == name] for name in names}
-    rows = [
-        [model, *(value_text(metric, results.scores[key][metric][places[name]].mean()) for name in names)]
-        for model, key in results.final_models.items()
-    ]
-    return markdown_table([titled(metric), *(f"{name} (n = {len(places[name])})" for name in names)], rows)
-
-
-def effort_areas(results: Results) -> tuple[dict[str, float], tuple[int, int]]:
-    """Area under the curve of mean DICE against annotated liver slices.
-
-    The curve starts at the initial model. All areas are over the range of effort that every strategy covers,
-    and divided by it.
-
-    Returns
-    -------
-    areas : dict
-        `{strategy: area}`, a mean DICE between 0 and 1.
-    extent : tuple of int
-        First and last liver slice of the range.
-    """
-    curves = {}
-    for strategy in results.strategies:
-        keys = results.curve(strategy)
-        effort = [results.effort[key]["annotated_liver_slices"] for key in keys]
-        curves[strategy] = effort, [results.scores[key]["DICE"].mean() for key in keys]
-    start = results.effort[INITIAL]["annotated_liver_slices"]
-    stop = min(effort[-1] for effort, _ in curves.values())
-    areas = {}
-    for strategy, (effort, dice) in curves.items():
-        grid = np.unique([start, *(slices for slices in effort if slices < stop), stop])
-        height = np.interp(grid, effort, dice)
-        areas[strategy] = float(trapezoid(height, grid) / (stop - start)) if stop > start else float(dice[0])
-    return areas, (start, stop)
-
-
-def missed_livers(results: Results) -> str | None:
-    """All models that missed a liver altogether, with counts; None without any."""
-    rows = [[key.title, count, len(results.cases)] for key, count in results.missed.items() if count]
-    return markdown_table(["Model", "missed livers", "test cases"], rows) if rows else None

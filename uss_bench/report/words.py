@@ -85,6 +85,15 @@ def listed(parts: Iterable[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
+def span(low: object, high: object) -> str:
+    """A range, or the one value that it is.
+
+    >>> span(1, 1), span(1, 3)
+    ('1', '1–3')
+    """
+    return str(low) if low == high else f"{low}–{high}"
+
+
 def ordinal(number: int) -> str:
     """A number as a rank.
 

@@ -51,6 +51,7 @@ class Annotations:
         return {case_id: sorted(int(index) for index in indices) for case_id, indices in self._slices.items()}
 
 
+CONTOURED = 3  # of so many slices of a whole volume one is contoured by hand (section IV-A)
 COUNTS = ("annotated_slices", "annotated_liver_slices", "unique_patients")
 
 
@@ -101,4 +102,4 @@ def slice_budget(liver_slices: Sequence[int]) -> int:
     10
     """
     iterations = len(liver_slices) - 1
-    return max(1, round((liver_slices[-1] - liver_slices[0]) / iterations / 3))
+    return max(1, round((liver_slices[-1] - liver_slices[0]) / iterations / CONTOURED))

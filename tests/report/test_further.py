@@ -1,0 +1,95 @@
+"""Differences and groups of the made-up run in `data/report`, computed a second time or by hand."""
+
+import itertools
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import keyed
+from scipy import stats
+
+from uss_bench.report import further
+from uss_bench.report.results import read_results
+from uss_bench.study.keys import ModelKey
+
+REPORT = Path(__file__).parent / "data" / "report"
+DECIMALS = {"DICE": 3, "RVE": 2, "MSD": 2, "HD": 1}
+NAMES = ("UVS", "RVS", "USS", "RSS", "data pool")
+
+
+@pytest.fixture(scope="module")
+def results():
+    return read_results(REPORT)
+
+
+def parsed(table):
+    """Header and rows of a Markdown table, as lists of cells."""
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    return lines[0], lines[2:]
+
+
+def numbers(cell):
+    """Difference and ends of its interval."""
+    return tuple(map(float, re.fullmatch(r"(-?[\d.]+) \[(-?[\d.]+), (-?[\d.]+)\]", cell).groups()))
+
+
+def test_mean_differences(results):
+    """Not much narrower or wider than the paired t interval, which eight cases suffice for."""
+    header, rows = parsed(further.mean_differences(results))
+    assert header == ["Models", "DICE", "RVE [%]", "MSD [mm]", "HD [mm]"]
+    pairs = list(itertools.combinations(NAMES, 2))
+    assert [row[0] for row in rows] == [f"{first} − {second}" for first, second in pairs]
+    for row, pair in zip(rows, pairs, strict=True):
+        for cell, (metric, decimals) in zip(row[1:], DECIMALS.items(), strict=True):
+            one, other = (results.scores[results.final_models[name]][metric] for name in pair)
+            difference, low, high = numbers(cell)
+            assert difference == pytest.approx(np.mean(one - other), abs=0.51 * 10**-decimals)
+            assert low <= difference <= high
+            normal = 2 * 1.96 * stats.sem(one - other)
+            assert high - low == pytest.approx(normal, rel=0.25, abs=1.1 * 10**-decimals)
+
+
+def test_equal_seeds_give_equal_intervals(results):
+    table = further.mean_differences(results)
+    assert further.mean_differences(results) == table
+    assert further.mean_differences(replace(results, provenance={"seed": 8})) != table
+
+
+def test_percentiles_have_intervals_from_a_hundred_cases_on(results):
+    assert further.percentile_differences(results) == ""
+    values = np.random.default_rng(0).normal(0.9, 0.03, 100)
+    scores = {key: dict.fromkeys(DECIMALS, values) for key in results.scores}
+    shifted = ModelKey.of_converged("USS", 2)
+    scores[shifted] = dict.fromkeys(DECIMALS, values + 0.5)
+    found = replace(results, scores=scores, cases=[str(case) for case in range(100)])
+    cells = {row[0]: row[1:] for row in parsed(further.percentile_differences(found))[1]}
+    assert [numbers(cell) for cell in cells["USS − RSS"]] == [(0.5, 0.5, 0.5)] * 4
+    assert cells["UVS − RVS"][0] == "0.000 [0.000, 0.000]"
+    assert further.percentile_differences(replace(found, cases=found.cases[:99])) == ""
+
+
+def test_of_many_strategies_the_pairs_with_the_main_ones(results):
+    more = {key._replace(strategy="MID"): scores for key, scores in results.scores.items() if key[1] == "RVS"}
+    rows = parsed(further.mean_differences(replace(results, scores=results.scores | more)))[1]
+    names = [row[0] for row in rows]
+    assert "USS − MID" in names and "RSS − MID" in names and "MID − data pool" in names
+    assert "UVS − RVS" not in names and "RVS − MID" not in names
+
+
+def test_groups_by_hand(results):
+    hd = np.array([10.0, 20.0, 60.0, 32.0])
+    models = {("iteration", "USS", 1): 1, ("converged", "USS", 1): 1, ("data pool", "", None): 2}
+    scores = {key: dict.fromkeys(DECIMALS, hd / part) for key, part in models.items()}
+    found = replace(results, scores=keyed(scores))
+    header, rows = parsed(further.by_group(found, ["b", "a", "b", "b"], "site"))
+    assert header == ["Metric", "site", "n", "USS", "data pool"]
+    assert [row for row in rows if row[0] == "HD [mm]"] == [
+        ["HD [mm]", "a", "1", "20.0", "10.0"], ["HD [mm]", "b", "3", "34.0", "17.0"],
+    ]  # fmt: skip
+    assert [row[0] for row in rows] == ["DICE"] * 2 + ["RVE [%]"] * 2 + ["MSD [mm]"] * 2 + ["HD [mm]"] * 2
+
+
+def test_missed_livers(results):
+    assert further.missed_livers(results) == "Of 8 test cases: RVS iteration 1 in 1."

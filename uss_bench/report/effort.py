@@ -1,0 +1,76 @@
+"""Annotation effort, on the one axis that figures, tables and areas share: equivalent slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.integrate import trapezoid
+
+from ..study.annotation import CONTOURED
+from ..study.keys import INITIAL, ModelKey
+from .results import Results
+
+# What the reports say of it.
+DEFINITION = "liver slices queried one by one, and a third of those of whole volumes"
+
+
+def equivalent_slices(results: Results, key: ModelKey) -> float:
+    """Annotation effort of a model: liver slices queried one by one, and a third of those of whole volumes.
+
+    Contours of a volume are drawn on about every third slice and interpolated between (section IV-A).
+    """
+    counts = {which: results.effort[which]["annotated_liver_slices"] for which in (INITIAL, key)}
+    by_slices = any(row["slice"] for row in results.queries if row["strategy"] == key.strategy)
+    alone = counts[key] - counts[INITIAL] if by_slices else 0
+    return alone + (counts[key] - alone) / CONTOURED
+
+
+def effort_areas(results: Results) -> tuple[dict[str, float], tuple[float, float]]:
+    """Area under the curve of mean DICE against equivalent slices, for each strategy.
+
+    The curve starts at the initial model. All areas are over the range of effort that every strategy covers,
+    and divided by it.
+
+    Returns
+    -------
+    areas : dict
+        `{strategy: area}`, a mean DICE between 0 and 1.
+    extent : tuple of float
+        First and last equivalent slice of the range.
+    """
+    curves = {strategy: results.curve(strategy) for strategy in results.strategies}
+    efforts = {name: [equivalent_slices(results, key) for key in keys] for name, keys in curves.items()}
+    start = equivalent_slices(results, INITIAL)
+    stop = min((effort[-1] for effort in efforts.values()), default=start)
+    means = {
+        name: np.array([[results.scores[key]["DICE"].mean()] for key in keys])
+        for name, keys in curves.items()
+    }
+    areas = {name: float(mean_height(efforts[name], means[name], start, stop)[0]) for name in curves}
+    return areas, (start, stop)
+
+
+def mean_height(effort: Sequence[float], curves: np.ndarray, start: float, stop: float) -> np.ndarray:
+    """Area under piecewise linear curves between two efforts, over their distance.
+
+    Parameters
+    ----------
+    effort : sequence of float
+        `(points,)`, covering the range; points of equal effort, where nothing was left to ask for, count by
+        their mean.
+    curves : ndarray
+        `(points, n)`, one curve per column.
+    start, stop : float
+        The range; where it is empty, the height there is the mean.
+
+    Examples
+    --------
+    >>> mean_height([0, 10, 30], np.array([[0.0], [1.0], [1.0]]), 0, 20).tolist()
+    [0.75]
+    """
+    points, places = np.unique(effort, return_inverse=True)
+    curves = np.stack([curves[places == place].mean(axis=0) for place in range(len(points))])
+    grid = np.unique([start, *points[(points > start) & (points < stop)], stop])
+    heights = np.stack([np.interp(grid, points, curve) for curve in curves.T])
+    return trapezoid(heights, grid) / (stop - start) if stop > start else heights[:, 0]

@@ -1,0 +1,80 @@
+"""What the report shows beyond the paper: paired differences, groups of test cases, missed livers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+
+from ..study.keys import DATA_POOL, ModelKey
+from ..study.metrics import METRICS, PAPER_METRICS
+from ..study.strategies import BASELINE, FEATURED
+from .results import Results
+from .statistics import PERCENTILE_CASES, paired_interval
+from .words import listed, markdown_table, titled, value_text
+
+ALL_PAIRS = 4  # strategies of which every pair is shown
+
+
+def mean_differences(results: Results) -> str:
+    """Paired differences of the means of the final models, with intervals."""
+    return _differences(results, lambda metric: np.mean)
+
+
+def percentile_differences(results: Results) -> str:
+    """Likewise of the 5th or 95th percentile; empty with too few cases for an interval of it."""
+    if len(results.cases) < PERCENTILE_CASES:
+        return ""
+    return _differences(results, lambda metric: partial(np.quantile, q=METRICS[metric].robust_quantile))
+
+
+def _differences(results: Results, statistic_of: Callable[[str], Callable[..., np.ndarray]]) -> str:
+    seed, rows = results.provenance["seed"], []
+    for (first, one), (second, other) in _pairs(results):
+        cells = []
+        for metric in PAPER_METRICS:
+            values, statistic = [results.scores[key][metric] for key in (one, other)], statistic_of(metric)
+            ends = paired_interval(*values, statistic, seed)
+            difference = statistic(values[0]) - statistic(values[1])
+            shown, low, high = (value_text(metric, value) for value in (difference, *ends))
+            cells.append(f"{shown} [{low}, {high}]")
+        rows.append([f"{first} − {second}", *cells])
+    return markdown_table(["Models", *map(titled, PAPER_METRICS)], rows)
+
+
+def _pairs(results: Results) -> list[tuple[tuple[str, ModelKey], tuple[str, ModelKey]]]:
+    """Pairs of final models: all, or of many strategies those with the featured, the baseline or the pool."""
+    anchors = {FEATURED, BASELINE, DATA_POOL.kind}
+    compared = {*results.contenders, DATA_POOL.kind}
+    pairs = combinations(((name, key) for name, key in results.final_models.items() if name in compared), 2)
+    few = len(results.contenders) <= ALL_PAIRS
+    return [pair for pair in pairs if few or anchors & {name for name, _ in pair}]
+
+
+def by_group(results: Results, groups: Sequence[str], title: str) -> str:
+    """Means of the paper's metrics of the final models in each group of test cases.
+
+    Parameters
+    ----------
+    results : Results
+        Of a run.
+    groups : sequence of str
+        `(n,)`: the group of each test case.
+    title : str
+        What a group is.
+    """
+    rows = []
+    for metric in PAPER_METRICS:
+        for name in sorted(set(groups)):
+            places = [place for place, group in enumerate(groups) if group == name]
+            means = [results.scores[key][metric][places].mean() for key in results.final_models.values()]
+            rows.append([titled(metric), name, len(places), *(value_text(metric, mean) for mean in means)])
+    return markdown_table(["Metric", title, "n", *results.final_models], rows)
+
+
+def missed_livers(results: Results) -> str:
+    """All models that missed a liver altogether, with counts; empty without any."""
+    missed = [f"{key.title} in {count}" for key, count in results.missed.items() if count]
+    return f"Of {len(results.cases)} test cases: {listed(missed)}." if missed else ""
