@@ -118,6 +118,7 @@ def test_every_room_has_a_test_file_where_it_lies():
         "study/records": "study/test_simulation",
         "study/surfaces": "study/test_metrics", "report/captions": "report/test_figures",
         "report/plots": "report/test_figures", "report/pictures": "report/test_figures",
+        "report/uncertainty_figure": "report/test_uncertainty_section",
         "report/style": "report/test_figures", "report/words": "report/test_tables",
         "report/across_summary": "report/test_across", "report/across_tables": "report/test_across",
         "report/across_plot": "report/test_across", "report/summary": "report/test_document",

@@ -67,6 +67,7 @@ ODD_CELLS = {
     "label_values": ["", "0", "1;;2", "-1", "1_0", "1.5", "1e3", "9" * 5000],
     "spacing": ["", "1x1", "-1x1x1", "nanx1x1", "1x1xinf", "1e999x1x1", "1e-999x1x1"],
     "initial": ["", "0", "1", "yes"],
+    "ignore_value": ["", "0", "1", "255", "2.5"],
 }
 ANY_CELL = st.one_of(
     st.sampled_from([cell for cells in ODD_CELLS.values() for cell in cells]),
@@ -74,7 +75,7 @@ ANY_CELL = st.one_of(
     st.text(max_size=6),
 )
 SOUND_ROWS = [
-    [f"c{number}", "site", split, "ct.nii.gz", "liver.nii.gz", f"p{number}", "1;2", "0.7x0.7x1.25", ""]
+    [f"c{number}", "site", split, "ct.nii.gz", "liver.nii.gz", f"p{number}", "1;2", "0.7x0.7x1.25", "", "3"]
     for number, split in enumerate(SPLITS)
 ]
 
@@ -127,6 +128,7 @@ def test_any_manifest_is_a_list_of_sound_cases_or_an_input_error(tmp_path, examp
                 len(case.spacing) == 3 and all(0 < size < math.inf for size in case.spacing)
             )
             assert all(isinstance(value, int) and value for value in case.label_values)
+            assert case.ignore_value is None or case.ignore_value not in (0, *case.label_values)
             assert case.initial in (None, False) or case.split == "pool"
 
     fuzz(check, examples, content=st.one_of(manifests(), st.binary(max_size=200)))

@@ -64,11 +64,10 @@ def check(tmp_path):
 def load(tmp_path):
     """Loads cases and returns the volumes and the lines that were said."""
 
-    def run(cases, cache=tmp_path / "cache"):
+    def run(cases, cache=tmp_path / "cache", spacing=SPACING, **options):
         lines = []
-        return load_volumes(
-            cases, SPACING, cache, SimpleNamespace(now=lambda text: None, say=lines.append)
-        ), lines
+        progress = SimpleNamespace(now=lambda text: None, say=lines.append)
+        return load_volumes(cases, spacing, cache, progress, **options), lines
 
     return run
 
@@ -213,6 +212,50 @@ def test_all_faulty_cases_are_named_in_one_message_and_the_cache_keeps_the_other
 def test_doubtful_cases_give_warnings(load, nifti_case, image, label, says):
     (line,) = load([nifti_case(image, label, case_id="odd")])[1]
     assert line.startswith("warning: case odd: ") and says in line
+
+
+def ignored(*slices):
+    """The reference, of which nobody has annotated these slices."""
+    label = liver()
+    label[list(slices)] = 9
+    return label
+
+
+def test_partly_annotated_cases_are_refused_where_they_must_be_whole(load, nifti_case):
+    cases = [
+        replace(nifti_case(ct(n), ignored(0, 5), case_id=split, ignore_value=9), split=split)
+        for n, split in enumerate(("pool", "val", "test"))
+    ]
+    lines = problems_of(load, cases)
+    for line, case in zip(lines, cases, strict=True):
+        start = f"case {case.case_id}: {case.label}: 2 of 6 slices hold the ignore_value 9, and {case.split} "
+        assert line.startswith(f"{start}cases must be annotated as a whole here; ")
+    (line,) = problems_of(load, [cases[0], cases[1]], whole=("val",))
+    assert line.startswith("case val: ")
+    volumes, said = load([cases[0]], whole=("val",))
+    assert volumes["pool"]["pool"].annotated == (1, 2, 3, 4) and said == []
+
+
+def test_an_ignore_value_that_no_voxel_has_leaves_a_case_whole(load, nifti_case):
+    case = replace(nifti_case(ct(), liver(), ignore_value=9), split="test")
+    volumes, said = load([case])
+    assert volumes["test"]["case"].annotated == tuple(range(6)) and said == []
+
+
+def test_what_annotates_nothing_is_refused(load, nifti_case):
+    nowhere = nifti_case(ct(1), ignored(*range(6)), case_id="nowhere", ignore_value=9)
+    between = nifti_case(ct(2), ignored(0, 2, 4), case_id="between", ignore_value=9)
+    lines = problems_of(load, [nowhere, between], spacing=(4.0, 1.0, 1.0), whole=())
+    assert [line.split(": ")[0] for line in lines] == ["case nowhere", "case between"]
+    assert "6 of 6 slices hold the ignore_value 9, so nothing of it counts as annotated" in lines[0]
+    assert "gives no slice of the 4 mm grid, for which up to 2 neighbouring ones are needed" in lines[1]
+
+
+def test_slices_that_are_annotated_in_part_give_a_warning(load, nifti_case):
+    label = ignored(0)
+    label[3, 0, 0] = label[4, 0, 0] = 9
+    (line,) = load([nifti_case(ct(), label, case_id="odd", ignore_value=9)], whole=())[1]
+    assert line.startswith("warning: case odd: ") and "2 slices hold the ignore_value 9 beside other" in line
 
 
 def test_many_label_codes_are_not_all_listed(load, nifti_case):

@@ -1,4 +1,4 @@
-"""The command line: `uss-bench run` and `uss-bench import`."""
+"""The command line: `uss-bench run`, `import`, `fit` and `suggest`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import __version__, config, pipeline
+from . import __version__, config, fit, pipeline, suggest
 from .data import cohort, datasets
 from .request import Run
 from .runtime import stopping
 from .runtime.exits import exit_code
+from .study.strategies import FEATURED
 
 PROGRAM = "uss-bench"
 RUN_HELP: dict[str, Any] = {
     "description": "Simulate the annotation workflow with several query strategies and write a report.",
     "formatter_class": argparse.RawDescriptionHelpFormatter,
     "epilog": "settings for --set (with the paper's values):\n" + "\n".join(config.describe()),
+}
+FIT_HELP = {
+    "description": "Train one network on all that a manifest's pool has annotated, single slices included.\n"
+    "Validation cases, if any, choose its best state. The same command continues a stopped training.",
+    "epilog": RUN_HELP["epilog"],
+    "formatter_class": argparse.RawDescriptionHelpFormatter,
+}
+SUGGEST_HELP = {
+    "description": "Choose the slices of CTs that are worth annotating next, and write label files with a "
+    "proposal on these slices and the ignore code elsewhere, for an annotator to correct.",
 }
 
 
@@ -34,10 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     datasets.add_arguments(
         commands.add_parser("import", help="write the manifest of a public dataset", **datasets.HELP)
     )
+    _add_fit_arguments(commands.add_parser("fit", help="train one network to use", **FIT_HELP))
+    _add_suggest_arguments(
+        commands.add_parser("suggest", help="choose the slices to annotate next", **SUGGEST_HELP)
+    )
     options = vars(parser.parse_args(arguments))
-    if options.pop("command") == "import":
+    command = options.pop("command")
+    if command == "run":
+        return _run(PROGRAM, options)
+    if command == "import":
         return exit_code(PROGRAM, partial(datasets.run, **options))
-    return _run(PROGRAM, options)
+    stopping.install()
+    if command == "fit":
+        return exit_code(PROGRAM, partial(fit.fit, fit.Fit(**options)))
+    return exit_code(PROGRAM, partial(suggest.suggest, suggest.Suggest(**options)))
 
 
 def run_main(arguments: Sequence[str], program: str) -> int:
@@ -62,29 +83,14 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         help="lists of queries, as results/queries.csv has them, to train and evaluate as further strategies",
     )  # fmt: skip
     add("--manifest", type=Path, help=f"CSV of cases ({cohort.FILE}, the embedded phantoms)")
-    add("--preset", choices=list(config.PRESETS), default="quick", help="settings to start from (quick)")
+    _add_settings(parser)
     add(
         "--seed", type=int, nargs="+", action="extend", metavar="N",
         help="names every random draw; several give a report across them (0)",
     )  # fmt: skip
-    add(
-        "--device",
-        choices=["auto", "cpu", "cuda"],
-        default="auto",
-        help="where networks run (auto: CUDA if there is one)",
-    )
-    add(
-        "--runs",
-        type=Path,
-        default=Path("runs"),
-        help="folder for models and stages, from which a run continues (runs)",
-    )
+    _add_place(parser)
     add("--reports", type=Path, default=Path("reports"), help="folder for reports (reports)")
     add("--name", help="name of the run and its report (PRESET-seedN)")
-    add(
-        "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
-        help="change a setting; may be repeated",
-    )  # fmt: skip
     add(
         "--workers", type=int, metavar="N",
         help="processes that share the work, which changes no result "
@@ -100,6 +106,60 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     only.add_argument(
         "--report-only", action="store_true", help="rebuild the report from its results, run nothing"
     )
+
+
+def _add_fit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("manifest", type=Path, help="CSV of cases")
+    parser.add_argument("--output", type=Path, required=True, help="model file to write")
+    _add_settings(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="names every random draw (0)")
+    _add_place(parser)
+    parser.add_argument("--name", help="name of the training's folder in --runs (fit-OUTPUT)")
+
+
+def _add_suggest_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=Path, help="model file that `uss-bench fit` wrote")
+    add(
+        "images", type=Path, nargs="+", metavar="CT",
+        help="NIfTI file; with SimpleITK also DICOM folder, MetaImage or NRRD file",
+    )  # fmt: skip
+    add(
+        "--slices",
+        type=int,
+        required=True,
+        metavar="N",
+        help="how many slices of the model's grid to ask for",
+    )
+    add("--output", type=Path, required=True, help="new folder to write")
+    add("--strategy", default=FEATURED, metavar="NAME", help=f"one that asks for slices ({FEATURED})")
+    add(
+        "--annotated", type=Path, metavar="MANIFEST",
+        help="CSV of what is annotated already, as `uss-bench fit` was given it; what is annotated is not "
+        "suggested, and the new manifest holds both",
+    )  # fmt: skip
+    _add_place(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset", choices=list(config.PRESETS), default="quick", help="settings to start from (quick)"
+    )
+    parser.add_argument(
+        "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
+        help="change a setting; may be repeated",
+    )  # fmt: skip
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto",
+        help="where networks run (auto: CUDA if there is one)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"),
+        help="folder for models and stages, from which work continues (runs)",
+    )  # fmt: skip
 
 
 def _run(program: str, options: dict[str, Any]) -> int:

@@ -136,6 +136,25 @@ def resolve(preset, overrides=()):
     return config
 
 
+def from_dict(values):
+    """Config of which `as_dict` made these nested dictionaries.
+
+    Raises
+    ------
+    InputError
+        Another version did: a setting is unknown or missing, or its value is out of range.
+    """
+    config = Config()
+    if {name: set(group) for name, group in as_dict(config).items()} != {
+        name: set(group) for name, group in values.items()
+    }:
+        raise InputError("not the settings of this version")
+    for section, settings in values.items():
+        for key, value in settings.items():
+            config = _with(config, f"{section}.{key}", value)
+    return config
+
+
 def _parse_override(override):
     name, separator, text = override.partition("=")
     if not separator:

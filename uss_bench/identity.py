@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import config
+from .data.volumes import Volume
 from .request import Run
 from .runtime.errors import InputError, refuse
 from .runtime.paths import PROVENANCE, RUN
@@ -17,7 +18,7 @@ OF_RUN = ("uss_bench", "code_sha256", "libraries", "device", "seed", "manifest_s
 # A report may be rebuilt by another version.
 OF_REPORT = ("seed", "manifest_sha256")
 # What runs of several seeds share, beside their settings; devices and libraries are named in their report.
-OF_SEEDS = ("code_sha256", "manifest_sha256", "strategies")
+OF_SEEDS = ("code_sha256", "manifest_sha256", "strategies", "further_strategies")
 
 
 def refuse_another_run(run: Run, origin: Mapping[str, Any]) -> None:
@@ -30,19 +31,40 @@ def refuse_another_run(run: Run, origin: Mapping[str, Any]) -> None:
     origin : mapping
         Its provenance.
     """
-    for folder, name, identity in (
-        (run.folder, RUN, OF_RUN),
-        (run.report_folder, PROVENANCE, OF_REPORT),
-    ):
-        if not (folder / name).exists():
-            continue
-        before = read_json(folder / name)
-        changes = [
-            f"{key}: {old} there, {new} now" for key, old, new in _differences(before, origin, identity)
-        ]
-        refuse(
-            f"{folder} holds another run; choose another --name, or remove the folder. It differs in", changes
-        )
+    refuse_another_origin(run.folder, RUN, OF_RUN, origin)
+    refuse_another_origin(run.report_folder, PROVENANCE, OF_REPORT, origin)
+
+
+def refuse_another_origin(
+    folder: Path, name: str, identity: Sequence[str], origin: Mapping[str, Any]
+) -> None:
+    """Raise InputError where a folder holds a provenance that differs from `origin`.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    name : str
+        Its file with the provenance, which need not exist.
+    identity : sequence of str
+        What must agree, beside the settings.
+    origin : mapping
+        The provenance of what is to be done there.
+    """
+    if not (folder / name).exists():
+        return
+    before = read_json(folder / name)
+    changes = [f"{key}: {old} there, {new} now" for key, old, new in _differences(before, origin, identity)]
+    refuse(f"{folder} holds another run; choose another --name, or remove the folder. It differs in", changes)
+
+
+def file_digests(volumes: Mapping[str, Mapping[str, Volume]]) -> dict[str, list[str]]:
+    """`{case_id: [digest of the image, digest of the label]}` of the volumes of all splits."""
+    return {
+        case_id: [volume.image_digest, volume.label_digest]
+        for split in volumes.values()
+        for case_id, volume in split.items()
+    }
 
 
 def _differences(
@@ -68,7 +90,7 @@ def refuse_strange_seeds(reports: Mapping[int, Path]) -> None:
         `{seed: report folder}`; reports that are missing are for others to name.
     """
     origins = {
-        seed: read_json(folder / PROVENANCE)
+        seed: _with_short_origins(read_json(folder / PROVENANCE))
         for seed, folder in reports.items()
         if (folder / PROVENANCE).exists()
     }
@@ -89,6 +111,12 @@ def refuse_strange_seeds(reports: Mapping[int, Path]) -> None:
             )
 
 
+def _with_short_origins(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """A provenance with the digests of strategies that do not ship, instead of all that they say."""
+    further = origin.get("further_strategies", {})
+    return {**origin, "further_strategies": {name: each["sha256"] for name, each in further.items()}}
+
+
 def refuse_other_files(folder: Path, files: Mapping[str, Sequence[str]]) -> None:
     """Raise InputError where cases have other files than those that the run in a folder began with.
 
@@ -97,7 +125,7 @@ def refuse_other_files(folder: Path, files: Mapping[str, Sequence[str]]) -> None
     folder : Path
         Of the run.
     files : mapping
-        `{case_id: [digest of the image, digest of the label]}`.
+        As by `file_digests`.
     """
     before = read_json(folder / RUN)["files"] if (folder / RUN).exists() else files
     changed = [case_id for case_id in files if files[case_id] != before.get(case_id)]

@@ -17,6 +17,7 @@ from .runtime.progress import Progress
 from .runtime.team import Team
 from .study.strategies import Strategy
 
+FITTED_SPLITS = ("pool", "val")  # what one network of all that is annotated needs
 NO_AIR = -200  # HU; every CT shows air around the patient or within
 CODES = 255  # label codes posing as HU are 0 to 255
 
@@ -51,7 +52,44 @@ def check_cases(
     cases = _chosen_cases(manifest_cases, settings.data)
     if manifest_cases:
         problems += plan_problems(settings, cases, strategies)
-    warnings, first_of = [], {}
+    faults, warnings = file_problems(cases)
+    refuse_manifest(manifest, problems + faults)
+    return manifest_cases, cases, warnings
+
+
+def check_annotated(manifest: str | Path, settings: Config) -> tuple[list[Case], list[Case], list[str]]:
+    """Check the manifest and the headers of all pool and validation cases, for a network of all of them.
+
+    Returns and raises the same as `check_cases`.
+    """
+    manifest_cases, problems = parse_manifest(manifest)
+    cases = [case for case in _chosen_cases(manifest_cases, settings.data) if case.split in FITTED_SPLITS]
+    if manifest_cases and not any(case.split == "pool" for case in cases):
+        problems.append(
+            "no pool case, and these are what is trained on; mark at least one row with split pool"
+        )
+    faults, warnings = file_problems(cases)
+    refuse_manifest(manifest, problems + faults)
+    for split in FITTED_SPLITS:
+        there, used = (sum(case.split == split for case in group) for group in (manifest_cases, cases))
+        if used < there:
+            warnings.append(f"{used} of {there} {split} cases are used, as data.{split} says")
+    if not any(case.split == "val" for case in cases):
+        warnings.append(
+            "no val case, so nothing tells when training should end: it takes as many steps as an "
+            "iteration's model of a run, and keeps the last state"
+        )
+    return manifest_cases, cases, warnings
+
+
+def refuse_manifest(manifest: str | Path, problems: Sequence[str]) -> None:
+    """Raise InputError where there are problems with a manifest."""
+    refuse(f"{manifest}: {len(problems)} problem(s)", problems)
+
+
+def file_problems(cases: Sequence[Case]) -> tuple[list[str], list[str]]:
+    """Faults and doubts about the headers of all files, except phantoms that are to be made."""
+    problems, warnings, first_of = [], [], {}
     for case in cases:
         same = first_of.setdefault(os.path.abspath(case.image), case.case_id)
         if same != case.case_id:
@@ -66,8 +104,7 @@ def check_cases(
         faults, doubts = header_problems(case)
         problems += faults
         warnings += doubts
-    refuse(f"{manifest}: {len(problems)} problem(s)", problems)
-    return manifest_cases, cases, warnings
+    return problems, warnings
 
 
 def _chosen_cases(cases: Sequence[Case], data: Data) -> list[Case]:
@@ -98,7 +135,11 @@ def prepare_cases(
 
 
 def load_volumes(
-    cases: Sequence[Case], spacing: Sequence[float], cache: str | Path, progress: Progress
+    cases: Sequence[Case],
+    spacing: Sequence[float],
+    cache: str | Path,
+    progress: Progress,
+    whole: Sequence[str] = SPLITS,
 ) -> dict[str, dict[str, Volume]]:
     """Load all cases; `progress` says what is doubtful about their voxels.
 
@@ -112,6 +153,8 @@ def load_volumes(
         Folder of preprocessed volumes.
     progress : Progress
         Says what is being done.
+    whole : sequence of str
+        Splits whose cases must be annotated in every voxel.
 
     Returns
     -------
@@ -135,6 +178,9 @@ def load_volumes(
         if same != case.case_id:
             problems.append(_same_image(case, same))
         faults, doubts = _voxel_problems(volume)
+        if case.label:
+            more_faults, more_doubts = _annotation_problems(volume, case.split in whole)
+            faults, doubts = more_faults + faults, more_doubts + doubts
         problems += [f"case {case.case_id}: {fault}" for fault in faults]
         for doubt in doubts:
             progress.say(f"warning: case {case.case_id}: {doubt}")
@@ -146,10 +192,36 @@ def _same_image(case: Case, other: str) -> str:
     return f"case {case.case_id}: {case.image}: the same image as case {other}; keep one of the two"
 
 
+def _annotation_problems(volume: Volume, whole: bool) -> tuple[list[str], list[str]]:
+    """Faults and doubts about what of a volume is annotated; where `whole`, all of it has to be."""
+    case, faults, doubts = volume.case, [], []
+    ignored, slices = len(volume.ignored), volume.native_shape[0]
+    hold = f"{case.label}: {ignored} of {slices} slices hold the ignore_value {case.ignore_value}"
+    if ignored and whole:
+        faults.append(
+            f"{hold}, and {case.split} cases must be annotated as a whole here; "
+            "exclude the case, or train on it with `uss-bench fit`"
+        )
+    elif ignored == slices:
+        faults.append(f"{hold}, so nothing of it counts as annotated; annotate whole slices, or exclude it")
+    elif not volume.annotated:
+        faults.append(
+            f"{hold}, and what is left gives no slice of the {volume.spacing[0]:g} mm grid, for which "
+            f"up to {max(map(len, volume.native_slices))} neighbouring ones are needed; "
+            "annotate these too, or set a finer data.spacing"
+        )
+    elif volume.partly_ignored:
+        doubts.append(
+            f"{case.label}: {volume.partly_ignored} slices hold the ignore_value {case.ignore_value} "
+            "beside other codes; they do not count as annotated"
+        )
+    return faults, doubts
+
+
 def _voxel_problems(volume: Volume) -> tuple[list[str], list[str]]:
     """Faults and doubts about what a volume shows."""
     case, faults, doubts = volume.case, [], []
-    if not volume.liver_voxels:
+    if case.label and not volume.liver_voxels:
         codes = [f"{code:g}" for code in volume.label_codes]
         codes = ", ".join(codes if len(codes) <= 10 else [*codes[:10], "..."])
         values = ", ".join(map(str, case.label_values))

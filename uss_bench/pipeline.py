@@ -14,7 +14,7 @@ from typing import Any
 
 from .data import cohort
 from .data.phantoms import phantom_files
-from .identity import refuse_another_run, refuse_other_files, refuse_strange_seeds
+from .identity import file_digests, refuse_another_run, refuse_other_files, refuse_strange_seeds
 from .intake import load_volumes, prepare_cases
 from .plan import check_disk, describe_plan, model_count
 from .provenance import provenance
@@ -170,11 +170,7 @@ def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progr
         team.pause()
     prepare_cases(checked.cases, spacing, run.cache, progress, team)
     volumes = load_volumes(checked.cases, spacing, run.cache, progress)
-    files = {
-        volume.case.case_id: [volume.image_digest, volume.label_digest]
-        for split in volumes.values()
-        for volume in split.values()
-    }
+    files = file_digests(volumes)
     refuse_other_files(run.folder, files)
     if team.leads and not (run.folder / RUN).exists():
         write_json(run.folder / RUN, {**origin, "files": files})

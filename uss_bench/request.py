@@ -166,9 +166,9 @@ def _replayed(
     return [each.as_strategy(slices, initial, query.iterations) for each in lists]
 
 
-def check_writable(folder: Path) -> None:
-    """Raise InputError early, where a folder of reports could not be written late."""
+def check_writable(folder: Path, option: str = "--reports") -> None:
+    """Raise InputError early, where a folder that an option names could not be written late."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         fault = "read-only" if there.is_dir() else "not a folder"
-        raise InputError(f"{folder}: {there} is {fault}; choose another folder with --reports")
+        raise InputError(f"{folder}: {there} is {fault}; choose another folder with {option}")

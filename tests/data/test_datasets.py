@@ -158,7 +158,7 @@ def check_ramp(case):
     for k in range(4):
         np.testing.assert_array_equal(values[k], ramp(k)[::-1, ::-1])
     np.testing.assert_allclose(affine @ [5, 4, 0, 1], [20, 30, 100, 1])  # the first voxel of the lowest slice
-    label, label_affine = read_label(case)
+    label, label_affine, _ = read_label(case)
     np.testing.assert_array_equal(label_affine, affine)
     assert label.dtype == bool
     assert [int(one.sum()) for one in label] == [1, 2, 3, 4]
@@ -370,6 +370,31 @@ def test_nnunet_finds_the_liver_by_name(imported, tmp_path, labels, values):
     (case,) = imported("nnunet", source=source)[0].values()
     assert (case.case_id, case.site, case.label_values) == ("amos_0001", "AMOS", values)
     assert case.image.samefile(source / "imagesTr/amos_0001_0000.nii.gz")
+
+
+@pytest.mark.parametrize("labels", [{"liver": 1, "ignore": 2}, {"1": "liver", "2": "ignore"}])
+def test_nnunet_cases_with_ignored_voxels_are_pool_cases_with_an_ignore_value(imported, source, labels):
+    """Though the pool gets the least of the others."""
+    names = [f"case_{number}" for number in range(10)]
+    save_decathlon(source, labels, names, "_0000")
+    partly = LIVER.copy()
+    partly[..., 0] = 2
+    for name in ("case_3", "case_6", "case_8"):
+        save(source / f"labelsTr/{name}.nii.gz", partly)
+    cases, _ = imported("nnunet", "--split", "pool=0.2,val=0.2,test=0.6")
+    assert {name for name, case in cases.items() if case.ignore_value is not None} == {
+        "case_3", "case_6", "case_8"
+    }  # fmt: skip
+    assert cases["case_3"].ignore_value == 2 and cases["case_3"].label_values == (1,)
+    assert {name for name, case in cases.items() if case.split == "pool"} >= {"case_3", "case_6", "case_8"}
+    assert sum(case.split == "test" for case in cases.values()) >= 5
+    assert read_label(cases["case_3"])[0].sum() == 8
+    assert read_label(cases["case_3"])[2].tolist() == [16, 0, 0, 0]
+
+
+def test_nnunet_ignores_one_code(imported, source):
+    save_decathlon(source, {"liver": 1, "ignore": [2, 3]}, ["a"], "_0000")
+    assert 'label "ignore" has 2 values' in imported("nnunet", error=True)
 
 
 @pytest.mark.parametrize(

@@ -49,19 +49,21 @@ def test_required_columns_alone_give_the_defaults(read, tmp_path):
 
 def test_optional_columns(read):
     [case] = read(
-        HEADER + ",patient_id,label_values,spacing,initial,scanner,phase",
-        "c1,LiTS,pool,ct.nii,liver.nii,p7,1;2,0.7x0.8x1.25,1,GE,portal",
+        HEADER + ",patient_id,label_values,spacing,initial,ignore_value,scanner,phase",
+        "c1,LiTS,pool,ct.nii,liver.nii,p7,1;2,0.7x0.8x1.25,1,3,GE,portal",
     )
     assert case.patient_id == "p7"
     assert case.label_values == (1, 2)
     assert case.spacing == (1.25, 0.8, 0.7)  # the manifest says x, y, z; everything else z, y, x
     assert case.initial is True
+    assert case.ignore_value == 3
     assert case.extra == {"scanner": "GE", "phase": "portal"}
 
 
 def test_empty_optional_cells_give_the_defaults(read):
-    [case] = read(HEADER + ",patient_id,label_values,spacing,initial", "c1,s,test,a,b,,,,")
-    assert (case.patient_id, case.label_values, case.spacing, case.initial) == ("c1", (), None, None)
+    [case] = read(HEADER + ",patient_id,label_values,spacing,initial,ignore_value", "c1,s,test,a,b,,,,,")
+    assert (case.patient_id, case.label_values) == ("c1", ())
+    assert (case.spacing, case.initial, case.ignore_value) == (None, None, None)
 
 
 def test_initial_zero_is_a_no_and_not_an_unknown(read):
@@ -114,7 +116,7 @@ def test_several_cases_of_a_patient_may_share_a_split(read):
         ("c1,,pool,i,,,,,", ["c1", "empty site, label"]),
         (",s,pool,i,l,,,,", ["empty case_id"]),
         ("c1,s,pool", ["c1", "empty image, label"]),
-        ("c1,s,pool,i,l,,,,,x,y", ["2 more value(s) than columns"]),
+        ("c1,s,pool,i,l,,,,,,x,y", ["2 more value(s) than columns"]),
         ("c1,s,pool,i,l,,liver,,", ["c1", "label_values 'liver'", "1;2"]),
         ("c1,s,pool,i,l,,1;,,", ["label_values '1;'"]),
         ("c1,s,pool,i,l,,1.5,,", ["label_values '1.5'"]),
@@ -128,10 +130,13 @@ def test_several_cases_of_a_patient_may_share_a_split(read):
         ("c1,s,pool,i,l,,,0.7xinfx1,", ["spacing"]),
         ("c1,s,pool,i,l,,,,yes", ["c1", "initial 'yes'"]),
         ("c1,s,val,i,l,,,,1", ["c1", "initial 1 but split val"]),
+        ("c1,s,pool,i,l,,,,,blank", ["c1", "ignore_value 'blank'", "whole number"]),
+        ("c1,s,pool,i,l,,,,,0", ["c1", "ignore_value '0'", "background"]),
+        ("c1,s,pool,i,l,,1;2,,,2", ["c1", "ignore_value 2 is among the label_values"]),
     ],
 )
 def test_a_faulty_row_is_named_with_its_fault(read, row, says):
-    message = problems_of(read, HEADER + ",patient_id,label_values,spacing,initial", row)
+    message = problems_of(read, HEADER + ",patient_id,label_values,spacing,initial,ignore_value", row)
     assert "manifest.csv: 1 problem(s)" in message
     assert all(text in message for text in says), message
 

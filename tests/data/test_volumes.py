@@ -59,7 +59,7 @@ def test_a_spacing_of_the_manifest_overrides_that_of_the_file(nifti_case, tmp_pa
 def test_label_values_make_the_mask(tmp_path, label_values, expected, dtype):
     array = np.random.default_rng(0).integers(0, 4, size=SHAPE)
     nib.save(turned(array.astype(dtype), SPACING, "LPS"), tmp_path / "liver.nii.gz")
-    mask, _ = read_label(bare_case(label=tmp_path / "liver.nii.gz", label_values=label_values))
+    mask, *_ = read_label(bare_case(label=tmp_path / "liver.nii.gz", label_values=label_values))
     assert mask.dtype == bool
     np.testing.assert_array_equal(mask, np.isin(array, expected))
 
@@ -87,8 +87,8 @@ def test_the_same_mask_in_another_orientation_is_the_same():
 @needs_data
 def test_tumours_inside_the_liver_belong_to_it():
     folder = DATA / "real" / "ircadb01"
-    liver, _ = read_label(bare_case(label=folder / "liver.nii.gz"))
-    both, _ = read_label(bare_case(label=folder / "liver1_tumour2.nii.gz", label_values=(1, 2)))
+    liver, *_ = read_label(bare_case(label=folder / "liver.nii.gz"))
+    both, *_ = read_label(bare_case(label=folder / "liver1_tumour2.nii.gz", label_values=(1, 2)))
     np.testing.assert_array_equal(liver, both)
 
 
@@ -453,16 +453,19 @@ def test_everything_that_shapes_the_arrays_makes_a_new_entry(nifti_case, tmp_pat
         load_volume(replace(case, label_values=(1,)), SPACING, cache),
         load_volume(replace(case, label_values=(1, 2)), SPACING, cache),
         load_volume(replace(case, spacing=(2.5, 0.8, 1.25)), SPACING, cache),
+        load_volume(replace(case, ignore_value=2), SPACING, cache),
+        load_volume(replace(case, label=None), SPACING, cache),
         # Changed files of the same names:
         load_volume(nifti_case(noise(seed=5), np.ones(SHAPE), SPACING), SPACING, cache),
         load_volume(nifti_case(noise(), np.zeros(SHAPE), SPACING), SPACING, cache),
     ]
-    assert len({volume.folder for volume in (first, *others)}) == 7
-    assert others[4].image_digest != first.image_digest == others[5].image_digest
-    assert others[5].label_digest != first.label_digest == others[4].label_digest
+    assert len({volume.folder for volume in (first, *others)}) == 9
+    *_, other_image, other_label = others
+    assert other_image.image_digest != first.image_digest == other_label.image_digest
+    assert other_label.label_digest != first.label_digest == other_image.label_digest
     np.testing.assert_array_equal(first.image, noise())
-    np.testing.assert_array_equal(others[4].image, noise(seed=5))
-    assert not others[5].reference().any()
+    np.testing.assert_array_equal(other_image.image, noise(seed=5))
+    assert not other_label.reference().any()
 
 
 def test_a_failure_leaves_nothing_in_the_cache(nifti_case, tmp_path, monkeypatch):
@@ -534,6 +537,94 @@ def test_bytes_that_the_cache_lacks(nifti_case, tmp_path):
     assert missing_bytes([case], (2.0, 1.0, 1.0), cache) == 312
     # 4 x 2 x 3, and again 12:
     assert missing_bytes([replace(case, spacing=(4.0, 1.0, 1.0))], grid, cache) == 84
+
+
+# --- partly annotated volumes -------------------------------------------------------------------------------
+
+IGNORED = 2
+
+
+def partly_annotated(nifti_case, label, known, spacing, **fields):
+    """A case of which the native slices `known` are annotated."""
+    label = np.asarray(label, np.uint8).copy()
+    label[[z for z in range(len(label)) if z not in known]] = IGNORED
+    return nifti_case(noise(label.shape), label, spacing, ignore_value=IGNORED, **fields)
+
+
+@pytest.mark.parametrize(
+    ("slices", "known", "expected"),
+    [
+        # 12 slices of 5 mm are 40 of 1.5 mm; slice k lies at 0.3 k - 0.35, and before 0 and behind 11 it is
+        # the border slice alone.
+        (12, range(12), range(40)),
+        (12, [], []),
+        (12, [4, 5], [15, 16, 17]),  # 4.15, 4.45, 4.75
+        (12, [4, 5, 6], [15, 16, 17, 18, 19, 20, 21]),  # and 5.05, 5.35, 5.65, 5.95
+        (12, [4], []),  # none of the 40 lies on it
+        (12, [0], [0, 1]),
+        (12, [4, 6], []),
+        # 13 are 43; slice k lies at 0.3 k - 0.3, and every tenth on a slice.
+        (13, [6], [21]),
+        (13, [5], []),
+        (13, [5, 6], [18, 19, 20, 21]),  # 5.1, 5.4, 5.7, 6.0
+    ],
+)
+def test_a_slice_of_1_5_mm_is_annotated_where_both_slices_of_5_mm_around_it_are(
+    nifti_case, tmp_path, slices, known, expected
+):
+    case = partly_annotated(nifti_case, np.ones((slices, 4, 4)), known, (5.0, 1.0, 1.0))
+    volume = load_volume(case, (1.5, 1.0, 1.0), tmp_path / "cache")
+    assert list(volume.annotated) == list(expected)
+    assert list(volume.ignored) == [z for z in range(slices) if z not in known]
+
+
+def test_a_slice_of_a_coarse_grid_needs_all_that_are_averaged(nifti_case, tmp_path):
+    """12 slices of 1 mm are 4 of 3 mm, each the mean of three."""
+    for known, expected in [([3, 4, 5], [1]), ([3, 4], []), (range(2, 9), [1, 2])]:
+        case = partly_annotated(nifti_case, np.ones((12, 4, 4)), known, (1.0, 1.0, 1.0))
+        volume = load_volume(case, (3.0, 1.0, 1.0), tmp_path / "cache")
+        assert [native.tolist() for native in volume.native_slices] == [
+            [0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]
+        ]  # fmt: skip
+        assert list(volume.annotated) == expected
+
+
+@pytest.mark.parametrize("native", [5.0, 2.5, 1.5, 0.8])
+@pytest.mark.parametrize("working", [1.5, 4.0])
+def test_annotated_slices_are_those_of_the_whole_annotation(nifti_case, tmp_path, native, working):
+    """Whatever the truth of the unknown voxels is, labels of annotated slices are what they would be."""
+    rng = np.random.default_rng(int(native * 10 + working))
+    known = np.flatnonzero(np.repeat(rng.permutation(8) < 5, 5))
+    truth = rng.integers(0, 2, (40, 6, 6))
+    grid = (working, 1.5, 1.0)
+    part = load_volume(partly_annotated(nifti_case, truth, known, (native, 1.0, 1.0)), grid, tmp_path / "c")
+    assert 0 < len(part.annotated) < part.shape[0]
+    for other in (truth, np.where(np.isin(np.arange(40), known)[:, None, None], truth, 1 - truth)):
+        whole = load_volume(nifti_case(noise(truth.shape), other, (native, 1.0, 1.0)), grid, tmp_path / "c")
+        assert whole.annotated == tuple(range(whole.shape[0])) and whole.ignored == ()
+        for z in part.annotated:
+            np.testing.assert_array_equal(part.label[z], whole.label[z])
+
+
+@pytest.mark.parametrize(("label_values", "liver"), [((), 3 * 16), ((1,), 2 * 16)])
+def test_one_ignored_voxel_makes_a_slice_unknown_and_is_no_liver(nifti_case, tmp_path, label_values, liver):
+    label = np.ones((5, 4, 4), np.uint8)
+    label[1, 0, 0] = label[3] = IGNORED
+    label[4] = 7
+    case = nifti_case(noise(label.shape), label, ignore_value=IGNORED, label_values=label_values)
+    volume = load_volume(case, (2.0, 1.0, 1.0), tmp_path / "cache")
+    assert (volume.ignored, volume.partly_ignored, volume.annotated) == ((1, 3), 1, (0, 2, 4))
+    assert volume.liver_voxels == liver + 15
+
+
+def test_an_image_without_a_label_is_a_volume_without_annotation(nifti_case, tmp_path):
+    case = replace(nifti_case(noise(), np.ones(SHAPE), SPACING), label=None)
+    assert header_problems(case) == ([], [])
+    volume = load_volume(case, SPACING, tmp_path / "cache")
+    np.testing.assert_array_equal(volume.image, noise())
+    assert (volume.annotated, volume.label_digest, volume.liver_voxels) == ((), "", 0)
+    assert load_volume(case, SPACING, tmp_path / "cache") == volume
+    assert not (volume.folder / "label.npy").exists()
 
 
 # --- digests ------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """CPU seconds of one training at equal quality: the preset's recipe against the one before it.
 
-    python tests/performance/recipe.py [--preset quick] [--seed 0] [--steps 150 450] [--before 320 640 1280 2560]
+    python tests/performance/recipe.py [--preset quick] [--seed 0] [--steps 150 450] [--before 320 ...]
 
 Each row trains the model of the whole pool once, its rate annealed over exactly these steps, and evaluates it
 on the test cases. What the recipe before needs for the quality of the preset's last row follows by

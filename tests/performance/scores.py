@@ -47,7 +47,7 @@ def main():
         models._loaded = INITIAL, models._new_model(INITIAL).eval()
 
         def papers():
-            mean, entropy = models.uncertainty(INITIAL, case.case_id)
+            mean, entropy, *_ = models.uncertainty(INITIAL, case.case_id)
             reach = in_voxels(settings.query.dilation_mm, settings.data.spacing)
             volume_uncertainty(entropy, mean >= THRESHOLD, reach)
             slice_profile(entropy)

@@ -459,16 +459,18 @@ def test_curves_bands_and_differences(illustrated, cases):
     assert curve.get_ydata() == pytest.approx(expected)
     edges = axes[0].collections[2].get_paths()[0].vertices[:, 1]  # the third band
     assert edges.max() == pytest.approx(expected[2] + means["iteration", "USS", 2].std())
-    lines = [line for line in axes[2].lines if line.get_marker() == "o" and len(line.get_ydata()) == 2]
-    gains = [(means["iteration", "USS", k] - means["iteration", "RSS", k]).mean() for k in (1, 2)]
-    assert [line.get_ydata() for line in lines] == [pytest.approx(gains)]
+    points, _, bars = axes[2].containers[2]  # UVS, RVS and USS against RSS
+    models = [("iteration", 1), ("iteration", 2), ("converged", 2)]
+    gains = [(means[kind, "USS", k] - means[kind, "RSS", k]).mean() for kind, k in models]
+    assert points.get_ydata() == pytest.approx(gains)
+    found = read(paths.COMPARISONS).set_index(["metric", "budget", "first", "second"])
+    expected = found.loc["DICE", "converged", "USS", "RSS"][["low", "high"]].to_numpy(float)
+    assert bars[0].get_segments()[2][:, 1] == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert [label.get_text() for label in axes[2].get_xticklabels()] == ["1", "2", "converged"]
 
 
-def test_bands_of_many_strategies_are_left_to_two():
-    names = ["UVS", "RVS", "USS", "RSS", "another"]
-    assert across_plot.banded(names) == ["USS", "RSS"] and across_plot.banded(names[:4]) == names[:4]
-    assert across_plot.reference_of(names) == "RSS" and across_plot.reference_of(names[:3]) == "UVS"
+def test_what_differences_are_taken_from():
+    assert across_plot.reference_of(STRATEGIES) == "RSS" and across_plot.reference_of(STRATEGIES[:3]) == "UVS"
 
 
 # --- from the command line ---
@@ -503,6 +505,10 @@ def test_report_only_gathers_the_seeds(tmp_path, reports, monkeypatch, capsys):
         (("manifest_sha256", "other"), "manifest_sha256: m there, other here"),
         (("code_sha256", "other"), "code_sha256: c there, other here"),
         (("strategies", ["USS"]), "strategies: ['UVS', 'USS'] there, ['USS'] here"),
+        (
+            ("further_strategies", {"MINE": {"sha256": "d", "file": "mine.py", "source": "a\nb"}}),
+            "further_strategies: {} there, {'MINE': 'd'} here",
+        ),
         (
             ("config", {"training": {"converged_max_steps": 5}}),
             "training.converged_max_steps: 3 there, 5 here",

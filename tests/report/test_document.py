@@ -23,7 +23,8 @@ from uss_bench.report import comparison, figures, further, tables
 from uss_bench.report.document import write_report
 from uss_bench.report.results import read_results
 from uss_bench.report.words import titled
-from uss_bench.study.metrics import PAPER_METRICS
+from uss_bench.runtime import storage
+from uss_bench.study.metrics import METRICS, PAPER_METRICS
 
 pytestmark = pytest.mark.whole
 
@@ -93,7 +94,7 @@ def everything_missed(tmp_path_factory):
         lambda row: [row | {"DICE": "0", "RVE": "100", "MSD": "inf", "HD": "inf", "missed": "1"}],
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "_has_matplotlib", lambda: False)
+        patch.setattr(figures, "has_matplotlib", lambda: False)
         return text_of(folder)
 
 
@@ -157,8 +158,8 @@ def test_figures_are_all_that_matplotlib_adds(illustrated):
     ]
     assert kept == [text for text in golden.split("\n\n") if not text.startswith("Not drawn:")]
     assert (
-        len(paragraphs) == len(kept) + 2 * 3 + 1
-    )  # the key figure, 3 and 6; a note on the others, which need slices
+        len(paragraphs) == len(kept) + 2 * 4 + 1
+    )  # the key figure, 3, 6 and 7; a note on the others, which need slices
 
 
 def test_every_link_and_picture_leads_to_a_file_beside_the_report(illustrated):
@@ -184,7 +185,8 @@ def test_every_link_and_picture_leads_to_a_file_beside_the_report(illustrated):
 
 def test_every_table_parses(illustrated):
     text = (illustrated / "report.md").read_text(encoding="utf-8")
-    assert check_tables(text) == 25  # key, 1-9 twice, supported, differences, sites, tests, settings, origins
+    # key, 1-9 twice, supported, uncertainties 3, further metrics 3, differences, sites, tests, 2 more
+    assert check_tables(text) == 31
 
 
 def test_no_line_shows_a_failure(illustrated):
@@ -197,7 +199,8 @@ def test_order_for_a_reader(illustrated):
     places = [text.index(f"\n{start}") for start in starts]
     assert places == sorted(places)
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [
-        "The paper's tables for these data", "Further results", "Tests", "Notes of the simulation",
+        "The paper's tables for these data", "How good are the uncertainties?", "Further metrics",
+        "Further results", "Tests", "Notes of the simulation",
         "Paper and here", "Published tables", "Provenance", "How to cite",
     ]  # fmt: skip
     numbers = re.findall(r"^#+ Table (\d)", text, re.MULTILINE)
@@ -205,6 +208,7 @@ def test_order_for_a_reader(illustrated):
     assert [line.split(".")[0] for line in text.splitlines() if line.startswith("**Figure")] == [
         "**Figure 3",
         "**Figure 6",
+        "**Figure 7",
     ]
 
 
@@ -234,7 +238,13 @@ def test_tables_stand_under_their_headings(text):
         "Here and in the paper": comparison.supported(tests, tables.effects(results)),
         "Paired differences": further.mean_differences(results),
         "By site": further.by_group(results, results.sites, "site"),
-        "Tests": tables.corrected_tests(tests, results.strategies),
+        "Tests": tables.corrected_tests(
+            {
+                kind: {metric: tables.paired_tests(results, metric, kind) for metric in METRICS}
+                for kind in ("iteration", "converged")
+            },
+            results.strategies,
+        ),
         "Published tables": "\n\n".join(comparison.published_tables()),
     }  # fmt: skip
     for heading, table in expected.items():
@@ -394,8 +404,19 @@ def test_missed_livers_are_listed(text, folder, no_matplotlib):
 
 
 def only(folder, strategy):
-    for name in ("cases", "annotation", "training", "queries"):
+    for name in ("cases", "annotation", "training", "queries", "calibration"):
         keep(folder, name, lambda row: row["strategy"] in ("", "data pool", strategy))
+    path = folder / "results" / "uncertainty.csv.gz"
+    rows = storage.read_csv(path)
+    storage.write_csv(
+        path,
+        list(rows[0]),
+        [
+            row | {"queried": strategy if strategy in row["queried"].split(";") else ""}
+            for row in rows
+            if row["strategy"] in ("", strategy) and strategy in ("UVS", "USS")  # chance scores no pool
+        ],
+    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -429,7 +450,7 @@ def test_one_strategy_with_figures(folder):
     only(folder, "USS")
     text = text_of(folder)
     check_words(text)
-    assert text.count("![") == 3
+    assert text.count("![") == 4  # with the uncertainties
 
 
 def test_one_iteration(folder, no_matplotlib):

@@ -16,6 +16,7 @@ from uss_bench.report.results import read_results
 from uss_bench.runtime import paths, storage
 from uss_bench.study.keys import INITIAL, ModelKey
 from uss_bench.study.showcase import save_arrays
+from uss_bench.study.strategies import STRATEGIES
 
 pytest.importorskip("matplotlib")
 
@@ -183,6 +184,53 @@ def test_equal_results_give_equal_bytes(tmp_path):
         drawings.append([(tmp_path / name / figure.file).read_bytes() for figure in drawn])
     assert len(drawings[0]) == 6
     assert drawings[0] == drawings[1]
+
+
+# Linear RGB as eyes without the long, the middle or the short cones see it (Machado et al. 2009).
+VISIONS = {
+    "usual": np.eye(3),
+    "protanopia": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "deuteranopia": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    "tritanopia": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+}  # fmt: skip
+
+
+def lab(colour, vision):
+    """CIELAB of a colour as an eye sees it."""
+    rgb = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(VISIONS[vision]) @ linear, 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = np.cbrt(to_xyz @ seen / [0.9505, 1.0, 1.089])  # bright enough for the cubic part
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_strategies_stay_apart_for_every_eye():
+    """Two strategies differ in the marker; if not, in line and, as any eye sees it, in colour."""
+    names = [*STRATEGIES, "MINE", "YOURS", "THEIRS"]
+    style.adopt(names)
+    for place, one in enumerate(names):
+        for other in names[:place]:
+            apart = {
+                vision: np.linalg.norm(lab(style.COLOURS[one], vision) - lab(style.COLOURS[other], vision))
+                for vision in VISIONS
+            }
+            assert apart["usual"] > 12, (one, other)
+            if style.MARKERS[one] == style.MARKERS[other]:
+                assert style.LINES[one] != style.LINES[other] and min(apart.values()) > 15, (one, other)
+
+
+def test_many_strategies_are_drawn_below_each_other_and_oracles_marked(tmp_path):
+    results = write_report(tmp_path, [*STRATEGIES, "MINE"], slices=False)
+    drawn = figures.write_figures(results, tmp_path)
+    assert [figure.number for figure in drawn] == [0, 3, 6]
+    assert "Whiskers" not in drawn[0].caption
+    for draw in (plots.iterations_figure, plots.converged_figure):
+        assert len(draw(results).axes) == 4 and draw(results).get_figheight() > 10
+    ticks = [label.get_text() for label in plots.converged_figure(results).axes[0].get_xticklabels()]
+    assert ticks == [*(f"{name}†" if name == "OSS" else name for name in STRATEGIES), "MINE", "data pool"]
+    legend = [text.get_text() for text in plots.effort_figure(results).legends[0].get_texts()]
+    assert "OSS†" in legend and "OSS" not in legend and "MINE" in legend
 
 
 def test_key_figure_shows_means_against_effort(tmp_path):

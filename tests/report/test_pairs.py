@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from uss_bench.report.pairs import COMPARED, chosen, compare_all, shown, write_comparisons
+from uss_bench.report.pairs import COMPARED, chosen, compare_all, highlighted, shown, write_comparisons
 from uss_bench.report.seeds import read_seeds
 from uss_bench.runtime import paths
 
@@ -39,7 +39,9 @@ def test_only_dice_has_a_region_of_equivalence(comparisons):
 
 
 def test_of_many_strategies_those_with_the_featured_or_the_baseline_are_shown(comparisons):
-    assert shown(comparisons, STRATEGIES) == comparisons
+    assert highlighted(STRATEGIES) == list(STRATEGIES) and shown(comparisons, STRATEGIES) == comparisons
+    assert highlighted([*STRATEGIES, "another"]) == ["USS", "RSS"]
+    assert highlighted(["A", "B", "C", "D", "E"]) == ["A"]
     left = shown(comparisons, [*STRATEGIES, "another"])
     assert {(each.first, each.second) for each in comparisons} - {
         (each.first, each.second) for each in left

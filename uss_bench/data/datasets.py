@@ -119,7 +119,7 @@ def prepare(
     Returns
     -------
     kept : list of Case
-        Cases with NIfTI files that show liver.
+        Cases with NIfTI files that show liver; with an `ignore_value` only where the label holds it.
     left_out : dict
         Case id to the reason why it was left out.
     problems : list of str
@@ -142,12 +142,14 @@ def prepare(
         try:
             spacing = spacings.get(case.case_id) or (_lits_spacing(case) if case.site == "LiTS" else None)
             case = replace(_convert(case, folder), spacing=spacing)
+            shows_liver, unknown = _look_at_label(case)
+            case = case if unknown else replace(case, ignore_value=None)
             if spacing == LOST:
                 left_out[case.case_id] = (
                     "its header has lost the spacing; "
                     f"give --spacing {case.case_id}=XxYxZ (mm) if you know it"
                 )
-            elif not _shows_liver(case):
+            elif not shows_liver:
                 left_out[case.case_id] = "its label shows no liver"
             else:
                 kept.append(case)
@@ -187,8 +189,11 @@ def _lits_spacing(case: Case) -> tuple[float, ...] | str | None:
     return LOST if spacing == (1, 1, 1) else spacing
 
 
-def _shows_liver(case: Case) -> bool:
-    return bool(liver_of(read_nifti(case.label)[0], case.label_values).any())
+def _look_at_label(case: Case) -> tuple[bool, bool]:
+    """Whether a label shows liver, and whether it holds voxels that nobody has annotated."""
+    values, _, _ = read_nifti(case.label)
+    unknown = case.ignore_value is not None and bool((values == case.ignore_value).any())
+    return bool(liver_of(values, case.label_values, case.ignore_value).any()), unknown
 
 
 def assign_splits(
@@ -198,6 +203,7 @@ def assign_splits(
 
     Within each site, patients are shared out as near to `shares` as whole patients can be. Those of
     `existing` keep their split and are counted in. A patient with scans at several sites counts at the first.
+    Partly annotated cases can be trained on alone, so their patients are in the pool.
 
     Parameters
     ----------
@@ -213,7 +219,8 @@ def assign_splits(
     list of Case
         The new cases with their splits, in their order.
     """
-    split_of = {case.patient_id: case.split for case in existing}
+    split_of = {case.patient_id: "pool" for case in new if case.ignore_value is not None}
+    split_of |= {case.patient_id: case.split for case in existing}
     site_of = {}
     for case in (*existing, *new):
         site_of.setdefault(case.patient_id, case.site)
@@ -255,15 +262,15 @@ def write_manifest(path: Path, cases: Sequence[Case]) -> None:
 def _row(case: Case, folder: Path) -> dict:
     row = {column: getattr(case, column) for column in (*REQUIRED, *OPTIONAL)}
     return row | {
-        "image": _relative(case.image, folder),
-        "label": _relative(case.label, folder),
+        "image": relative_path(case.image, folder),
+        "label": relative_path(case.label, folder),
         "label_values": ";".join(map(str, case.label_values)),
         "spacing": "x".join(map(str, reversed(case.spacing or ()))),
         "initial": None if case.initial is None else int(case.initial),
     }
 
 
-def _relative(path: Path, folder: Path) -> str:
+def relative_path(path: Path, folder: Path) -> str:
     """POSIX path from a folder.
 
     Linked folders are resolved, because ".." would lead elsewhere from them; a linked file keeps its name.

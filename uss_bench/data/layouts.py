@@ -17,6 +17,7 @@ from ..runtime.errors import InputError
 from ..runtime.storage import natural_key
 from .manifest import Case
 
+IGNORE = "ignore"  # nnU-Net's name for voxels that nobody has annotated
 LESIONS = r"tumou?rs?|cancers?|lesions?|cysts?|metastas[ei]s|hcc"
 
 
@@ -49,10 +50,11 @@ def nnunet(source: Path) -> Iterator[Case]:
     """imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz and dataset.json: the raw data of nnU-Net 1 or 2"""
     description = _read_description(source)
     site = description.get("name") or re.sub(r"^(Dataset|Task)\d+_", "", source.resolve().name)
+    ignored = _ignored_code(source / "dataset.json", description["labels"])
     for name, image, label, values in _decathlon(
         source, _ct_channel(source, description), description.get("file_ending"), description
     ):
-        yield Case(name, site, "", image, label, name, values)
+        yield Case(name, site, "", image, label, name, values, ignore_value=ignored)
 
 
 def totalsegmentator(source: Path) -> Iterator[Case]:
@@ -168,6 +170,7 @@ def _liver_values(path: Path, labels: dict) -> tuple[int, ...]:
     other organ ("cancer" in Task03_Liver, but not "tumor" in FLARE).
     """
     named = _codes_by_name(path, labels)
+    named.pop(IGNORE, None)
     organ = {name: re.sub(rf"{LESIONS}|whole|and|[^a-z]", "", name) for name in named}
     if not any(organ[name] == "liver" and not re.search(LESIONS, name) for name in named):
         raise InputError(
@@ -177,8 +180,16 @@ def _liver_values(path: Path, labels: dict) -> tuple[int, ...]:
     return tuple(sorted(set().union(*(named[name] for name in named if organ[name] in ours))))
 
 
+def _ignored_code(path: Path, labels: dict) -> int | None:
+    """Code of the label that nnU-Net calls "ignore", if there is one."""
+    codes = _codes_by_name(path, labels).get(IGNORE, ())
+    if len(codes) > 1:
+        raise InputError(f'{path}: label "ignore" has {len(codes)} values; give it one')
+    return next(iter(codes), None)
+
+
 def _codes_by_name(path: Path, labels: dict) -> dict[str, set[int]]:
-    """Codes of each label by its name in small letters, without background and ignored ones.
+    """Codes of each label by its name in small letters, without background.
 
     nnU-Net 1 and the decathlon write {"1": "liver"}, nnU-Net 2 {"liver": 1} or {"liver": [1, 2]}.
 
@@ -192,6 +203,6 @@ def _codes_by_name(path: Path, labels: dict) -> dict[str, set[int]]:
             codes = {int(code) for code in (codes if isinstance(codes, list) else [codes])} - {0}
         except (TypeError, ValueError):
             raise InputError(f"{path}: label {key!r} has the value {value!r}; give whole numbers") from None
-        if codes and name != "ignore":
+        if codes:
             named.setdefault(str(name).lower(), set()).update(codes)
     return named

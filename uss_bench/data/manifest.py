@@ -13,7 +13,7 @@ from ..runtime.errors import InputError, refuse
 
 SPLITS = ("pool", "val", "test")
 REQUIRED = ("case_id", "site", "split", "image", "label")
-OPTIONAL = ("patient_id", "label_values", "spacing", "initial")
+OPTIONAL = ("patient_id", "label_values", "spacing", "initial", "ignore_value")
 NEARLY = 0.8  # an unknown column counts as misspelt from this similarity on (0 to 1, by difflib)
 
 
@@ -28,15 +28,17 @@ class Case:
     split : str
         One of `SPLITS`.
     image, label : Path
-        NIfTI files.
+        NIfTI files. In a manifest both are named; None as label: nobody has annotated the image yet.
     patient_id : str
         Cases of one patient share it.
     label_values : tuple of int
-        Label codes that count as liver; empty: every code but 0.
+        Label codes that count as liver; empty: every code but 0 and that of `ignore_value`.
     spacing : tuple of float or None
         `(z, y, x)` in mm, which overrides the image header; None: trust the header.
     initial : bool or None
         Whether the case belongs to the initial training set; None: the seed decides.
+    ignore_value : int or None
+        Label code of voxels that nobody has annotated; None: there are none.
     extra : dict
         Further columns of the row, as they are.
     """
@@ -45,11 +47,12 @@ class Case:
     site: str
     split: str
     image: Path
-    label: Path
+    label: Path | None
     patient_id: str
     label_values: tuple[int, ...] = ()
     spacing: tuple[float, ...] | None = None
     initial: bool | None = None
+    ignore_value: int | None = None
     extra: dict[str, str] = field(default_factory=dict, compare=False)
 
 
@@ -181,11 +184,17 @@ def _parse_row(row: dict, folder: Path) -> tuple[Case | None, list[str]]:
         ("label_values", _parse_label_values),
         ("spacing", _parse_spacing),
         ("initial", _parse_initial),
+        ("ignore_value", _parse_ignore_value),
     ):
         try:
             optional[column] = parse(row.get(column))
         except ValueError as error:
             problems.append(f"case {case_id}: {column} {row[column]!r} {error}")
+    if optional.get("ignore_value") in optional.get("label_values", ()):
+        problems.append(
+            f"case {case_id}: ignore_value {row['ignore_value']} is among the label_values; "
+            "give the code of voxels that nobody has annotated"
+        )
     if not complete:
         return None, problems
     extra = {column: value for column, value in row.items() if column not in REQUIRED + OPTIONAL}
@@ -223,6 +232,16 @@ def _parse_initial(text: str | None) -> bool | None:
     if text not in ("0", "1"):
         raise ValueError("is neither 0 nor 1; leave it empty to let the seed choose")
     return text == "1"
+
+
+def _parse_ignore_value(text: str | None) -> int | None:
+    try:
+        value = int(text) if text else None
+    except ValueError:
+        raise ValueError("is not a whole number; give the label code of voxels to ignore") from None
+    if value == 0:
+        raise ValueError("is 0, the background; give unannotated voxels a code of their own")
+    return value
 
 
 def _conflicts(cases: Sequence[Case]) -> list[str]:

@@ -440,5 +440,53 @@ def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None
     """
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
+    _write(path, image)
+
+
+def write_on_grid(path: str | Path, values: np.ndarray, header: Header) -> None:
+    """Write a `.nii.gz` on the very grid of another file: its order of axes, its sform and its qform.
+
+    Parameters
+    ----------
+    path : path
+        As for `write_nifti`.
+    values : ndarray
+        `(z, y, x)`, turned to RAS as `read_nifti` gives them.
+    header : Header
+        Of the other file.
+    """
+    stored = header.stored.copy()
+    stored.set_data_dtype(values.dtype)
+    stored.set_data_offset(0)  # nibabel's own
+    stored["cal_min"] = stored["cal_max"] = 0  # the window in which to show a CT
+    kind = nib.Nifti2Image if isinstance(stored, nib.Nifti2Header) else nib.Nifti1Image
+    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), header.turn)
+    _write(path, kind(nib.orientations.apply_orientation(values.T, back), None, stored))
+
+
+def axial_slice(header: Header, z: int) -> tuple[int, float]:
+    """An axial slice as viewers of the file call it.
+
+    Parameters
+    ----------
+    header : Header
+        Of the file.
+    z : int
+        The slice, counted from 0 at the feet.
+
+    Returns
+    -------
+    number : int
+        Counted from 0 along the axis of the file that runs between feet and head.
+    position : float
+        z of the slice's centre in the file's own space, in mm.
+    """
+    depth, height, width = header.shape
+    (direction,) = header.turn[header.turn[:, 0] == 2, 1]
+    centre = header.affine @ ((width - 1) / 2, (height - 1) / 2, z, 1)
+    return z if direction > 0 else depth - 1 - z, float(centre[2])
+
+
+def _write(path: str | Path, image: nib.Nifti1Image) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))

@@ -26,12 +26,13 @@ from .manifest import Case
 from .nifti import AFFINE_TOLERANCE, Header, corner_distance, read_header, read_nifti, read_planes
 
 ARRAYS = IMAGE, LABEL, REFERENCE = "image.npy", "label.npy", "reference.npy"
-CACHE_FORMAT = 7  # raised whenever the cached files would differ
+CACHE_FORMAT = 8  # raised whenever the cached files would differ
 SPACINGS = (0.1, 20.0)  # mm; a header beyond this range is not believed
+ROUNDING = 1e-4  # an interpolation weight below it is a rounding error
 
 
 def header_problems(case: Case) -> tuple[list[str], list[str]]:
-    """Check a case by the headers of its two files.
+    """Check a case by the headers of its files, of which an image without a label has one.
 
     Image and label must have the same shape, and the corners of their volumes must lie within 0.1 voxel of
     each other. The spacing of the image must be that of a CT, unless the manifest gives another.
@@ -42,7 +43,7 @@ def header_problems(case: Case) -> tuple[list[str], list[str]]:
         What is wrong and what is doubtful, one line each.
     """
     headers, problems, warnings = [], [], []
-    for path in (case.image, case.label):
+    for path in filter(None, (case.image, case.label)):
         try:
             headers.append(read_header(path))
             warnings += headers[-1].warnings
@@ -80,15 +81,17 @@ def _mismatch(image: Header, label: Header) -> list[str]:
     ]
 
 
-def read_label(case: Case) -> tuple[np.ndarray, np.ndarray]:
+def read_label(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reference liver of a case.
 
     Returns
     -------
     liver : ndarray
-        Bool, `(z, y, x)` on the native grid.
+        Bool, `(z, y, x)` on the native grid; False where nobody has annotated.
     affine : ndarray
         `(4, 4)`, from `(x, y, z)` indices to mm.
+    unknown : ndarray
+        `(z,)`, how many voxels of each slice nobody has annotated.
 
     Raises
     ------
@@ -96,7 +99,7 @@ def read_label(case: Case) -> tuple[np.ndarray, np.ndarray]:
         As `read_nifti`, or the codes are not whole numbers.
     """
     header = read_header(case.label)
-    liver = np.empty(header.shape, bool)
+    liver, unknown = np.empty(header.shape, bool), np.zeros(header.shape[0], int)
     for z, plane in read_planes(header):
         if plane.dtype.kind == "f" and not (
             np.isfinite(plane).all() and np.array_equal(plane, np.rint(plane))
@@ -104,18 +107,22 @@ def read_label(case: Case) -> tuple[np.ndarray, np.ndarray]:
             raise InputError(
                 f"{case.label}: labels are not whole numbers; resample masks by nearest neighbour"
             )
-        liver[z] = liver_of(plane, case.label_values)
-    return liver, header.affine
+        liver[z] = liver_of(plane, case.label_values, case.ignore_value)
+        if case.ignore_value is not None:
+            unknown[z] = np.count_nonzero(plane == case.ignore_value)
+    return liver, header.affine, unknown
 
 
-def liver_of(values: np.ndarray, label_values: Sequence[int]) -> np.ndarray:
-    """Liver as a bool array from label codes; without `label_values` every code but 0 counts.
+def liver_of(values: np.ndarray, label_values: Sequence[int], ignore_value: int | None = None) -> np.ndarray:
+    """Liver as a bool array from label codes.
+
+    Without `label_values` every code counts but 0 and `ignore_value`.
 
     >>> liver_of(np.array([0, 1, 2, 3]), (1, 2)).tolist()
     [False, True, True, False]
     """
     if not label_values:
-        return values != 0
+        return (values != 0) if ignore_value is None else (values != 0) & (values != ignore_value)
     liver = np.zeros_like(values, bool)
     for value in label_values:  # numpy.isin takes up to thirteen times the memory of a volume
         liver |= values == value
@@ -234,10 +241,14 @@ class Volume:
         Voxels of the reference on the native grid.
     label_codes : tuple of float
         Codes of the label file if none of them is liver, else empty.
+    ignored : tuple of int
+        Native slices with voxels that nobody has annotated.
+    partly_ignored : int
+        How many of these are annotated elsewhere.
     darkest, brightest : float
         Extremes of the image file in HU.
     image_digest, label_digest : str
-        SHA-256 of the files.
+        SHA-256 of the files; empty where there is no label.
     """
 
     case: Case
@@ -248,6 +259,8 @@ class Volume:
     native_spacing: tuple[float, ...]
     liver_voxels: int
     label_codes: tuple[float, ...]
+    ignored: tuple[int, ...]
+    partly_ignored: int
     darkest: float
     brightest: float
     image_digest: str
@@ -262,6 +275,24 @@ class Volume:
     def label(self) -> np.ndarray:
         """Liver on the working grid, 0 or 1, uint8."""
         return np.load(self.folder / LABEL, mmap_mode="r")
+
+    @cached_property
+    def native_slices(self) -> list[np.ndarray]:
+        """For each slice of the working grid, the native slices that it is interpolated from."""
+        ratio = self.spacing[0] / self.native_spacing[0]
+        weights = interpolation_weights(self.native_shape[0], self.shape[0], ratio).toarray()
+        return [np.flatnonzero(row > ROUNDING) for row in weights]
+
+    @cached_property
+    def annotated(self) -> tuple[int, ...]:
+        """Slices of the working grid that are annotated.
+
+        A native slice is annotated if all its voxels are, and a slice of the working grid if all native
+        slices are that it is interpolated from. So a label is never made up: whatever the voxels hold that
+        nobody has annotated, the annotated slices would be the same.
+        """
+        ignored = set(self.ignored)
+        return tuple(z for z, native in enumerate(self.native_slices) if ignored.isdisjoint(native))
 
     def shows_liver(self, z: int) -> bool:
         """Whether a slice of the working grid shows liver."""
@@ -303,7 +334,7 @@ def load_volume(case: Case, spacing: Sequence[float], cache: str | Path) -> Volu
         _build_entry(case, spacing, folder)
     try:
         facts = read_json(folder / "volume.json")
-        for name in ARRAYS:
+        for name in ARRAYS if case.label else ARRAYS[:1]:
             np.load(folder / name, mmap_mode="r")
     except (FileNotFoundError, InputError, ValueError, EOFError):  # a damaged entry is made again
         shutil.rmtree(folder)
@@ -339,13 +370,17 @@ def grids(case: Case, spacing: Sequence[float]) -> tuple[tuple[int, ...], tuple[
 
 def _entry(case: Case, spacing: Sequence[float], cache: str | Path) -> tuple[dict[str, str], Path]:
     """Digests of a case's files, and the folder of its cache entry."""
-    digests = {f"{role}_digest": remembered_digest(getattr(case, role), cache) for role in ("image", "label")}
+    digests = {
+        f"{role}_digest": remembered_digest(path, cache) if path else ""
+        for role, path in (("image", case.image), ("label", case.label))
+    }
     key = {
         "format": CACHE_FORMAT,
         **digests,
         "spacing": list(spacing),
         "label_values": case.label_values,
         "header_spacing": case.spacing,
+        "ignore_value": case.ignore_value,
     }
     return digests, Path(cache) / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -389,9 +424,13 @@ def _write_image(case: Case, spacing: Sequence[float], folder: Path) -> dict[str
 
 
 def _write_label(case: Case, spacing: Sequence[float], folder: Path) -> dict[str, Any]:
-    """Write the label on the working grid and the reference; returns facts for `Volume`."""
-    native_spacing = case.spacing or read_header(case.image).spacing
-    reference, _ = read_label(case)
+    """Write the label on the working grid and the reference, if any; returns facts for `Volume`."""
+    header = read_header(case.image)
+    if case.label is None:
+        ignored = list(range(header.shape[0]))
+        return {"liver_voxels": 0, "label_codes": [], "ignored": ignored, "partly_ignored": 0}
+    native_spacing = case.spacing or header.spacing
+    reference, _, unknown = read_label(case)
     liver = _resample_planes(enumerate(reference), reference.shape, native_spacing, spacing) >= 0.5
     np.save(folder / LABEL, liver.view(np.uint8))
     np.save(folder / REFERENCE, np.packbits(reference))
@@ -399,6 +438,8 @@ def _write_label(case: Case, spacing: Sequence[float], folder: Path) -> dict[str
     return {
         "liver_voxels": liver_voxels,
         "label_codes": [] if liver_voxels else np.unique(read_nifti(case.label)[0]).tolist(),
+        "ignored": np.flatnonzero(unknown).tolist(),
+        "partly_ignored": int(np.count_nonzero((unknown > 0) & (unknown < reference[0].size))),
     }
 
 

@@ -68,7 +68,8 @@ class Training:
     best_jaccard, best_step, best_state
         The best validation, its step and the model's state there.
     curve : list
-        `[step, mean loss since the validation before, validation Jaccard]` of each validation.
+        `[step, mean loss since the validation before, validation Jaccard]` of each validation; None for the
+        Jaccard index where training goes without.
     without_progress : int
         Validations since the best one.
     ended : str or None
@@ -160,11 +161,11 @@ class Training:
         """Whether the last step has been validated."""
         return bool(self.curve) and self.curve[-1][0] == self.step
 
-    def judge(self, jaccard: float) -> None:
-        """Take in the validation after the last step."""
+    def judge(self, jaccard: float | None) -> None:
+        """Take in the validation after the last step; without one (None) the last state is the best."""
         self.curve.append([self.step, sum(self.losses) / len(self.losses), jaccard])
         self.losses, self.without_progress = [], self.without_progress + 1
-        if jaccard > self.best_jaccard:
+        if jaccard is None or jaccard > self.best_jaccard:
             self.best_state = {
                 key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()
             }
@@ -180,7 +181,8 @@ class Trained:
     state : dict
         The model's state at the best validation, on the CPU.
     best_step, last_step : int
-    best_jaccard : float
+    best_jaccard : float or None
+        None without validation.
     curve : list
         `[step, mean loss since the validation before, validation Jaccard]` of each validation.
     ended : str
@@ -190,7 +192,7 @@ class Trained:
     state: dict[str, torch.Tensor]
     best_step: int
     last_step: int
-    best_jaccard: float
+    best_jaccard: float | None
     curve: list[list]
     ended: str
 
@@ -198,7 +200,7 @@ class Trained:
 def train(
     model: AUNet,
     sampler: PatchSampler,
-    validate: Callable[[AUNet], float],
+    validate: Callable[[AUNet], float] | None,
     settings: Any,
     name: dict[str, Any],
     converge: bool = False,
@@ -216,8 +218,9 @@ def train(
     model : AUNet
         Freshly initialised, on the device to train on.
     sampler : PatchSampler
-    validate : callable
-        From the model to the mean validation Jaccard.
+    validate : callable or None
+        From the model to the mean validation Jaccard. None: nothing to validate on, and the last state is
+        returned; with `converge` training would never end.
     settings : config.Training
     name : dict
         `seed, strategy, iteration` that name the training's random draws.
@@ -251,7 +254,7 @@ def train(
         if limit and step == limit - settings.anneal:
             training.end("steps")
         if (training.finished or step % settings.validate_every == 0) and not training.validated:
-            training.judge(validate(model))
+            training.judge(validate(model) if validate else None)
         if converge and training.without_progress >= settings.patience:
             training.end("patience")
         if training.finished:

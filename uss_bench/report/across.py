@@ -8,7 +8,6 @@ cases, and may end undecided.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from ..runtime import storage
@@ -16,9 +15,10 @@ from ..runtime.paths import COMPARISONS, REPORT, SEEDS
 from ..study.metrics import PAPER_METRICS
 from . import across_plot, across_tables
 from .across_summary import ENOUGH_SEEDS, summary
-from .figures import KEY, write_picture
+from .figures import KEY
 from .pairs import AREA, COMPARED, FEW, ROPES, Comparison, chosen, compare_all, shown, write_comparisons
 from .seeds import Budget, Seeds, gather, read_seeds
+from .style import has_matplotlib, our_style, save
 from .verdicts import LEAST_SEEDS, MOST_SEEDS, POWER, limits_of_few_seeds
 from .words import listed, plural, titled
 
@@ -77,8 +77,10 @@ def write_report(folder: str | Path) -> Path:
 
 
 def _key_figure(seeds: Seeds, folder: Path) -> str:
-    if not write_picture(folder / KEY, partial(across_plot.key_figure, seeds)):
+    if not has_matplotlib():
         return "No figure without matplotlib; after `pip install matplotlib` the same command draws it."
+    with our_style():
+        save(across_plot.key_figure(seeds), folder / KEY)
     alt, caption = across_plot.describe(seeds)
     return f"![{alt}]({KEY})\n\n**Key figure.** {caption}"
 
@@ -156,8 +158,8 @@ def _method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         "both random: the interval is to hold for other seeds and other cases. It is Student's t, with the "
         "variance of the mean from the mean squares of a two-way analysis of variance, negative components "
         "set to 0, and Satterthwaite's degrees of freedom. That is resampling seeds and cases in closed "
-        "form; the bootstrap itself covers too rarely with few seeds. The project's slow tests measure both, "
-        "and the rates of false verdicts.\n\n"
+        "form; the bootstrap itself covers too rarely where few seeds differ much. The project's slow tests "
+        "measure both, and the rates of false verdicts.\n\n"
         "P is the probability that the first strategy scores better than the second with another seed on "
         "another case, ties counting half. Verdicts: better or worse, where the interval leaves zero out; "
         f"equivalent, where it lies within ± {ropes}, on whichever side of zero; else undecided. Distances "

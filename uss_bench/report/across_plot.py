@@ -9,8 +9,8 @@ import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS
-from ..study.strategies import BASELINE, FEATURED
-from .pairs import FEW, ROPES
+from ..study.strategies import BASELINE
+from .pairs import ROPES, highlighted
 from .seeds import Seeds
 from .style import COLOURS, LINES, MARKERS, canvas
 from .verdicts import paired_difference
@@ -22,11 +22,6 @@ SHOWN = ("DICE", "HD")
 def reference_of(strategies: Sequence[str]) -> str:
     """Which strategy the others are held against: the baseline, where it ran."""
     return BASELINE if BASELINE in strategies else strategies[0]
-
-
-def banded(strategies: Sequence[str]) -> list[str]:
-    """Strategies whose curves have bands: all of few, else the featured one and the baseline."""
-    return [name for name in strategies if len(strategies) <= FEW or name in (FEATURED, BASELINE)]
 
 
 def key_figure(seeds: Seeds) -> Any:
@@ -60,8 +55,9 @@ def _curves(axis: Any, seeds: Seeds, metric: str) -> None:
         means = np.array([seeds.means(key, metric) for key in seeds.first.curve(name)])
         effort = _effort(seeds, seeds.first.curve(name))
         middle, deviation = means.mean(axis=1), means.std(axis=1, ddof=1)
-        axis.plot(effort, middle, label=name, **_line(name))
-        if name in banded(seeds.strategies):
+        prominent = name in highlighted(seeds.strategies)
+        axis.plot(effort, middle, label=name, **_line(name, prominent))
+        if prominent:
             axis.fill_between(
                 effort, middle - deviation, middle + deviation,
                 color=COLOURS[name], alpha=0.15, linewidth=0,
@@ -84,14 +80,11 @@ def _differences(axis: Any, seeds: Seeds, metric: str) -> None:
             )
             for budget in budgets
         ]
-        positions = np.arange(len(budgets)) + (place - (len(others) - 1) / 2) * 0.5 / len(others)
+        positions = np.arange(len(budgets)) + (place - (len(others) - 1) / 2) * 0.6 / len(others)
         means = np.array([each.mean for each in found])
         ends = np.array([(each.low, each.high) for each in found]).T
-        axis.plot(positions[:-1], means[:-1], **_line(name))
-        axis.plot(positions[-1:], means[-1:], **_line(name))
-        if name in banded(seeds.strategies):
-            axis.errorbar(positions, means, np.abs(ends - means), fmt="none", color=COLOURS[name],
-                          elinewidth=0.9, capsize=2.5)  # fmt: skip
+        style = _line(name, name in highlighted(seeds.strategies)) | {"linestyle": "none"}
+        axis.errorbar(positions, means, np.abs(ends - means), elinewidth=0.9, capsize=2, **style)
     axis.set_xticks(range(len(budgets)), [*seeds.first.iterations, "converged"])
     axis.set_title(f"{titled(metric)}, difference from {reference}", loc="left")
 
@@ -100,11 +93,13 @@ def _effort(seeds: Seeds, keys: Sequence[ModelKey]) -> np.ndarray:
     return np.array([seeds.effort(key).mean() for key in keys])
 
 
-def _line(name: str) -> dict[str, Any]:
-    dashed = LINES[name] == "--"
+def _line(name: str, prominent: bool) -> dict[str, Any]:
+    """How a strategy is drawn; what is not prominent, thin and behind the others."""
+    filled = LINES[name] != "--"
     return {
-        "color": COLOURS[name], "linestyle": LINES[name], "marker": MARKERS[name], "markersize": 5,
-        "markerfacecolor": "white" if dashed else COLOURS[name],
+        "color": COLOURS[name], "linestyle": LINES[name], "marker": MARKERS[name],
+        "markerfacecolor": COLOURS[name] if filled else "white", "markersize": 5 if prominent else 3.5,
+        "linewidth": 1.6 if prominent else 0.9, "zorder": 3 if prominent else 2,
     }  # fmt: skip
 
 
@@ -117,7 +112,7 @@ def describe(seeds: Seeds) -> tuple[str, str]:
     alt = (
         f"Mean DICE and HD against equivalent slices, over {len(seeds.runs)} seeds: {ends} equivalent slices."
     )
-    bands = listed(banded(seeds.strategies)) if len(seeds.strategies) > FEW else "each strategy"
+    bands = listed(highlighted(seeds.strategies))
     caption = (
         "Above: mean DICE and Hausdorff distance HD of the iterations' models over "
         f"{plural(len(seeds.runs), 'seed')} and {plural(len(seeds.first.cases), 'test case')}, against the "

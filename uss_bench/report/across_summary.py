@@ -8,7 +8,7 @@ import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from .across_tables import budget_components, difference_text, signed
-from .pairs import COMPARED, ROPES, Comparison, chosen
+from .pairs import COMPARED, ROPES, Comparison, chosen, highlighted
 from .seeds import Budget, Seeds
 from .summary import SATURATED
 from .verdicts import PairedDifference, paired_difference
@@ -78,12 +78,12 @@ def _gain(seeds: Seeds) -> str:
     gains = {name: _dice_difference(seeds, key, INITIAL) for name, key in last.items()}
     helped = [name for name, found in gains.items() if found.verdict == "better"]
     if len(helped) == len(gains):
-        answer = "annotation helped"
+        answer = f"annotation helped{' with all' * (len(gains) > 1)}"
     elif helped:
         answer = f"annotation helped with {listed(helped)}"
     else:
         answer = "that annotation helped is not shown"
-    reached = listed(f"{name} {_interval(found)}" for name, found in gains.items())
+    reached = listed(f"{name} {_interval(gains[name])}" for name in highlighted(seeds.strategies))
     return (
         f"After {plural(seeds.first.last, 'iteration')}, the strategies' models differ from the initial one "
         f"by {reached} in mean DICE: {answer}."

@@ -81,6 +81,9 @@ def _rules(results: Results) -> list[str]:
             f"N_S is a third of the mean number of liver slices that an iteration of {BUDGET} adds, "
             "unless it is set."
         )
+    for name, origin in results.provenance.get("further_strategies", {}).items():
+        what = f"repeats the queries of {origin['replays']} from" if "replays" in origin else "is defined in"
+        rules.append(f"{name} {what} `{origin['file']}`.")
     return [" ".join(rules)] if rules else []
 
 
@@ -113,8 +116,23 @@ def provenance(results: Results) -> str:
             f"## Provenance\n\nChecksums of all images and labels: {_link(paths.VOLUMES)}. "
             f"Every number above: {links}.",
             markdown_table(["", "value"], rows),
+            *_sources(results),
         ]
     )
+
+
+def _sources(results: Results) -> list[str]:
+    """Files of the strategies that do not ship, and what those say that choose for themselves."""
+    further = results.provenance.get("further_strategies", {})
+    if not further:
+        return []
+    rows = [[name, f"`{origin['file']}`", origin["sha256"]] for name, origin in further.items()]
+    files = {origin["file"]: origin["source"] for origin in further.values() if "source" in origin}
+    return [
+        "### Strategies that do not ship",
+        markdown_table(["strategy", "file", "SHA-256"], rows),
+        *(f"`{file}`:\n\n````python\n{source.strip()}\n````" for file, source in files.items()),
+    ]
 
 
 def _link(path: str) -> str:

@@ -14,6 +14,7 @@ from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.strategies import FEATURED
 from .effort import DEFINITION, equivalent_slices
 from .results import Results
+from .tables import many
 from .words import listed, plural, value_text
 
 FEW_CASES = 10  # below this number, box plots show every case
@@ -42,13 +43,18 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
         if len(results.iterations) == 1
         else f"one point for each of {len(results.iterations)} iterations"
     )
+    whiskers = (
+        "Whiskers: 95% interval of the paired difference from the initial model (bootstrap over the "
+        f"n = {len(results.cases)} test cases). "
+    )
+    if many(results.strategies):
+        whiskers = ""
     caption = (
         "Mean DICE (left) and Hausdorff distance HD (right) of the iterations' models on the test cases, "
         f"against the equivalent slices behind them ({DEFINITION}); one line per query strategy, {points}, "
-        f"starting at the initial model with {initial:.0f}. Whiskers: 95% interval of the paired difference "
-        f"from the initial model (bootstrap over the n = {len(results.cases)} test cases). Horizontal lines: "
-        f"the initial model (dotted) and the model trained on the whole pool of {pool:.0f} equivalent slices "
-        "(dash-dotted, with its interval as a band)."
+        f"starting at the initial model with {initial:.0f}. {whiskers}Horizontal lines: the initial model "
+        f"(dotted) and the model trained on the whole pool of {pool:.0f} equivalent slices (dash-dotted, "
+        "with the interval of its paired difference from the initial model as a band)."
     )
     if results.twins:
         caption += " Grey crosses: the initial annotations, retrained under other weights and batches."
@@ -125,6 +131,8 @@ def describe_cases(results: Results, slices: Arrays) -> Texts:
         texts.append(f"{ROLES[str(role)]} {case_id}: DICE {dice}")
     alt = f"CT slices with reference and predicted liver contours. {'; '.join(texts)}."
     strategies = "the strategies" if len(models) > 2 else models[0]
+    ran, shown = len(results.strategies), len(models) - 1
+    left_out = f" Shown are the first {shown} of {ran} strategies." if shown < ran else ""
     worst = "and the worst " if "worst" in slices["case_role"] else ""
     roles = [f"the best {worst}case by mean DICE of {strategies}"]
     if "disagreement" in slices["case_role"]:
@@ -133,7 +141,7 @@ def describe_cases(results: Results, slices: Arrays) -> Texts:
         f"Test cases under the converged models and the data pool model: {listed(roles)}. Reference in "
         "green, prediction in magenta, on the slice where predictions and reference differ in most voxels "
         "(summed over the models), cut to the liver. Below each panel: DICE and HD of the whole case, not of "
-        f"the slice. {ORIENTATION}"
+        f"the slice.{left_out} {ORIENTATION}"
     )
     return alt, caption
 

@@ -15,10 +15,9 @@ variance of the mean over S seeds and C cases is estimated by moments,
 and intervals are Student's t with Satterthwaite's degrees of freedom, at least min(S, C) - 1.
 
 Why not a bootstrap that resamples rows and columns (the pigeonhole bootstrap: Owen 2007)? It estimates the
-same variance, but its percentiles know nothing of t, and a handful of seeds resampled vary too little: with
-three to five seeds its intervals cover too rarely. This is that resampling in closed form, with the degrees
-of freedom that few seeds leave. The slow tests simulate errors, power and coverage with the tails of real
-results.
+same variance, but its percentiles know nothing of t, and a handful of seeds resampled vary too little: where
+three to five seeds differ much, its intervals cover too rarely. This is that resampling in closed form, with
+the degrees of freedom that few seeds leave. The slow tests simulate both, with the tails of real results.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ..runtime import paths, storage
 from ..study.metrics import METRICS, PAPER_METRICS
-from . import appendix, comparison, figures, further, summary, tables
+from . import appendix, comparison, figures, further, summary, tables, uncertainty_section
 from .effort import DEFINITION, effort_areas
 from .quantile_regression import QuantileEffects
 from .results import Results, read_results
 from .signed_rank import RESAMPLES
 from .statistics import PERCENTILE_CASES
-from .words import titled
+from .words import listed, marked, titled
 
 # `{kind of model: {metric: tests}}`
 AllTests = Mapping[str, Mapping[str, tables.Tests]]
@@ -48,6 +48,7 @@ def write_report(folder: str | Path) -> Path:
         "# Uncertainty slice sampling benchmark",
         summary.summary(results),
         summary.key_table(results),
+        summary.oracle_note(results),
         pictures.get(0),
         figures.missing_note(results, drawn),
         "## The paper's tables for these data",
@@ -55,13 +56,15 @@ def write_report(folder: str | Path) -> Path:
         *_score_tables(results, pictures, tests),
         _effects(results, fits),
         _published_beside(results, tests, fits),
+        *uncertainty_section.section(results, pictures.get(7)),
         *_further_metrics(results, tests),
         *_further_results(results),
         _tests(results, tests),
         *_appendix(results),
     ]
     path = folder / paths.REPORT
-    storage.write_text(path, "\n\n".join(section for section in sections if section) + "\n")
+    # Oracles are marked here, so that no section can forget it.
+    storage.write_text(path, marked("\n\n".join(section for section in sections if section)) + "\n")
     return path
 
 
@@ -103,7 +106,7 @@ def _score_tables(results: Results, pictures: Mapping[int, str], tests: AllTests
 
 def _legend(results: Results) -> str:
     """What bold type and stars mean, where there is anything to compare."""
-    if len(results.strategies) < 2:
+    if len(results.contenders) < 2:
         return ""
     return (
         " The best mean of the strategies is bold; stars mark the others by a signed-rank test against it: "
@@ -140,16 +143,16 @@ def _published_beside(results: Results, tests: AllTests, fits: Mapping[str, Quan
 
 
 def _further_metrics(results: Results, tests: AllTests) -> Iterator[str]:
-    """A section for each metric that the paper lacks, where the results have any."""
+    """Metrics that the paper lacks, where the results have any."""
     metrics = [metric for metric in tables.metrics_of(results) if metric not in PAPER_METRICS]
-    if metrics:
-        yield "## Further metrics\n\nCells are those of Tables 4 to 8."
+    if not metrics:
+        return
+    yield "## Further metrics\n\nCells are those of Tables 4 to 8."
     for metric in metrics:
-        yield (
-            f"### {titled(metric)}\n\n{METRICS[metric].definition}\n\n"
-            f"{tables.metric_by_iteration(results, metric, tests['iteration'][metric])}\n\n"
-            f"{tables.converged(results, {metric: tests['converged'][metric]})}"
-        )
+        table = tables.metric_by_iteration(results, metric, tests["iteration"][metric])
+        yield f"### {titled(metric)}\n\n{METRICS[metric].definition}\n\n{table}"
+    final = tables.converged(results, {metric: tests["converged"][metric] for metric in metrics})
+    yield f"### {listed(metrics)} of the models of Table 8\n\n{final}"
 
 
 def _further_results(results: Results) -> Iterator[str]:
@@ -186,8 +189,7 @@ def _further_results(results: Results) -> Iterator[str]:
 
 def _tests(results: Results, tests: AllTests) -> str:
     """Every comparison behind the stars; nothing with one strategy."""
-    paper = {kind: {metric: found[metric] for metric in PAPER_METRICS} for kind, found in tests.items()}
-    listing = tables.corrected_tests(paper, results.strategies)
+    listing = tables.corrected_tests(tests, results.contenders)
     if not listing:
         return ""
     return (

@@ -1,4 +1,6 @@
-"""Which figures the report has: the key figure and Figures 2-6, as PNG files with alt text and captions.
+"""Which figures the report has: the key figure, Figures 2-6, and 7, which the paper lacks.
+
+They are PNG files with alt text and captions.
 
 Figures 2, 4 and 5 show slices of `results/slices.npz`, whose arrays `showcase.py` describes; the others need
 the CSV files alone. matplotlib is optional. Equal results give equal bytes.
@@ -8,17 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ..runtime import paths, storage
+from ..runtime import paths
 from ..study.strategies import FEATURED
 from . import captions, pictures, plots
 from .results import Results
-from .style import DPI, STYLE
+from .style import adopt, has_matplotlib, our_style, save
+from .uncertainty_figure import describe_uncertainty, uncertainty_figure
 from .words import listed
 
 KEY = "figures/key.png"
@@ -45,6 +46,7 @@ class Drawing:
     needs: str = ""
 
 
+UNCERTAINTY = 7
 # By their numbers in the paper; 0 is the key figure.
 DRAWINGS = {
     0: Drawing("effort", plots.effort_figure, captions.describe_effort),
@@ -53,6 +55,8 @@ DRAWINGS = {
     4: Drawing("queried slices", pictures.queries_figure, captions.describe_queries, "query_case"),
     5: Drawing("segmentations", pictures.cases_figure, captions.describe_cases, "case_id"),
     6: Drawing("converged models", plots.converged_figure, captions.describe_converged),
+    # Which the paper lacks:
+    UNCERTAINTY: Drawing("uncertainties", uncertainty_figure, describe_uncertainty),
 }
 
 
@@ -89,38 +93,31 @@ class Figure:
 
 def write_figures(results: Results, folder: str | Path) -> list[Figure]:
     """Draw into `figures/` of a report folder whatever its results allow; nothing without matplotlib."""
-    if not _has_matplotlib():
+    if not has_matplotlib():
         return []
     slices = _read_slices(Path(folder) / paths.SLICES)
+    adopt(results.strategies)
     drawn = []
-    for number, drawing in DRAWINGS.items():
-        if drawing.needs and drawing.needs not in slices:
-            continue
-        file = f"figures/figure-{number}.png" if number else KEY
-        write_picture(Path(folder) / file, partial(drawing.draw, results, slices))
-        drawn.append(Figure(number, file, *drawing.describe(results, slices)))
+    with our_style():
+        for number, drawing in DRAWINGS.items():
+            if drawing.needs and drawing.needs not in slices:
+                continue
+            if number == UNCERTAINTY and results.uncertainties is None:
+                continue
+            file = f"figures/figure-{number}.png" if number else KEY
+            save(drawing.draw(results, slices), Path(folder) / file)
+            drawn.append(Figure(number, file, *drawing.describe(results, slices)))
     return drawn
-
-
-def write_picture(path: Path, draw: Callable[[], Any]) -> bool:
-    """Write what `draw` returns, a `matplotlib.figure.Figure`, as PNG; False without matplotlib.
-
-    It is drawn without the user's own settings, so that equal results give equal pictures everywhere.
-    """
-    if not _has_matplotlib():
-        return False
-    from matplotlib import style
-
-    with style.context(["default", STYLE]), storage.atomic_path(path) as temporary:
-        draw().savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
-    return True
 
 
 def missing_note(results: Results, figures: Iterable[Figure]) -> str:
     """Which figures the report lacks, why, and how to get them; empty if none."""
     reasons: dict[str, list[str]] = {}
-    for number in sorted(DRAWINGS.keys() - {figure.number for figure in figures}):
-        if not _has_matplotlib():
+    lacking = DRAWINGS.keys() - {figure.number for figure in figures}
+    if results.uncertainties is None:  # as the section that it belongs to says
+        lacking.discard(UNCERTAINTY)
+    for number in sorted(lacking):
+        if not has_matplotlib():
             reason = (
                 "matplotlib is not installed; after `pip install matplotlib` the same command draws them "
                 "without computing anything again"
@@ -138,14 +135,6 @@ def missing_note(results: Results, figures: Iterable[Figure]) -> str:
 
 def _name(number: int) -> str:
     return f"Figure {number}" if number else "Key figure"
-
-
-def _has_matplotlib() -> bool:
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def _read_slices(path: Path) -> dict[str, np.ndarray]:

@@ -47,8 +47,9 @@ def _differences(results: Results, statistic_of: Callable[[str], Callable[..., n
 def _pairs(results: Results) -> list[tuple[tuple[str, ModelKey], tuple[str, ModelKey]]]:
     """Pairs of final models: all, or of many strategies those with the featured, the baseline or the pool."""
     anchors = {FEATURED, BASELINE, DATA_POOL.kind}
-    pairs = combinations(results.final_models.items(), 2)
-    few = len(results.strategies) <= ALL_PAIRS
+    compared = {*results.contenders, DATA_POOL.kind}
+    pairs = combinations(((name, key) for name, key in results.final_models.items() if name in compared), 2)
+    few = len(results.contenders) <= ALL_PAIRS
     return [pair for pair in pairs if few or anchors & {name for name, _ in pair}]
 
 

@@ -83,11 +83,17 @@ def chosen(comparisons: Sequence[Comparison], metric: str, budget: str) -> list[
     return [each for each in comparisons if (each.metric, each.budget) == (metric, budget)]
 
 
-def shown(comparisons: Sequence[Comparison], strategies: Sequence[str]) -> list[Comparison]:
-    """What a table has room for: of many strategies, the pairs with the featured or the baseline."""
+def highlighted(strategies: Sequence[str]) -> list[str]:
+    """Strategies that there is room for: all of few, else the featured one and the baseline, or the first."""
     if len(strategies) <= FEW:
-        return list(comparisons)
-    return [each for each in comparisons if {each.first, each.second} & {FEATURED, BASELINE}]
+        return list(strategies)
+    return [name for name in strategies if name in (FEATURED, BASELINE)] or list(strategies[:1])
+
+
+def shown(comparisons: Sequence[Comparison], strategies: Sequence[str]) -> list[Comparison]:
+    """Pairs that there is room for: those that a highlighted strategy takes part in."""
+    names = highlighted(strategies)
+    return [each for each in comparisons if each.first in names or each.second in names]
 
 
 def write_comparisons(folder: str | Path, comparisons: Sequence[Comparison]) -> None:

@@ -1,19 +1,22 @@
-"""CT slices with contours and maps: Figures 4 and 5.
+"""CT slices with contours and maps: Figures 4 and 5, and the overview of suggested slices.
 
-Both functions take the results and the arrays of `results/slices.npz`, which `showcase.py` describes, and
-return a `matplotlib.figure.Figure`.
+All functions return a `matplotlib.figure.Figure`. Those of Figures 4 and 5 take the results and the arrays of
+`results/slices.npz`, which `showcase.py` describes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .captions import ROLES, UNLIKELY, Arrays, case_text
 from .results import Results
 from .style import PREDICTION_COLOUR, REFERENCE_COLOUR, WIDTH, canvas
-from .words import ordinal
+from .words import marked, ordinal
+
+OVERVIEW_COLUMNS = 5
 
 
 def queries_figure(results: Results, slices: Arrays) -> Any:
@@ -66,7 +69,7 @@ def cases_figure(results: Results, slices: Arrays) -> Any:
             _segmentation(axis, slices, row, column)
             axis.set_xlabel(case_text(results, model, str(case_id)), fontsize=8.5)
             if row == 0:
-                axis.set_title(model)
+                axis.set_title(marked(model))
         role = ROLES[str(slices["case_role"][row])]
         axes[row, 0].set_ylabel(f"{role}\n{case_id}, slice {slices['case_slice'][row]}")
     handles = [
@@ -87,6 +90,47 @@ def _segmentation(axis: Any, slices: Arrays, row: int, column: int) -> None:
             0.5, 0.06, "nothing predicted here", transform=axis.transAxes, ha="center", fontsize=8,
             color=PREDICTION_COLOUR, bbox={"facecolor": "black", "alpha": 0.7, "linewidth": 0, "pad": 2},
         )  # fmt: skip
+
+
+class Suggested(NamedTuple):
+    """What the overview shows of a slice.
+
+    Attributes
+    ----------
+    title : str
+    ct : ndarray
+        `(y, x)`, from 0 (black) to 1 (white).
+    proposal : ndarray
+        Bool, `(y, x)`.
+    entropy : ndarray
+        `(y, x)`, in nats.
+    pixel : tuple of float
+        mm, `(y, x)`.
+    """
+
+    title: str
+    ct: np.ndarray
+    proposal: np.ndarray
+    entropy: np.ndarray
+    pixel: tuple[float, float]
+
+
+def suggestions_figure(suggested: Sequence[Suggested]) -> Any:
+    """Overview of suggested slices: the CT with the contour of the proposal, and below it the entropy."""
+    columns = min(len(suggested), OVERVIEW_COLUMNS)
+    rows = -(-len(suggested) // columns)
+    tallest = max(one.ct.shape[0] * one.pixel[0] / (one.ct.shape[1] * one.pixel[1]) for one in suggested)
+    figure, axes = canvas(2 * rows, columns, rows * (0.5 + 2 * tallest * WIDTH / max(columns, 3)))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for number, one in enumerate(suggested):
+        row, column = divmod(number, columns)
+        top, bottom = axes[2 * row : 2 * row + 2, column]
+        _show(top, one.ct, one.pixel, cmap="gray", vmin=0, vmax=1)
+        _contour(top, one.proposal, PREDICTION_COLOUR)
+        top.set_title(one.title, fontsize=8)
+        _show(bottom, one.entropy, one.pixel, cmap="magma", vmin=0, vmax=np.log(2))
+    return figure
 
 
 def _aspect(slices: Arrays, kind: str, number: int) -> float:

@@ -19,8 +19,10 @@ from .effort import equivalent_slices
 from .results import Results
 from .statistics import paired_interval
 from .style import COLOURS, LINES, MARKERS, canvas, paler
-from .words import better_direction, titled
+from .tables import many
+from .words import better_direction, marked, titled
 
+LEGEND_COLUMNS = 8
 LOG_SPAN = 10  # largest distance over the median, beyond which box plots of distances are logarithmic
 
 
@@ -52,7 +54,7 @@ def effort_figure(results: Results, slices: Arrays | None = None) -> Any:
         [handles[i] for i in order],
         [labels[i] for i in order],
         loc="outside upper center",
-        ncols=len(order),
+        ncols=min(len(order), LEGEND_COLUMNS),
         columnspacing=1.4,
     )
     return figure
@@ -63,8 +65,9 @@ def _effort_curve(axis: Any, results: Results, metric: str, strategy: str) -> No
     effort = [equivalent_slices(results, key) for key in keys]
     means = np.array([results.scores[key][metric].mean() for key in keys])
     ends = np.array([_interval(results, key, metric) for key in keys]).T
+    whiskers = None if many(results.strategies) else np.abs(ends - means)  # of many, none could be read
     axis.errorbar(
-        effort, means, np.abs(ends - means), label=strategy, color=COLOURS[strategy],
+        effort, means, whiskers, label=marked(strategy), color=COLOURS[strategy],
         linestyle=LINES[strategy], marker=MARKERS[strategy], markersize=5, elinewidth=0.9, capsize=2.5,
         markerfacecolor="white" if LINES[strategy] == "--" else COLOURS[strategy],
     )  # fmt: skip
@@ -127,8 +130,8 @@ def profile_figure(results: Results, slices: Arrays) -> Any:
 
 def iterations_figure(results: Results, slices: Arrays | None = None) -> Any:
     """Box plots of the four metrics over the iterations, between the initial and the data pool model."""
-    figure, axes = canvas(2, 2, height=6.4)
     last, count = results.last, len(results.strategies)
+    figure, axes = canvas(4, 1, height=12.0) if many(results.strategies) else canvas(2, 2, height=6.4)
     width = 0.84 / count
     for axis, metric in zip(axes.flat, PAPER_METRICS, strict=True):
         _reference_box(axis, results, metric, INITIAL, 0.0)
@@ -141,23 +144,24 @@ def iterations_figure(results: Results, slices: Arrays | None = None) -> Any:
         spaced = [iteration if iteration % (1 + last // 12) == 0 else "" for iteration in results.iterations]
         axis.set_xticks(range(last + 2), ["initial", *spaced, "data pool" if last < 7 else "data\npool"])
         _finish_boxes(axis, metric, results.limited_models, results)
-    for axis in axes[1]:
+    for axis in axes[-1]:
         axis.set_xlabel("active learning iteration")
-    _legend_boxes(figure, [(strategy, strategy, True) for strategy in results.strategies])
+    _legend_boxes(figure, [(marked(strategy), strategy, True) for strategy in results.strategies])
     return figure
 
 
 def converged_figure(results: Results, slices: Arrays | None = None) -> Any:
     """Box plots of the last iteration's models beside the converged ones, with the data pool model."""
-    figure, axes = canvas(2, 2, height=6.0)
     last, strategies = results.last, results.strategies
+    figure, axes = canvas(4, 1, height=11.0) if many(strategies) else canvas(2, 2, height=6.0)
     for axis, metric in zip(axes.flat, PAPER_METRICS, strict=True):
         for place, strategy in enumerate(strategies):
             for key, offset in ((results.curve(strategy)[-1], -0.19), (results.final_models[strategy], 0.19)):
                 values = [results.scores[key][metric]]
                 _boxes(axis, values, [place + offset], 0.3, strategy, filled=key.converges)
         _reference_box(axis, results, metric, DATA_POOL, float(len(strategies)))
-        axis.set_xticks(range(len(strategies) + 1), [*strategies, "data pool"])
+        turned = {"rotation": 30, "ha": "right"} if many(strategies) else {}
+        axis.set_xticks(range(len(strategies) + 1), [*map(marked, strategies), "data pool"], **turned)
         _finish_boxes(axis, metric, [key for key in results.scores if key.iteration in (last, None)], results)
     entries = [
         (f"iteration {last}, limited training", "initial", False),
@@ -226,4 +230,4 @@ def _legend_boxes(figure: Any, entries: Iterable[tuple[str, str, bool]]) -> None
         Patch(facecolor=paler(COLOURS[name]) if filled else "white", edgecolor=COLOURS[name], label=label)
         for label, name, filled in entries
     ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), LEGEND_COLUMNS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from ..study.annotation import COUNTS
 from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS
 from ..study.records import ModelRecord
-from ..study.strategies import in_order
+from ..study.strategies import STRATEGIES, in_order
 from ..study.surfaces import volume_diagonal
+from .uncertainty_quality import Uncertainties, read_uncertainties
 
 # What is read back for a report, beside the provenance.
 TABLES = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)
@@ -138,6 +139,8 @@ class Results:
         Rows of the files, as text.
     provenance : dict
         Content of the file.
+    uncertainties : Uncertainties or None
+        What is known of the uncertainties of the models that queried; None where nothing is.
     """
 
     scores: dict[ModelKey, dict[str, np.ndarray]]
@@ -150,11 +153,17 @@ class Results:
     queries: list[dict[str, str]]
     volumes: list[dict[str, str]]
     provenance: dict[str, Any]
+    uncertainties: Uncertainties | None = None
 
     @property
     def strategies(self) -> list[str]:
         """Names of the strategies, in the order of the table of strategies."""
         return in_order(key.strategy for key in self.scores if key.strategy)
+
+    @property
+    def contenders(self) -> list[str]:
+        """The strategies that are compared with each other: all but oracles, which read labels."""
+        return [name for name in self.strategies if name not in STRATEGIES or not STRATEGIES[name].is_oracle]
 
     @property
     def last(self) -> int:
@@ -216,7 +225,8 @@ def read_results(folder: str | Path) -> Results:
     folder = Path(folder)
     require_files(folder, (*TABLES, paths.PROVENANCE))
     tables = {name: storage.read_csv(folder / name) for name in TABLES}
-    return results_of(folder, tables, storage.read_json(folder / paths.PROVENANCE))
+    found = results_of(folder, tables, storage.read_json(folder / paths.PROVENANCE))
+    return replace(found, uncertainties=read_uncertainties(folder))
 
 
 def require_files(folder: Path, names: Sequence[str]) -> None:

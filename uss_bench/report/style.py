@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..runtime.storage import atomic_path
 from ..study.strategies import STRATEGIES
 
 WIDTH, DPI = 8.0, 150  # inches: 1200 pixels, legible when shown 800 wide
 
-# Squares ask for volumes and circles for slices; solid lines go by uncertainty, dashed ones by chance.
+# Solid lines go by uncertainty, dashed ones by chance, distance or error.
 COLOURS = {
     **{strategy.name: strategy.colour for strategy in STRATEGIES.values()},
     "data pool": "#000000",
     "initial": "#767676",
 }
-MARKERS = {strategy.name: "o" if strategy.by_slices else "s" for strategy in STRATEGIES.values()}
+MARKERS = {strategy.name: strategy.marker for strategy in STRATEGIES.values()}
 LINES = {
     **{strategy.name: "-" if strategy.by_uncertainty else "--" for strategy in STRATEGIES.values()},
     "initial": ":",
     "data pool": "-.",
 }
+# Colour and marker of strategies that do not ship; no strategy of the table has any of these.
+SPARE = (
+    ("#AA4499", ">"),
+    ("#BBAA00", "d"),
+    ("#6699CC", "H"),
+    ("#AA3311", "8"),
+    ("#000000", "x"),
+    ("#228833", "+"),
+)
 # Contours on grey images: green and magenta differ for every colour vision.
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#2BE08A", "#FF5FD2"
 STYLE = {
@@ -35,6 +48,13 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
+
+
+def adopt(names: Iterable[str]) -> None:
+    """Give strategies that do not ship looks of their own, in the order of their names."""
+    further = [name for name in names if name not in STRATEGIES]
+    for name, (colour, marker) in zip(further, cycle(SPARE), strict=False):
+        COLOURS[name], MARKERS[name], LINES[name] = colour, marker, "-"
 
 
 def canvas(
@@ -52,6 +72,30 @@ def canvas(
         rows, columns, squeeze=False, width_ratios=width_ratios, height_ratios=height_ratios
     )
     return figure, axes
+
+
+def has_matplotlib() -> bool:
+    """Whether pictures can be drawn; matplotlib is optional."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@contextmanager
+def our_style() -> Iterator[None]:
+    """Draw in our style and not in that of the user: equal results give equal pictures everywhere."""
+    from matplotlib import style
+
+    with style.context(["default", STYLE]):
+        yield
+
+
+def save(figure: Any, path: str | Path) -> None:
+    """Write a figure as PNG."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def paler(colour: str) -> tuple[float, ...]:

@@ -22,6 +22,7 @@ from .words import escaped, markdown_table, p_text, span, titled, value_text
 # `{iteration: {strategy: its test against the best of that row}}` of one metric and one kind of model
 Tests = Mapping[int, Mapping[str, PairedTest]]
 
+MOST_COLUMNS = 6  # of strategies
 TERM_TITLES = dict(zip(TERMS, ("Intercept", "Uncertainty sampling", "Slice sampling"), strict=True))
 
 
@@ -79,7 +80,8 @@ def by_iteration(
     """The layout of Tables 2-7.
 
     Rows are the initial model, the iterations and the data pool; there is one column per strategy, and one
-    for models without a strategy. `cell(key)` gives the text of a model's cell.
+    for models without a strategy. With many strategies the table is turned. `cell(key)` gives the text of a
+    model's cell.
     """
     blanks = [""] * len(strategies)
     rows = [["initial", *blanks, cell(INITIAL)]]
@@ -90,7 +92,15 @@ def by_iteration(
         keys = [ModelKey.of_converged(strategy, iterations[-1]) for strategy in strategies]
         rows.append([f"iter. {iterations[-1]} (converged)", *map(cell, keys), ""])
     rows.append(["data pool", *blanks, cell(DATA_POOL)])
-    return markdown_table(["", *strategies, "no query"], rows)
+    header = ["", *strategies, "no query"]
+    if many(strategies):
+        header, *rows = zip(header, *rows, strict=True)
+    return markdown_table(header, rows)
+
+
+def many(strategies: Sequence[str]) -> bool:
+    """Whether strategies are too many for one column each."""
+    return len(strategies) > MOST_COLUMNS
 
 
 # --- Tables 4 to 8: scores and their comparison ---
@@ -115,7 +125,7 @@ def paired_tests(results: Results, metric: str, kind: str) -> Tests:
     """
     found = {}
     for iteration in results.iterations if kind == "iteration" else [results.last]:
-        keys = {strategy: ModelKey(kind, strategy, iteration) for strategy in results.strategies}
+        keys = {strategy: ModelKey(kind, strategy, iteration) for strategy in results.contenders}
         samples = {strategy: results.scores[key][metric] for strategy, key in keys.items()}
         higher, seed = METRICS[metric].higher_is_better, results.provenance["seed"]
         found[iteration] = against_best(samples, higher, seed) if samples else {}
@@ -151,7 +161,7 @@ def compared_cell(
 ) -> str:
     """Cell of a model, marked by the tests `{strategy: PairedTest}` of its row, if it takes part in any."""
     test = (tests or {}).get(key.strategy)
-    best = bool(tests) and test is None
+    best = bool(tests) and test is None and key.strategy in results.contenders
     return score_cell(metric, results.scores[key][metric], best, test.stars if test else "")
 
 

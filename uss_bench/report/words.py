@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from ..study.metrics import METRICS
+from ..study.strategies import STRATEGIES
+
+ORACLES = [name for name, strategy in STRATEGIES.items() if strategy.is_oracle]
 
 
 def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -52,6 +56,15 @@ def p_text(p_value: float) -> str:
 def escaped(marks: str) -> str:
     """Stars that Markdown prints as they are."""
     return marks.replace("*", r"\*")
+
+
+def marked(text: str) -> str:
+    """A text in which a dagger follows the name of every oracle.
+
+    >>> marked("USS and OSS; OSS†"), marked("CROSS-OSS-3")
+    ('USS and OSS†; OSS†', 'CROSS-OSS-3')
+    """
+    return re.sub(rf"(?<![\w-])({'|'.join(ORACLES)})(?![\w†-])", r"\1†", text)
 
 
 def listed(parts: Iterable[str]) -> str:

@@ -171,9 +171,14 @@ def _cell(value: Any) -> Any:
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
     """Rows of a CSV file, which may be compressed, as dictionaries of strings."""
+    return list(csv_rows(path))
+
+
+def csv_rows(path: str | Path) -> Iterator[dict[str, str]]:
+    """What `read_csv` gives, row by row."""
     opened = gzip.open if Path(path).suffix == ".gz" else open
     with opened(path, "rt", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        yield from csv.DictReader(file)
 
 
 def save_checkpoint(path: str | Path, value: Any) -> None:

@@ -14,11 +14,11 @@ class ModelKey(NamedTuple):
     Attributes
     ----------
     kind : str
-        One of `KINDS`.
+        One of `KINDS`, or "fitted".
     strategy : str
-        Name of the query strategy; empty for the initial model, its twins and the data pool model.
+        Name of the query strategy; empty for the initial model, its twins, the data pool and fitted model.
     iteration : int or None
-        Counted from 1, as twins are; 0 for the initial model, None for the data pool model.
+        Counted from 1, as twins are; 0 for the initial and fitted model, None for the data pool model.
     """
 
     kind: str
@@ -87,7 +87,7 @@ class ModelKey(NamedTuple):
     @property
     def converges(self) -> bool:
         """Whether the model is trained until convergence, and not for a limited number of epochs."""
-        return self.kind in ("converged", "data pool")
+        return self.kind in ("converged", "data pool", "fitted")
 
     @property
     def annotation_key(self) -> ModelKey:
@@ -103,8 +103,8 @@ class ModelKey(NamedTuple):
     @property
     def draw(self) -> dict[str, str | int | None]:
         """Names of the model's random draws in `runtime.seeding`, for converged models and twins too."""
-        names = {"converged": self.kind, "data pool": self.kind, "twin": self.folder}
-        return {"strategy": self.strategy, "iteration": names.get(self.kind, self.iteration)}
+        name = self.folder if self.kind == "twin" else self.kind if self.converges else self.iteration
+        return {"strategy": self.strategy, "iteration": name}
 
     @property
     def weights_draw(self) -> dict[str, str | int | None]:
@@ -114,4 +114,5 @@ class ModelKey(NamedTuple):
 
 INITIAL = ModelKey("initial", "", 0)
 DATA_POOL = ModelKey("data pool", "", None)
+FITTED = ModelKey("fitted", "", 0)  # of `uss-bench fit`, which belongs to no simulation
 COLUMNS = ("model", "strategy", "iteration")

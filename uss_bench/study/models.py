@@ -37,6 +37,7 @@ from .records import TrainingSet
 from .uncertainty_quality import assess_case, keep_mean, kept_mean, quantized
 
 CHECKPOINT_SECONDS = 180  # between two checkpoints of a training
+EVERYTHING = ("information", "agreement")  # what Monte Carlo dropout can find beside mean and entropy
 
 
 class Models:
@@ -75,12 +76,16 @@ class Models:
         """Whether the reference of a pool case shows liver in slice z of the working grid."""
         return self.volumes["pool"][case_id].shows_liver(z)
 
+    def use(self, key: ModelKey, state: Mapping[str, torch.Tensor]) -> None:
+        """Take on a model that was trained elsewhere."""
+        model = self._new_model(key)
+        model.load_state_dict(state)
+        self._loaded = key, model
+
     def trained(self, key: ModelKey) -> AUNet:
         """The network in its best state; the last one asked for is kept in memory."""
         if self._loaded[0] != key:
-            model = self._new_model(key)
-            model.load_state_dict(load_checkpoint(self.folder / key.folder / MODEL, self.device))
-            self._loaded = key, model
+            self.use(key, load_checkpoint(self.folder / key.folder / MODEL, self.device))
         return self._loaded[1]
 
     def _new_model(self, key: ModelKey) -> AUNet:
@@ -93,6 +98,9 @@ class Models:
 
     def train(self, key: ModelKey, annotations: Annotations, draws_as: str = "") -> dict[str, Any]:
         """Train a model from scratch, or on from its checkpoint, and keep its best state (section II-B).
+
+        Without validation cases nothing tells when a training has converged: it ends as that of an
+        iteration's model does, and its last state is kept.
 
         Parameters
         ----------
@@ -132,7 +140,11 @@ class Models:
 
         try:
             resume = self._checkpoint(folder / CHECKPOINT)
-            trained = train(model, sampler, validate, config, draw, key.converges, watch, resume)
+            validates = bool(self.volumes["val"])
+            trained = train(
+                model, sampler, validate if validates else None, config, draw,
+                key.converges and validates, watch, resume,
+            )  # fmt: skip
         except KeyboardInterrupt:  # raised at safe points alone, see stopping.py
             watch.save()
             raise
@@ -178,8 +190,12 @@ class Models:
             `case_id`; `empty`, whether no liver is predicted; and what `pool.SCORES` lists, but for errors.
         """
         self.progress.now(f"{key.title}: uncertainty of {case_id}")
-        found = self._monte_carlo(key, case_id, ("information", "agreement"))
+        found = self.uncertainty(key, case_id, EVERYTHING)
         keep_mean(self._mean_path(key, case_id), found.mean)
+        return self.scores_of(case_id, found)
+
+    def scores_of(self, case_id: str, found: MonteCarlo) -> dict[str, Any]:
+        """What `score` returns, from what `uncertainty` has found of everything."""
         liver = found.mean >= THRESHOLD
         reach = in_voxels(self.config.query.dilation_mm, self.config.data.spacing)
         return {
@@ -216,7 +232,7 @@ class Models:
         try:
             mean = kept_mean(self._mean_path(key, case_id), reference.shape)
         except (FileNotFoundError, zlib.error, ValueError):  # lost or damaged
-            mean = quantized(self.uncertainty(key, case_id)[0])
+            mean = quantized(self.uncertainty(key, case_id).mean)
         found = assess_case(mean, reference, training_set.annotations.of(case_id))
         return {"case_id": case_id, "uncertainty": score["profile"], **found}
 
@@ -224,17 +240,8 @@ class Models:
         """In the folder of the parts of the stage that reads it, and so gone with these."""
         return self.folder / key.folder / ASSESSMENT / f"{list(self.volumes['pool']).index(case_id)}.mean"
 
-    def uncertainty(self, key: ModelKey, case_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Monte Carlo dropout on a pool case under a trained model.
-
-        Returns
-        -------
-        mean, entropy : ndarray
-            Mean liver probability, and predictive entropy in nats, both `(z, y, x)`.
-        """
-        return self._monte_carlo(key, case_id)[:2]
-
-    def _monte_carlo(self, key: ModelKey, case_id: str, further: Collection[str] = ()) -> MonteCarlo:
+    def uncertainty(self, key: ModelKey, case_id: str, further: Collection[str] = ()) -> MonteCarlo:
+        """Monte Carlo dropout on a pool case under a trained model, with what is asked for `further`."""
         seed = integer_seed(self.seed, purpose="mc dropout", case=case_id)
         volume, inference = self.volumes["pool"][case_id], self.config.inference
         model, image = self.trained(key), self._input(volume)
@@ -258,7 +265,8 @@ class _Watch:
             self.save()
             self._saved = time.monotonic()
         limit = f"/{training.limit}" if training.limit else ""
-        best = f", best Jaccard {training.best_jaccard:.3f}" if training.curve else ""
+        validated = training.curve and training.best_jaccard is not None
+        best = f", best Jaccard {training.best_jaccard:.3f}" if validated else ""
         self._progress.now(
             f"{self._title}: training step {training.step}{limit}, loss {training.loss:.3f}{best}"
         )

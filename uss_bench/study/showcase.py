@@ -51,6 +51,7 @@ from .strategies import FEATURED
 
 WINDOW = (-150.0, 250.0)  # HU, the usual abdominal window
 MAX_SIDE = 200  # pixels: seven CT slices of this size stay below 300 kB
+MOST_MODELS = 6  # of strategies in Figure 5, the first
 AIR = -500  # HU; Figure 4 is cut to what is denser
 MARGIN = 0.2  # around the liver of Figure 5, as a share of its extent
 
@@ -122,7 +123,7 @@ def _query_arrays(simulation: Simulation, records: Iterable[ModelRecord]) -> Arr
     for case_id in dict.fromkeys(case_id for case_id, _, _ in shown):
         simulation.progress.now(f"figures: uncertainty of {case_id}")
         volume = simulation.pool[case_id]
-        mean, entropy = simulation.models.uncertainty(INITIAL, case_id)
+        mean, entropy, *_ = simulation.models.uncertainty(INITIAL, case_id)
         if case_id == shown[0][0]:
             annotated = by_key[INITIAL].annotations.of(case_id)
             chosen = sorted(z for name, z, _ in first.queries if name == case_id)
@@ -212,6 +213,7 @@ def _case_arrays(simulation: Simulation, records: Iterable[ModelRecord]) -> Arra
             for record in converged
         }
     )
+    models = converged[:MOST_MODELS] + [record for record in models if not record.key.strategy]
     arrays, slices, pixels = {}, [], []
     for number, case_id in enumerate(roles.values()):
         simulation.progress.now(f"figures: predictions of {case_id}")

@@ -1,0 +1,153 @@
+"""The section "How good are the uncertainties?", which the paper lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from ..study.keys import INITIAL, ModelKey
+from ..study.strategies import in_order
+from .results import Results
+from .uncertainty_quality import RIGHT, PoolSlices, Uncertainties, rank_correlation, risk_coverage
+from .words import markdown_table, ordinal
+
+TITLE = "## How good are the uncertainties?"
+LIMITS = (0.0, 10.0, 20.0, 40.0, 80.0, np.finfo(float).max, np.inf)  # mm, of classes of distance
+DISTANCES = ("0 to 10 mm", "10 to 20 mm", "20 to 40 mm", "40 to 80 mm", "beyond 80 mm", "none in the volume")
+
+
+NONE = (
+    "These results hold no slices of the pool under models that queried: no strategy that goes by "
+    "uncertainty ran, or an earlier version wrote them."
+)
+INTRODUCTION = (
+    "The models that scored the pool for queries, on its slices that were not annotated, "
+    "on the working grid. The references of the pool were read for this after the last query of the run. An "
+    "error is a voxel in which the mean of the Monte Carlo passes, at half a probability, differs from the "
+    "reference. These numbers describe the models of one run."
+)
+RANKING = (
+    "ρ: Spearman's rank correlation of a slice's uncertainty with its errors, apart for slices that show "
+    "liver in the reference and those that do not; *by size*: that of the size of the predicted liver, which "
+    "knows nothing of uncertainty. AURC: area under the risk-coverage curve, the mean errors of the least "
+    "uncertain slices over every coverage; E-AURC: by how much it exceeds that of the best possible order "
+    "(Geifman et al., ICLR 2019). Gain: the share of the way from a random order (0) to the best (1). ECE: "
+    "difference between the share of liver and the mean probability in 15 bins of equal width, weighted by "
+    "voxels (Guo et al., ICML 2017), so that background decides; ACE: all bins alike (Neumann et al., 2018)."
+)
+LESSONS = (
+    f"Queried slices on which the model that asked was right already (slice DICE of at least {RIGHT:g}; 1 "
+    "where liver is neither there nor predicted), of all that it asked for. In brackets: the share among all "
+    "open slices of the volumes that it scored, which a random choice would meet. Queries by chance follow a "
+    "model that scored the pool in the first iteration alone; a queried volume counts with all its slices."
+)
+DISTANCE = (
+    "Mean slice DICE (n) of slices that show liver, under the models of strategies by slices that scored the "
+    "pool, by the distance to the nearest annotated slice of the same volume. Not only the distance differs "
+    "between the columns, but also the places within the liver and the volumes."
+)
+
+
+def section(results: Results, picture: str | None = None) -> Iterator[str]:
+    """Markdown of the section, block by block; `picture` is its figure."""
+    found = results.uncertainties
+    yield f"{TITLE}\n\n{INTRODUCTION if found else NONE}"
+    if found is None:
+        return
+    yield f"### Do they rank errors, and is the mean calibrated?\n\n{ranking_table(found)}\n\n{RANKING}"
+    if picture:
+        yield picture
+    yield f"### Was there anything to learn from queried slices?\n\n{lessons_table(found)}\n\n{LESSONS}"
+    if distances := distance_table(found):
+        yield f"### Does the error grow with the distance to an annotated slice?\n\n{distances}\n\n{DISTANCE}"
+
+
+def ranking_table(found: Uncertainties) -> str:
+    """Rank correlations, risk-coverage and calibration of each model."""
+    rows = []
+    for key, slices in found.slices.items():
+        left = slices.open
+        shows = left.liver > 0
+        with_liver, without = left.where(shows), left.where(~shows)
+        risk = risk_coverage(left.uncertainty, left.wrong) if len(left.wrong) else None
+        bins = found.reliability[key]
+        rows.append(
+            [
+                key.title,
+                _correlation(with_liver, with_liver.uncertainty),
+                _number(rank_correlation(with_liver.predicted, with_liver.wrong)),
+                _correlation(without, without.uncertainty),
+                *([f"{risk.area:.3g}", f"{risk.excess:.3g}", _number(risk.gain)] if risk else ["–"] * 3),
+                *(f"{error:.4f}" for error in (bins.expected_error, bins.average_error)),
+            ]
+        )
+    correlations = ["ρ, liver slices (n)", "by size", "ρ, liver-free slices (n)"]
+    return markdown_table(["Model", *correlations, "AURC", "E-AURC", "gain", "ECE", "ACE"], rows)
+
+
+def _correlation(slices: PoolSlices, score: np.ndarray) -> str:
+    return f"{_number(rank_correlation(score, slices.wrong))} ({len(slices.wrong)})"
+
+
+def _number(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.2f}"
+
+
+def lessons_table(found: Uncertainties) -> str:
+    """How many of the queried slices were predicted rightly by the model that asked for them."""
+    texts = {text for slices in found.slices.values() for text in slices.queried}
+    strategies = in_order(sorted({name for text in texts for name in text.split(";") if name}))
+    last = max(key.iteration for key in found.slices) + 1
+    rows = [
+        [strategy, *(_lesson(found, strategy, iteration) for iteration in range(1, last + 1))]
+        for strategy in strategies
+    ]
+    return markdown_table(["", *(f"{ordinal(iteration)} query" for iteration in range(1, last + 1))], rows)
+
+
+def _lesson(found: Uncertainties, strategy: str, iteration: int) -> str:
+    before = ModelKey.of_iteration(strategy, iteration - 1) if iteration > 1 else INITIAL
+    slices = found.slices.get(before)
+    asked = slices.asked_by(strategy) if slices else np.zeros(0, bool)
+    if not asked.any():
+        return "–"
+    right = slices.dice >= RIGHT
+    among_open = _share(right[~slices.annotated])
+    return f"{right[asked].sum()} of {asked.sum()}, {_share(right[asked])} ({among_open})"
+
+
+def _share(flags: np.ndarray) -> str:
+    return f"{100 * flags.mean():.0f}%"
+
+
+def distance_table(found: Uncertainties) -> str | None:
+    """Slice DICE of open liver slices by their distance to an annotated one, if any volume holds both."""
+    rows = []
+    for strategy, slices in partly_annotated(found).items():
+        classes = dict(by_distance(slices))
+        cells = {
+            name: f"{slices.dice[chosen].mean():.3f} ({chosen.sum()})" for name, chosen in classes.items()
+        }
+        rows.append([strategy, *(cells.get(name, "–") for name in DISTANCES)])
+    return markdown_table(["", *DISTANCES], rows) if rows else None
+
+
+def partly_annotated(found: Uncertainties) -> dict[str, PoolSlices]:
+    """`{strategy: open liver slices}` under all its models, where these scored partly annotated volumes."""
+    partly = (key for key, slices in found.slices.items() if slices.annotated.any())
+    names = in_order(key.strategy for key in partly if key.strategy)
+    parts = {
+        name: [slices.open for key, slices in found.slices.items() if key.strategy == name] for name in names
+    }
+    joined = {name: PoolSlices.joined(each) for name, each in parts.items()}
+    return {name: slices.where(slices.liver > 0) for name, slices in joined.items()}
+
+
+def by_distance(slices: PoolSlices) -> Iterator[tuple[str, np.ndarray]]:
+    """Classes of `DISTANCES` that hold any slice: name, and bool `(n,)`."""
+    for (low, high), name in zip(pairwise(LIMITS), DISTANCES, strict=True):
+        chosen = (slices.distance > low) & (slices.distance <= high)
+        if chosen.any():
+            yield name, chosen
