@@ -148,10 +148,10 @@ def test_annotations_are_those_of_a_simulation_with_the_same_queries(done, model
                        settings.data.spacing)  # fmt: skip
     models = fitted(done, model, whole)
     known, _ = annotations_of(done, before, settings.data.spacing)
-    queried = models.query(
-        *named(["uss"]), TrainingSet(FITTED, known), 20, [models.score(FITTED, name) for name in whole]
-    )["queries"]
     simulation = Simulation(settings, {"pool": whole}, done.folder / "s", 0, torch.device("cpu"), QUIET)
+    scores = [models.score(FITTED, name) for name in whole]
+    asking = TrainingSet(FITTED, known)
+    queried = simulation.querying.query(*named(["uss"]), asking, 20, scores)["queries"]
     simulated = simulation._annotated(known, queried)
     found, volumes = annotations_of(done, after, settings.data.spacing)
     assert found.as_dict() == simulated.as_dict()

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from builders import ROOT
 
-from uss_bench import __version__, commands, pipeline
+from uss_bench import __version__, commands, fit, pipeline, suggest
 from uss_bench.data import datasets
 from uss_bench.runtime import stopping
 
@@ -27,6 +27,8 @@ def reached(monkeypatch):
     calls = {}
     monkeypatch.setattr(pipeline, "perform", lambda *asked: calls.update(run=asked))
     monkeypatch.setattr(datasets, "run", lambda **options: calls.update({"import": options}))
+    monkeypatch.setattr(fit, "fit", lambda asked: calls.update(fit=asked))
+    monkeypatch.setattr(suggest, "suggest", lambda asked: calls.update(suggest=asked))
     return calls
 
 
@@ -83,6 +85,29 @@ def test_import_reaches_the_importers(reached, tmp_path):
     options = reached["import"]
     assert (options["layout"], str(options["source"]), options["exclude"]) == ("lits", "source", ["lits-3"])
     assert "command" not in options
+
+
+def test_fit_reaches_the_training(reached):
+    arguments = ["m.csv", "--output", "models/best.pt", "--preset", "smoke", "--set", "a.b=1", "--seed", "4"]
+    assert commands.main(["fit", *arguments]) == 0
+    asked = reached["fit"]
+    assert (str(asked.manifest), asked.output.as_posix()) == ("m.csv", "models/best.pt")
+    assert (asked.preset, list(asked.overrides), asked.seed, asked.device) == ("smoke", ["a.b=1"], 4, "auto")
+    assert asked.folder.as_posix() == "runs/fit-best"
+    assert commands.main(["fit", *arguments, "--name", "mine", "--runs", "there"]) == 0
+    assert reached["fit"].folder.as_posix() == "there/mine"
+
+
+def test_suggest_reaches_the_choice_of_slices(reached):
+    arguments = ["model.pt", "a.nii.gz", "b.nii.gz", "--slices", "20", "--output", "todo"]
+    assert commands.main(["suggest", *arguments]) == 0
+    asked = reached["suggest"]
+    assert [str(path) for path in (asked.model, *asked.images, asked.output)] == [
+        "model.pt", "a.nii.gz", "b.nii.gz", "todo"
+    ]  # fmt: skip
+    assert (asked.slices, asked.strategy, asked.annotated) == (20, "USS", None)
+    assert commands.main(["suggest", *arguments, "--strategy", "rss", "--annotated", "m.csv"]) == 0
+    assert (reached["suggest"].strategy, str(reached["suggest"].annotated)) == ("rss", "m.csv")
 
 
 def test_benchmark_py_is_run_on_the_manifest_beside_it(reached, monkeypatch):

@@ -249,6 +249,29 @@ def test_a_config_as_dictionary_survives_json(preset):
     assert stored["network"]["widths"] == list(resolve(preset).network.widths)
 
 
+@pytest.mark.parametrize("preset", config.PRESETS)
+def test_a_config_comes_back_from_its_dictionary(preset):
+    settings = config.resolve(preset)
+    assert config.from_dict(json.loads(json.dumps(config.as_dict(settings)))) == settings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.pop("query"),
+        lambda values: values["data"].pop("scale"),
+        lambda values: values["data"].update(colour=1),
+        lambda values: values["data"].update(spacing=[1.0, 1.0]),
+        lambda values: values["network"].update(dropout=2.0),
+    ],
+)
+def test_a_dictionary_of_another_version_is_refused(change):
+    values = config.as_dict(config.Config())
+    change(values)
+    with pytest.raises(InputError):
+        config.from_dict(values)
+
+
 def test_differences_name_what_changed_in_both_directions():
     before, after = (
         config.as_dict(resolve("paper", overrides))

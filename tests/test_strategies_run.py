@@ -96,7 +96,8 @@ def test_every_strategy_that_ships_is_reported(extended):
         assert {bool(row["slice"]) for row in asked} == {strategy.by_slices}
         assert {row["model"] for row in rows(extended, "cases", name)} == {"iteration", "converged"}
     text = (report / "report.md").read_text()
-    assert all(f"- {name} " in text or f" {name} " in text for name in STRATEGIES)
+    assert all(f"\n| {name}{'†' * strategy.is_oracle} |" in text for name, strategy in STRATEGIES.items())
+    assert re.search("OSS(?!†)", text) is None and "† An oracle" in text
 
 
 @pytest.mark.parametrize("name", ["USS", "RSS", "PSS"])

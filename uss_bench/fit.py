@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from .runtime.lock import locked
 from .runtime.machine import choose_device, keep_freed_memory, make_deterministic
 from .runtime.paths import CACHE, CHECKPOINT, MODEL, RUN
 from .runtime.progress import Progress
-from .runtime.storage import load_checkpoint, remove_partial_files, write_json
+from .runtime.storage import load_checkpoint, remove_if_empty, remove_partial_files, write_json
 from .runtime.tasks import LONG, Stage, Tasks
 from .runtime.team import Team
 from .study.annotation import Annotations
@@ -82,7 +82,7 @@ def fit(asked: Fit) -> None:
     refuse_another_origin(asked.folder, RUN, OF_RUN, origin)
     progress = Progress(1, sys.stderr)
     with ExitStack() as stack:
-        stack.callback(_remove_if_empty, asked.folder)  # at last, where nothing came of it
+        stack.callback(remove_if_empty, asked.folder)  # at last, where nothing came of it
         stack.enter_context(locked(asked.folder, progress.say))
         remove_partial_files(asked.folder)
         for text in checked.warnings:
@@ -145,8 +145,3 @@ def _train(models: Models, annotations: Annotations, folder: Path) -> dict[str, 
     task = tasks.start(steps())
     tasks.work_off()
     return task.result
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()

@@ -13,7 +13,8 @@ from .runtime.errors import InputError, refuse
 from .runtime.paths import PROVENANCE, RUN
 from .runtime.storage import read_json
 
-# What distinguishes runs, beside their settings and the files of their cases.
+# What distinguishes runs, beside their settings and the files of their cases. Strategies from files are held
+# against the queries that they have made, see `study.querying`.
 OF_RUN = ("uss_bench", "code_sha256", "libraries", "device", "seed", "manifest_sha256")
 # A report may be rebuilt by another version.
 OF_REPORT = ("seed", "manifest_sha256")

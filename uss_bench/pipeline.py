@@ -26,7 +26,7 @@ from .runtime.lock import locked
 from .runtime.machine import default_workers, keep_freed_memory, make_deterministic
 from .runtime.paths import PROVENANCE, RUN, SLICES
 from .runtime.progress import Progress
-from .runtime.storage import remove_partial_copies, remove_partial_files, write_json
+from .runtime.storage import remove_if_empty, remove_partial_copies, remove_partial_files, write_json
 from .runtime.team import (
     PeerLostError,
     Team,
@@ -128,7 +128,7 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
     origin = provenance(checked, run.manifest, run.seed)
     refuse_another_run(run, origin)
     with ExitStack() as stack:
-        stack.callback(_remove_if_empty, run.folder)  # at last, where nothing came of the run
+        stack.callback(remove_if_empty, run.folder)  # at last, where nothing came of the run
         if team is None and under_torchrun():
             team = stack.enter_context(torchrun_team(run.name, checked.device))
         if team is None or (team.leads and under_torchrun()):
@@ -146,11 +146,6 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
             with suppress(PeerLostError):
                 failed_first(error, team.claim(f"farewell/{run.name}"))
             raise
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def _work_along(rank: int, size: int, port: int, arguments: tuple[Run, str]) -> None:

@@ -28,6 +28,7 @@ from .runtime.machine import choose_device, keep_freed_memory, make_deterministi
 from .runtime.paths import CACHE
 from .runtime.progress import Progress
 from .runtime.storage import atomic_folder, read_json, write_json
+from .study import own
 from .study.annotation import Annotations
 from .study.keys import FITTED
 from .study.models import EVERYTHING, Models
@@ -35,12 +36,13 @@ from .study.pool import Query
 from .study.querying import Querying
 from .study.records import TrainingSet
 from .study.strategies import FEATURED, STRATEGIES, Strategy, named
+from .study.uncertainty_quality import STEPS, keep_mean, kept_mean
 from .todo import write_todo
 
 NIFTI = (".nii", ".nii.gz")
 ENDINGS = (*NIFTI, ".mha", ".mhd", ".nrrd")
 SITE = "unknown"  # of CTs that no manifest names
-MEAN, SCORES = "mean.npy", "scores.json"  # what is kept of a CT
+MEAN, SCORES = "mean", "scores.json"  # what is kept of a CT
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Suggest:
     output : Path
         Folder to write.
     strategy : str
-        Name of a query strategy that asks for slices.
+        Name of a query strategy that asks for slices, or `FILE.py:NAME` for one of your own.
     annotated : Path, optional
         Manifest of what is annotated already, as it was given to `uss-bench fit`. Annotated slices are not
         suggested again, and partly annotated labels are added to.
@@ -95,7 +97,7 @@ def suggest(asked: Suggest) -> None:
         raise InputError(f"--slices {asked.slices}: nothing to suggest; ask for at least one")
     manifest_cases = read_manifest(asked.annotated) if asked.annotated else []
     progress = Progress(0, sys.stderr)
-    with atomic_folder(asked.output) as folder:
+    with atomic_folder(asked.output, shared=False) as folder:
         cases = _cases(asked.images, manifest_cases, folder, progress)
         volumes = _volumes(cases, fitted, Path(asked.runs) / CACHE, progress)
         home = Path(asked.runs) / f"suggest-{_short_digest(fitted.digest, code_digest())}"
@@ -114,12 +116,19 @@ def suggest(asked: Suggest) -> None:
 
 
 def _strategy(name: str) -> Strategy:
-    found = named([name])
-    if len(found) != 1 or not found[0].by_slices:
-        by_slices = [strategy.name for strategy in STRATEGIES.values() if strategy.by_slices]
-        raise InputError(f"--strategy {name}: does not ask for slices; choose one of {', '.join(by_slices)}")
+    found = [own.load(name)] if ".py:" in name else named([name])
+    if len(found) != 1 or not _is_of_use(found[0]):
+        possible = ", ".join(strategy.name for strategy in STRATEGIES.values() if _is_of_use(strategy))
+        raise InputError(
+            f"--strategy {name}: not one strategy that asks for slices without reading labels; "
+            f"choose one of {possible}"
+        )
     # Nobody can say which of its slices show liver before they are annotated.
     return replace(found[0], until_liver=False)
+
+
+def _is_of_use(strategy: Strategy) -> bool:
+    return strategy.by_slices and not strategy.is_oracle
 
 
 def _check_output(folder: Path) -> None:
@@ -143,11 +152,12 @@ def _cases(
     CTs that are not NIfTI are converted into `folder`.
     """
     known = {os.path.realpath(case.image): case for case in manifest_cases}
-    names = _case_ids([path for path in images if os.path.realpath(path) not in known])
+    images = {os.path.realpath(path): path for path in images}  # each once
+    names = _case_ids([path for place, path in images.items() if place not in known])
     taken = {case.case_id for case in manifest_cases}
     cases, problems = [], []
-    for path in images:
-        case = known.get(os.path.realpath(path))
+    for place, path in images.items():
+        case = known.get(place)
         if case is None:
             case = Case(names[path], SITE, "pool", path, None, names[path], label_values=(1,))
             if case.case_id in taken:
@@ -224,8 +234,9 @@ class Scoring:
         return read_json(self._entry(case_id) / SCORES)
 
     def uncertainty(self, case_id: str) -> MonteCarlo:
-        """Mean liver probability, with the three digits of float16, and its entropy."""
-        mean = np.load(self._entry(case_id) / MEAN).astype(np.float32)
+        """Mean liver probability in steps of 1/255, and its entropy."""
+        volume = self.models.volumes["pool"][case_id]
+        mean = kept_mean(self._entry(case_id) / MEAN, volume.shape) / np.float32(STEPS)
         return MonteCarlo(mean, predictive_entropy(mean))
 
     def _entry(self, case_id: str) -> Path:
@@ -235,7 +246,7 @@ class Scoring:
             progress.now(f"uncertainty of {case_id}")
             found = self.models.uncertainty(FITTED, case_id, EVERYTHING)
             with atomic_folder(entry) as partial:
-                np.save(partial / MEAN, found.mean.astype(np.float16))
+                keep_mean(partial / MEAN, found.mean)
                 write_json(partial / SCORES, self.models.scores_of(case_id, found))
         return entry
 

@@ -34,6 +34,7 @@ from .study.strategies import Query
 COLUMNS = ("file", "slice", "first", "last", "position_mm", "score")
 LIVER, IGNORE = 1, 2  # codes of new labels; nnU-Net wants the ignored one to come last
 MOST_PICTURES = 40
+LONGEST_NAME = 20  # letters in the title of a picture
 
 
 class Scores(Protocol):
@@ -156,12 +157,10 @@ def _write_label(folder: Path, volume: Volume, mean: np.ndarray, slices: Sequenc
 
 def _picture(number: int, suggestion: Suggestion, volume: Volume, found: MonteCarlo) -> Suggested:
     """A suggested slice as the working grid shows it."""
-    query = suggestion.query
+    query, ranging = suggestion.query, f"{suggestion.slice} ({suggestion.first} to {suggestion.last})"
     score = "" if query.score is None else f", {query.score:.3f}"
-    title = (
-        f"{number + 1}. {query.case_id}{score}\nslice {suggestion.slice} "
-        f"({suggestion.first} to {suggestion.last})"
-    )
+    name = query.case_id if len(query.case_id) <= LONGEST_NAME else f"{query.case_id[:LONGEST_NAME]}..."
+    title = f"{number + 1}. {name}\nslice {ranging}{score}"
     (low, high), proposal = WINDOW, found.mean[query.z] >= THRESHOLD
     ct = (np.clip(volume.image[query.z].astype(np.float32), low, high) - low) / (high - low)
     return Suggested(title, ct, proposal, found.entropy[query.z], volume.spacing[1:])

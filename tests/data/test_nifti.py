@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from builders import DATA
 
-from uss_bench.data.nifti import BLOCK, corner_distance, read_header, read_nifti, read_planes, write_nifti
+from uss_bench.data.nifti import (
+    BLOCK,
+    axial_slice,
+    corner_distance,
+    read_header,
+    read_nifti,
+    read_planes,
+    write_nifti,
+    write_on_grid,
+)
 from uss_bench.runtime.errors import InputError
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")
@@ -402,3 +411,55 @@ def test_a_header_that_promises_more_than_its_file_takes_no_memory(tmp_path, sid
 def test_a_real_pointer_of_git_lfs():
     with pytest.raises(InputError, match=r"lfs_pointer_named.*git lfs pull"):
         read_header(DATA / "problem" / "lfs_pointer_named.nii.gz")
+
+
+# --- on the grid of another file ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "RPI", "ASR", "SRA", "PIL"])
+def test_a_label_on_the_grid_of_a_ct_has_its_axes_and_its_place(tmp_path, codes, kind):
+    image = turned(noise(), SPACING, codes, oblique=20)
+    image = kind(np.asarray(image.dataobj), image.affine)
+    image.set_sform(image.affine, 1)
+    image.set_qform(image.affine, 3)
+    image.header["cal_max"] = 400
+    image.header.set_slope_inter(2, -1024)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    label = np.random.default_rng(1).integers(0, 256, SHAPE).astype(np.uint8)
+    write_on_grid(tmp_path / "label.nii.gz", label, read_header(tmp_path / "ct.nii.gz"))
+    np.testing.assert_array_equal(read_nifti(tmp_path / "label.nii.gz")[0], label)
+    ct, written = nib.load(tmp_path / "ct.nii.gz"), nib.load(tmp_path / "label.nii.gz")
+    assert isinstance(written, kind) and written.get_data_dtype() == np.uint8
+    assert written.shape == ct.shape and written.header["cal_max"] == 0
+    for pose in ("get_sform", "get_qform"):
+        matrices = [getattr(one, pose)(coded=True) for one in (ct, written)]
+        assert matrices[0][1] == matrices[1][1]
+        np.testing.assert_array_equal(matrices[0][0], matrices[1][0])
+    np.testing.assert_array_equal(
+        np.asarray(written.dataobj), np.asarray(turned(label, SPACING, codes, oblique=20).dataobj)
+    )
+
+
+def test_header_extensions_and_byte_order_of_a_ct_do_not_matter(tmp_path):
+    header = nib.Nifti1Header(endianness=">")
+    image = nib.Nifti1Image(noise().T, np.diag([1.0, 2, 3, 1]), header)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"of the CT"))
+    nib.save(image, tmp_path / "ct.nii.gz")
+    label = (noise(seed=2) > 0).astype(np.uint8)
+    write_on_grid(tmp_path / "label.nii.gz", label, read_header(tmp_path / "ct.nii.gz"))
+    np.testing.assert_array_equal(read_nifti(tmp_path / "label.nii.gz")[0], label)
+
+
+@pytest.mark.parametrize(("codes", "number"), [("RAS", 1), ("LPS", 1), ("SRA", 1), ("RPI", 3), ("PIL", 3)])
+def test_axial_slices_have_the_numbers_of_viewers(tmp_path, codes, number):
+    """The second of five from the feet is the fourth of a file that begins at the head."""
+    image = turned(noise(), SPACING, codes)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    found, position = axial_slice(read_header(tmp_path / "ct.nii.gz"), 1)
+    assert found == number
+    assert position == pytest.approx(230 + 2.5)
+    axis = {"S": codes.find("S"), "I": codes.find("I")}[next(code for code in codes if code in "SI")]
+    np.testing.assert_array_equal(
+        np.sort(np.take(image.dataobj, number, axis), axis=None), np.sort(noise()[1], axis=None)
+    )

@@ -484,3 +484,36 @@ def test_what_is_not_annotated_changes_nothing():
         return train(tiny_net(), sampler_of({"a": volume}, [3]), lambda net: 0.5, settings(max_steps=5), NAME)
 
     assert same(run(0).state, run(255).state)
+
+
+# --- without validation ----
+
+
+def test_without_validation_the_last_state_is_kept(sampler):
+    net = tiny_net()
+    result = train(net, sampler, None, settings(max_steps=12), NAME)
+    assert (result.best_step, result.last_step, result.best_jaccard) == (12, 12, None)
+    assert [(step, jaccard) for step, _, jaccard in result.curve] == [(5, None), (10, None), (12, None)]
+    for name, value in net.state_dict().items():
+        assert torch.equal(result.state[name], value), name
+
+
+def test_validation_changes_no_weight_of_a_step(sampler):
+    blind, seeing = tiny_net(), tiny_net()
+    train(blind, sampler, None, settings(max_steps=7), NAME)
+    train(seeing, sampler, validate, settings(max_steps=7), NAME)
+    for name, value in blind.state_dict().items():
+        assert torch.equal(seeing.state_dict()[name], value), name
+
+
+def test_without_validation_it_continues_to_the_same_state(sampler, tmp_path):
+    def keep(training):
+        if training.step == 6:
+            save_checkpoint(tmp_path / "state.pt", training.state())
+
+    whole = train(tiny_net(), sampler, None, settings(max_steps=9), NAME, after_step=keep)
+    resume = load_checkpoint(tmp_path / "state.pt")
+    continued = train(tiny_net(8), sampler, None, settings(max_steps=9), NAME, resume=resume)
+    assert continued.curve == whole.curve
+    for name, value in whole.state.items():
+        assert torch.equal(continued.state[name], value), name

@@ -73,7 +73,7 @@ def test_effects_of_table_9(results, metric):
 
 @pytest.mark.parametrize("cases", [20, 45, 100])
 def test_coverage_of_the_effects_intervals(cases):
-    """Skewed results of cases that are easy or hard for all models; the effects are 0, so the truth is known."""
+    """Skewed results of cases that are easy or hard for all models; the true effects are 0."""
     generator, held = np.random.default_rng(3), []
     for seed in range(500):
         values = generator.lognormal(0, 1, cases) + generator.lognormal(-0.5, 1, (4, cases))

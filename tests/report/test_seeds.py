@@ -38,7 +38,7 @@ def drop(folder, name, condition):
 
 
 def test_what_is_gathered_is_read_back(tmp_path, reports):
-    """Every seed's results are those of its own report."""
+    """Every seed's results are those of its own report; its uncertainties stay there."""
     gather(tmp_path / "across", dict(reversed(reports.items())))
     seeds = read_seeds(tmp_path / "across")
     assert seeds.numbers == [3, 11]
@@ -48,6 +48,8 @@ def test_what_is_gathered_is_read_back(tmp_path, reports):
             if field.name == "scores":
                 for key, scores in single.scores.items():
                     assert all((seeds.runs[seed].scores[key][name] == scores[name]).all() for name in scores)
+            elif field.name == "uncertainties":
+                assert seeds.runs[seed].uncertainties is None
             elif field.name == "queries":
                 pairs = zip(seeds.runs[seed].queries, single.queries, strict=True)
                 assert all({**row, "seed": str(seed)} == kept for kept, row in pairs)

@@ -337,6 +337,28 @@ def test_a_folder_appears_whole_and_the_first_of_two_stays(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_folder_of_ones_own_replaces_an_empty_one_and_nothing_else(tmp_path):
+    (tmp_path / "todo").mkdir()
+    with storage.atomic_folder(tmp_path / "todo", shared=False) as partial:
+        (partial / "a").write_text("ours")
+    with (
+        pytest.raises(OSError, match="not empty"),
+        storage.atomic_folder(tmp_path / "todo", shared=False) as partial,
+    ):
+        (partial / "b").write_text("late")
+    assert [(path.name, path.read_text()) for path in (tmp_path / "todo").iterdir()] == [("a", "ours")]
+    assert [path.name for path in tmp_path.iterdir()] == ["todo"]
+
+
+def test_only_an_empty_folder_is_removed_as_one_that_came_to_nothing(tmp_path):
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "a").write_text("a")
+    for name in ("empty", "full", "absent"):
+        storage.remove_if_empty(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
 def test_a_folder_that_failed_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), storage.atomic_folder(tmp_path / "entry") as partial:
         (partial / "ct.npy").write_text("half of the n")

@@ -19,6 +19,7 @@ from torch import distributed
 
 from uss_bench.runtime import stopping
 from uss_bench.runtime import team as teams
+from uss_bench.runtime.exits import exit_code as exit_code_of
 from uss_bench.runtime.storage import write_text
 from uss_bench.runtime.team import PeerLostError, Team, local_team, worker_team
 
@@ -137,14 +138,17 @@ def test_a_pause_is_a_safe_point():
         team.pause()
 
 
-@pytest.mark.parametrize(("exit_code", "lost"), [(None, False), (0, False), (1, True), (-9, True)])
+@pytest.mark.parametrize(("exit_code", "lost"), [(None, False), (0, False), (1, True), (2, True), (-9, True)])
 def test_workers_may_end_but_not_fail(exit_code, lost):
     team = Team(
         workers=[SimpleNamespace(name="1", exitcode=None), SimpleNamespace(name="2", exitcode=exit_code)]
     )
     if lost:
-        with pytest.raises(PeerLostError, match=f"^worker 2 ended with exit code {exit_code}"):
+        with pytest.raises(PeerLostError, match=f"^worker 2 ended with exit code {exit_code}") as failed:
             team.pause()
+        # Bad input that a worker has met is bad input of the program.
+        assert exit_code_of("x", team.pause) == (2 if exit_code == 2 else 1)
+        assert failed.value.code == exit_code
     else:
         team.pause()
 

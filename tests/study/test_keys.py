@@ -2,7 +2,7 @@
 
 import pytest
 
-from uss_bench.study.keys import DATA_POOL, INITIAL, ModelKey
+from uss_bench.study.keys import DATA_POOL, FITTED, INITIAL, ModelKey
 
 ITERATION, CONVERGED = ModelKey.of_iteration("USS", 3), ModelKey.of_converged("USS", 5)
 
@@ -14,6 +14,7 @@ ITERATION, CONVERGED = ModelKey.of_iteration("USS", 3), ModelKey.of_converged("U
         (ITERATION, "USS/iter-3", "USS iteration 3", False),
         (CONVERGED, "USS/converged", "USS iteration 5, converged", True),
         (DATA_POOL, "data-pool", "data pool model", True),
+        (FITTED, "fitted", "fitted model", True),
     ],
 )
 def test_what_follows_from_a_key(key, folder, title, converges):
@@ -41,6 +42,7 @@ def test_no_two_models_share_a_folder_or_a_draw():
     keys = [
         INITIAL,
         DATA_POOL,
+        FITTED,
         ModelKey.of_iteration("USS", 5),
         CONVERGED,
         ITERATION,

@@ -20,7 +20,7 @@ from .pairs import AREA, COMPARED, FEW, ROPES, Comparison, chosen, compare_all, 
 from .seeds import Budget, Seeds, gather, read_seeds
 from .style import has_matplotlib, our_style, save
 from .verdicts import LEAST_SEEDS, MOST_SEEDS, POWER, limits_of_few_seeds
-from .words import listed, plural, titled
+from .words import listed, marked, oracle_note, plural, titled
 
 
 def write_across(folder: str | Path, reports: Mapping[int, str | Path]) -> Path:
@@ -64,6 +64,7 @@ def write_report(folder: str | Path) -> Path:
         "# Uncertainty slice sampling benchmark across seeds",
         summary(seeds, comparisons),
         f"{across_tables.key_table(seeds)}\n\nMean ± standard deviation over seeds of the mean over cases.",
+        oracle_note(seeds.strategies),
         _key_figure(seeds, folder),
         _few_seeds(seeds),
         *_pairs(seeds, comparisons),
@@ -72,7 +73,7 @@ def write_report(folder: str | Path) -> Path:
         *_appendix(seeds, comparisons),
     ]
     path = folder / REPORT
-    storage.write_text(path, "\n\n".join(section for section in sections if section) + "\n")
+    storage.write_text(path, marked("\n\n".join(section for section in sections if section)) + "\n")
     return path
 
 

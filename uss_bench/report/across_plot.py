@@ -12,9 +12,9 @@ from ..study.metrics import METRICS
 from ..study.strategies import BASELINE
 from .pairs import ROPES, highlighted
 from .seeds import Seeds
-from .style import COLOURS, LINES, MARKERS, canvas
+from .style import COLOURS, LINES, MARKERS, adopt, canvas
 from .verdicts import paired_difference
-from .words import better_direction, listed, plural, titled
+from .words import better_direction, listed, marked, plural, titled
 
 SHOWN = ("DICE", "HD")
 
@@ -26,6 +26,7 @@ def reference_of(strategies: Sequence[str]) -> str:
 
 def key_figure(seeds: Seeds) -> Any:
     """Means over seeds with bands against equivalent slices; below, differences from the baseline."""
+    adopt(seeds.strategies)
     compared = len(seeds.strategies) > 1
     figure, axes = canvas(1 + compared, 2, height=6.8 if compared else 3.8)
     for axis, metric in zip(axes[0], SHOWN, strict=True):
@@ -56,7 +57,7 @@ def _curves(axis: Any, seeds: Seeds, metric: str) -> None:
         effort = _effort(seeds, seeds.first.curve(name))
         middle, deviation = means.mean(axis=1), means.std(axis=1, ddof=1)
         prominent = name in highlighted(seeds.strategies)
-        axis.plot(effort, middle, label=name, **_line(name, prominent))
+        axis.plot(effort, middle, label=marked(name), **_line(name, prominent))
         if prominent:
             axis.fill_between(
                 effort, middle - deviation, middle + deviation,

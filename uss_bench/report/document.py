@@ -16,7 +16,7 @@ from .quantile_regression import QuantileEffects
 from .results import Results, read_results
 from .signed_rank import RESAMPLES
 from .statistics import PERCENTILE_CASES
-from .words import listed, marked, titled
+from .words import listed, marked, oracle_note, titled
 
 # `{kind of model: {metric: tests}}`
 AllTests = Mapping[str, Mapping[str, tables.Tests]]
@@ -48,7 +48,7 @@ def write_report(folder: str | Path) -> Path:
         "# Uncertainty slice sampling benchmark",
         summary.summary(results),
         summary.key_table(results),
-        summary.oracle_note(results),
+        oracle_note(results.strategies),
         pictures.get(0),
         figures.missing_note(results, drawn),
         "## The paper's tables for these data",
@@ -97,8 +97,9 @@ def _score_tables(results: Results, pictures: Mapping[int, str], tests: AllTests
     found = {metric: tests["converged"][metric] for metric in PAPER_METRICS}
     yield (
         f"#### Table 8. {results.final_title}\n\nTrained on what the last iteration had annotated, the data "
-        "pool's model on everything. It takes no part in the "
-        f"comparison.\n\n{tables.converged(results, found)}"
+        "pool's model on everything. It takes no part in the comparison"
+        f"{', nor does an oracle' * (results.contenders != results.strategies)}."
+        f"\n\n{tables.converged(results, found)}"
     )
     yield pictures.get(6)
     yield pictures.get(5)

@@ -16,7 +16,7 @@ from ..study.annotation import COUNTS
 from ..study.keys import COLUMNS, DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS
 from ..study.records import ModelRecord
-from ..study.strategies import STRATEGIES, in_order
+from ..study.strategies import ORACLES, in_order
 from ..study.surfaces import volume_diagonal
 from .uncertainty_quality import Uncertainties, read_uncertainties
 
@@ -163,7 +163,7 @@ class Results:
     @property
     def contenders(self) -> list[str]:
         """The strategies that are compared with each other: all but oracles, which read labels."""
-        return [name for name in self.strategies if name not in STRATEGIES or not STRATEGIES[name].is_oracle]
+        return [name for name in self.strategies if name not in ORACLES]
 
     @property
     def last(self) -> int:

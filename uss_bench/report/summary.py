@@ -99,16 +99,6 @@ def _next_seed(results: Results) -> str:
     return f"A second seed would cost about {steps} training steps, as many as this one."
 
 
-def oracle_note(results: Results) -> str:
-    """What a dagger means; empty where no oracle ran."""
-    if len(results.contenders) == len(results.strategies):
-        return ""
-    return (
-        "† An oracle, no strategy to use: it reads labels before anybody has annotated the slices, and shows "
-        "what is to be gained. It takes no part in comparisons."
-    )
-
-
 def key_table(results: Results) -> str:
     """Effort and mean scores of the converged models and the data pool's."""
     rows = []

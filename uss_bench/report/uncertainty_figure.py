@@ -11,7 +11,7 @@ from .results import Results
 from .style import COLOURS, LINES, canvas
 from .uncertainty_quality import PoolSlices, Uncertainties, risk_coverage, selective_risk
 from .uncertainty_section import DISTANCES, by_distance, partly_annotated
-from .words import listed
+from .words import listed, marked
 
 MOST_POINTS = 3000  # of a scatter plot
 FEW_MODELS = 4  # that the alt text tells of
@@ -26,7 +26,7 @@ def uncertainty_figure(results: Results, slices: Any = None) -> Any:
     _scatter(axes[0, 0], found.slices[next(iter(shown))].open)
     for key in shown:
         colour = COLOURS[key.strategy or key.kind]
-        _risk_curve(axes[0, 1], found.slices[key].open, colour, key.title)
+        _risk_curve(axes[0, 1], found.slices[key].open, colour, marked(key.title))
         bins = found.reliability[key]
         axes[1, 0].plot(bins.predicted, bins.observed, "o-", color=colour, markersize=3.5, linewidth=1.3)
     axes[0, 1].set(xlabel="coverage: share of slices, the least uncertain first", ylabel="mean wrong voxels")

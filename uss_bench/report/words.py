@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ..study.metrics import METRICS
-from ..study.strategies import STRATEGIES
-
-ORACLES = [name for name, strategy in STRATEGIES.items() if strategy.is_oracle]
+from ..study.strategies import ORACLES
 
 
 def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -65,6 +63,16 @@ def marked(text: str) -> str:
     ('USS and OSS†; OSS†', 'CROSS-OSS-3')
     """
     return re.sub(rf"(?<![\w-])({'|'.join(ORACLES)})(?![\w†-])", r"\1†", text)
+
+
+def oracle_note(names: Iterable[str]) -> str:
+    """What a dagger means, where there is an oracle among strategies; else empty."""
+    if not set(ORACLES).intersection(names):
+        return ""
+    return (
+        "† An oracle, no strategy to use: it reads labels before anybody has annotated the slices, and shows "
+        "what is to be gained."
+    )
 
 
 def listed(parts: Iterable[str]) -> str:

@@ -85,11 +85,18 @@ def _remove_aged(path: Path, age: float) -> None:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
+def remove_if_empty(folder: str | Path) -> None:
+    """Remove a folder that came to nothing; one with files in it stays."""
+    with suppress(OSError):
+        Path(folder).rmdir()
+
+
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, shared: bool = True) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends without an error.
 
-    If another process has made `path` meanwhile, its folder stays and this one is dropped.
+    If another process has made `path` meanwhile, its folder stays: where it is `shared`, so that all would
+    make the same, this one is dropped, else that is an OSError. An empty folder is replaced.
     """
     path = Path(path)
     temporary = path.with_name(f".partial-{secrets.token_hex(6)}")
@@ -102,7 +109,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         try:
             temporary.rename(path)
         except OSError:
-            if not path.exists():
+            if not (shared and path.exists()):
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -157,6 +157,7 @@ PAPER = ("UVS", "RVS", "USS", "RSS")
 FEATURED = "USS"  # whose queries the figures show
 BASELINE = "RSS"  # what a report across seeds holds the others against: slices by chance
 BUDGET = "UVS"  # whose effort sets how many slices the slice strategies get
+ORACLES = tuple(name for name, strategy in STRATEGIES.items() if strategy.is_oracle)
 GROUPS = {"ALL": PAPER, "EXTENDED": tuple(STRATEGIES)}
 # Folders of a run that belong to no strategy; see `keys.ModelKey.folder` and `runtime.paths`.
 RESERVED = re.compile(r"initial|data-pool|twin-\d+|status|all|extended", re.IGNORECASE)
