@@ -6,25 +6,14 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
+from builders import ROOT
 
 from uss_bench.runtime.errors import InputError
 from uss_bench.study import own
 from uss_bench.study.pool import SCORES, Pool, PoolCase, Query
 
-MARGIN = '''
-"""Slices where the model is least sure of what it predicts: entropy per predicted voxel."""
-from uss_bench import Query, Strategy
-
-def least_sure(pool, count, generator):
-    scored = [
-        Query(case.case_id, z, float(case.scores["profile"][z] / (1 + case.scores["liver"][z])))
-        for case in pool.cases
-        for z in case.open_slices
-    ]
-    return sorted(scored, key=lambda query: (-query.score, query))[:count]
-
-Margin = Strategy("Margin", "slices", least_sure, needs=("profile", "liver"))
-'''
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+(MARGIN,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Margin = " in block]
 
 
 @pytest.fixture
@@ -49,7 +38,7 @@ def choosing(body, asks_for="slices", needs=()):
     )
 
 
-def test_a_strategy_from_a_file(load, tmp_path):
+def test_the_one_of_the_readme(load, tmp_path):
     strategy = load(MARGIN, "Margin")
     assert (strategy.name, strategy.asks_for, strategy.needs) == ("Margin", "slices", ("profile", "liver"))
     assert strategy.origin.file == "mine.py" and strategy.origin.text == (tmp_path / "mine.py").read_text()

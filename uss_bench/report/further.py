@@ -13,7 +13,8 @@ from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import BASELINE, FEATURED
 from .results import Results
 from .statistics import PERCENTILE_CASES, paired_interval
-from .words import listed, markdown_table, titled, value_text
+from .tables import many
+from .words import listed, markdown_table, titled, turned_tables, value_text
 
 ALL_PAIRS = 4  # strategies of which every pair is shown
 
@@ -71,7 +72,8 @@ def by_group(results: Results, groups: Sequence[str], title: str) -> str:
             places = [place for place, group in enumerate(groups) if group == name]
             means = [results.scores[key][metric][places].mean() for key in results.final_models.values()]
             rows.append([titled(metric), name, len(places), *(value_text(metric, mean) for mean in means)])
-    return markdown_table(["Metric", title, "n", *results.final_models], rows)
+    table = turned_tables if many(results.strategies) else markdown_table
+    return table(["Metric", title, "n", *results.final_models], rows)
 
 
 def missed_livers(results: Results) -> str:

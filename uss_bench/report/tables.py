@@ -17,7 +17,7 @@ from .quantile_regression import TERMS, QuantileEffects, quantile_effects
 from .results import SIZE, SPACING, Results
 from .signed_rank import PairedTest, against_best, stars
 from .statistics import EFFECT_CASES, PERCENTILE_CASES, summarize
-from .words import escaped, markdown_table, p_text, span, titled, value_text
+from .words import escaped, markdown_table, p_text, span, titled, turned_tables, value_text
 
 # `{iteration: {strategy: its test against the best of that row}}` of one metric and one kind of model
 Tests = Mapping[int, Mapping[str, PairedTest]]
@@ -200,7 +200,8 @@ def corrected_tests(tests: Mapping[str, Mapping[str, Tests]], strategies: Sequen
                 model = f"iter. {iteration}" if kind == "iteration" else kind
                 columns = [cells.get(strategy, "best" * (strategy == best)) for strategy in strategies]
                 rows.append([metric, model, span(min(zeros), max(zeros)), *columns])
-    return markdown_table(["Metric", "Models", "zeros", *strategies], rows) if rows else ""
+    table = turned_tables if many(strategies) else markdown_table
+    return table(["Metric", "Models", "zeros", *strategies], rows) if rows else ""
 
 
 def _test_cell(test: PairedTest, corrected: float) -> str:

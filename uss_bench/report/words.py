@@ -23,6 +23,26 @@ def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -
     )
 
 
+def turned_tables(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A table of too many columns as one per value of its first column, with its other columns as rows.
+
+    >>> print(turned_tables(["Metric", "Site", "A", "B"], [["HD", "x", 1, 2], ["HD", "y", 3, 4]]))
+    | HD, Site | x | y |
+    | --- | ---: | ---: |
+    | A | 1 | 3 |
+    | B | 2 | 4 |
+    """
+    parts: dict[object, list[Sequence[object]]] = {}
+    for first, *rest in rows:
+        parts.setdefault(first, []).append(rest)
+    tables = []
+    for first, part in parts.items():
+        corner, *names = header[1:]
+        lines = list(zip([f"{first}, {corner}", *names], *part, strict=True))
+        tables.append(markdown_table(lines[0], lines[1:]))
+    return "\n\n".join(tables)
+
+
 def titled(metric: str) -> str:
     """A metric with its unit.
 
