@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from statsmodels.stats.multitest import multipletests
 
 from ..data.manifest import SPLITS
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
@@ -17,6 +16,7 @@ from .quantile_regression import TERMS, QuantileEffects, quantile_effects
 from .results import SIZE, SPACING, Results
 from .signed_rank import PairedTest, against_best, stars
 from .statistics import EFFECT_CASES, PERCENTILE_CASES, summarize
+from .verdicts import holm
 from .words import escaped, markdown_table, p_text, span, titled, turned_tables, value_text
 
 # `{iteration: {strategy: its test against the best of that row}}` of one metric and one kind of model
@@ -191,7 +191,7 @@ def corrected_tests(tests: Mapping[str, Mapping[str, Tests]], strategies: Sequen
     for kind, by_metric in tests.items():
         for metric, found in by_metric.items():
             p_values = [test.p for row in found.values() for test in row.values()]
-            adjusted = iter(multipletests(p_values, method="holm")[1] if p_values else ())
+            adjusted = iter(holm(p_values))
             for iteration, row in found.items():
                 if not row:
                     continue
