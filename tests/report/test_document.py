@@ -13,6 +13,7 @@ import re
 import shutil
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -391,6 +392,14 @@ def test_effects_that_cannot_be_separated_are_no_table(folder, no_matplotlib):
     assert section.strip() == (
         "No regression: these strategies cannot separate the effects of uncertainty and slice sampling."
     )
+
+
+def test_one_fit_may_fail_alone(folder, no_matplotlib, monkeypatch):
+    fits = tables.effects(read_results(folder))
+    fits["HD"] = replace(fits["HD"], rows=(), failure="made up")
+    monkeypatch.setattr(tables, "effects", lambda results: fits)
+    section = section_of(text_of(folder), "Table 9. Effects of uncertainty and slice sampling")
+    assert section.count("failed") == 4 and "The fit of HD failed: made up." in section
 
 
 def test_missed_livers_are_listed(text, folder, no_matplotlib):
