@@ -43,7 +43,7 @@ A strategy is a function that chooses queries from a pool:
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from .data.manifest import Case, read_manifest

@@ -22,6 +22,7 @@ from uss_bench.study.evaluation import THRESHOLD
 from uss_bench.study.keys import INITIAL
 from uss_bench.study.models import Models
 from uss_bench.study.querying import in_voxels
+from uss_bench.study.uncertainty_quality import keep_mean
 
 ALL, EXTENDED = "`all`: slice and volume entropy", "`extended`: every score"
 
@@ -47,10 +48,11 @@ def main():
         models._loaded = INITIAL, models._new_model(INITIAL).eval()
 
         def papers():
-            mean, entropy, *_ = models.uncertainty(INITIAL, case.case_id)
+            found = models.uncertainty(INITIAL, case.case_id)
+            keep_mean(models._mean_path(INITIAL, case.case_id), found.mean)
             reach = in_voxels(settings.query.dilation_mm, settings.data.spacing)
-            volume_uncertainty(entropy, mean >= THRESHOLD, reach)
-            slice_profile(entropy)
+            volume_uncertainty(found.entropy, found.mean >= THRESHOLD, reach)
+            slice_profile(found.entropy)
 
         calls = {ALL: papers, EXTENDED: lambda: models.score(INITIAL, case.case_id)}
         seconds = alternate(calls, options.rounds)

@@ -7,7 +7,7 @@ in.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import contextmanager
 from itertools import product
 from typing import NamedTuple
@@ -131,7 +131,7 @@ def predict_mc(
     (True, True)
     """
     mean = np.empty(np.shape(volume), np.float32)
-    entropy = np.empty_like(mean) if "information" in further else None
+    own_entropy = np.empty_like(mean) if "information" in further else None  # mean of the passes' own
     overlaps = np.zeros((samples, samples)) if "agreement" in further else None
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     with _evaluating(model):
@@ -142,29 +142,38 @@ def predict_mc(
             for _ in range(samples):
                 probability = liver_probability(model.decode(features, generator))
                 total = total + probability
-                if entropy is not None:
-                    doubt = doubt + torch.special.entr(probability) + torch.special.entr(1 - probability)
+                if own_entropy is not None:
+                    doubt = doubt + _entropy(probability)
                 if overlaps is not None:
-                    masks.append(probability[0, :z, :y, :x].flatten() >= LIKELY)
+                    masks.append(probability[0, :z, :y, :x] >= LIKELY)
             mean[region] = _inside(total / samples, shape)
-            if entropy is not None:
-                entropy[region] = _inside(doubt / samples, shape)
+            if own_entropy is not None:
+                own_entropy[region] = _inside(doubt / samples, shape)
             if overlaps is not None:
-                overlaps += _overlaps(torch.stack(masks))
+                overlaps += _overlaps(masks)
     # Rounding may carry a mean of ones past one, where the entropy is undefined.
     np.clip(mean, 0, 1, out=mean)
-    return MonteCarlo(
-        mean,
-        predictive_entropy(mean),
-        None if entropy is None else mutual_information(mean, entropy),
-        None if overlaps is None else mean_pairwise_dice(overlaps),
-    )
+    entropy = predictive_entropy(mean)
+    information = None if own_entropy is None else mutual_information(entropy, own_entropy)
+    agreement = None if overlaps is None else mean_pairwise_dice(overlaps)
+    return MonteCarlo(mean, entropy, information, agreement)
 
 
-def _overlaps(masks: torch.Tensor) -> np.ndarray:
-    """Voxels that each two of the masks `(n, voxels)` share, `(n, n)`; exact, as float64 counts are."""
-    somewhere = masks[:, masks.any(dim=0)].double()  # the liver is a small part of a volume
-    return (somewhere @ somewhere.T).cpu().numpy()
+def _entropy(probability: torch.Tensor) -> torch.Tensor:
+    """Entropy of a foreground probability, in nats; twice as fast on CPUs as `torch.special.entr`."""
+    least = torch.finfo(probability.dtype).tiny  # whose logarithm is finite
+    other = 1 - probability
+    return -(probability * probability.clamp_min(least).log() + other * other.clamp_min(least).log())
+
+
+def _overlaps(masks: Sequence[torch.Tensor]) -> np.ndarray:
+    """Voxels that each two of n masks share, `(n, n)`; exact, as float64 counts are."""
+    anywhere = masks[0]
+    for mask in masks[1:]:
+        anywhere = anywhere | mask
+    places = anywhere.flatten().nonzero()[:, 0]  # the liver is a small part of a volume
+    there = torch.stack([mask.flatten()[places] for mask in masks]).double()
+    return (there @ there.T).cpu().numpy()
 
 
 @contextmanager

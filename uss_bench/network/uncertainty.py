@@ -28,7 +28,7 @@ def predictive_entropy(mean_probability: float | np.ndarray) -> float | np.ndarr
     return entr(mean_probability) + entr(1 - mean_probability)
 
 
-def mutual_information(mean_probability: np.ndarray, mean_entropy: np.ndarray) -> np.ndarray:
+def mutual_information(entropy: np.ndarray, mean_entropy: np.ndarray) -> np.ndarray:
     """How far Monte Carlo samples disagree, in nats: BALD (Houlsby et al. 2011, Gal et al. 2017).
 
     It is the part of the predictive entropy that the samples' own entropies do not explain: high where each
@@ -36,10 +36,10 @@ def mutual_information(mean_probability: np.ndarray, mean_entropy: np.ndarray) -
 
     Parameters
     ----------
-    mean_probability : array of any shape, in [0, 1]
-        Mean over the samples.
+    entropy : array of any shape
+        Predictive entropy, that of the samples' mean, in nats.
     mean_entropy : array of the same shape
-        Mean of the samples' entropies, in nats.
+        Mean of the samples' own entropies, in nats.
 
     Returns
     -------
@@ -49,11 +49,13 @@ def mutual_information(mean_probability: np.ndarray, mean_entropy: np.ndarray) -
     Examples
     --------
     >>> samples = np.array([[0.0, 0.5], [1.0, 0.5]])  # two samples of two voxels
-    >>> mutual_information(samples.mean(axis=0), predictive_entropy(samples).mean(axis=0)).round(3).tolist()
+    >>> own_entropies = predictive_entropy(samples)
+    >>> entropy = predictive_entropy(samples.mean(axis=0))
+    >>> mutual_information(entropy, own_entropies.mean(axis=0)).round(3).tolist()
     [0.693, 0.0]
     """
     # It cannot be negative, but rounding can make it so.
-    return np.maximum(predictive_entropy(mean_probability) - mean_entropy, 0)
+    return np.maximum(entropy - mean_entropy, 0)
 
 
 def mean_pairwise_dice(overlaps: np.ndarray) -> float:

@@ -18,7 +18,7 @@ from ..study.metrics import METRICS
 from ..study.records import ModelRecord
 from ..study.strategies import ORACLES, in_order
 from ..study.surfaces import volume_diagonal
-from .uncertainty_quality import Uncertainties, read_uncertainties
+from .uncertainty_statistics import Uncertainties, read_uncertainties
 
 # What is read back for a report, beside the provenance.
 TABLES = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)

@@ -10,7 +10,7 @@ import numpy as np
 from ..study.keys import INITIAL, ModelKey
 from ..study.strategies import in_order
 from .results import Results
-from .uncertainty_quality import RIGHT, PoolSlices, Uncertainties, rank_correlation, risk_coverage
+from .uncertainty_statistics import RIGHT, PoolSlices, Uncertainties, rank_correlation, risk_coverage
 from .words import markdown_table, ordinal
 
 TITLE = "## How good are the uncertainties?"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from uss_bench.report.uncertainty_quality import (
+from uss_bench.report.uncertainty_statistics import (
     PoolSlices,
     Reliability,
     rank_correlation,

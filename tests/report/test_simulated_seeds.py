@@ -1,6 +1,6 @@
 """How the inference across seeds holds up: simulations with the tails of the committed results.
 
-`pytest -m slow -s tests/report/test_inference.py` prints the rates.
+`pytest -m slow -s tests/report/test_simulated_seeds.py` prints the rates.
 """
 
 from collections import Counter
