@@ -278,9 +278,9 @@ def test_variants_where_the_manifest_names_them(folder, no_matplotlib, text):
     kinds = {"test-1": "normal", "test-2": "normal", "test-3": "resected"}
     change(folder, "volumes", lambda row: [row | {"variant": kinds.get(row["case_id"], "cysts")}])
     section = section_of(text_of(folder), "By variant")
-    values = values_of("DICE", "converged", "USS", "2")
-    assert "| DICE | resected | 1 |" in section and f" | {values[2]:.3f} | " in section
-    assert "| DICE | normal | 2 |" in section and "| DICE | cysts | 5 |" in section
+    dice, hd = (values_of(metric, "converged", "USS", "2")[2] for metric in ("DICE", "HD"))
+    assert "| resected | 1 |" in section and f" | {dice:.3f} / {hd:.1f} | " in section
+    assert "| normal | 2 |" in section and "| cysts | 5 |" in section
 
 
 def values_of(metric, model, strategy, iteration):

@@ -178,7 +178,7 @@ def _further_results(results: Results) -> Iterator[str]:
     for title, groups in (("site", results.sites), ("variant", results.variants)):
         if any(groups):
             yield (
-                f"### By {title}\n\nMeans of the models of Table 8 over n test cases.\n\n"
+                f"### By {title}\n\nMean DICE / mean HD [mm] of the models of Table 8 over n test cases.\n\n"
                 f"{further.by_group(results, groups, title)}"
             )
     missed = further.missed_livers(results)
