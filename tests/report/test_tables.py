@@ -335,7 +335,7 @@ def effects(results, uncertainty, slices, cases=24):
     return replace(results, scores=scores, cases=list(range(cases)), sites=["a"] * cases), noise
 
 
-@pytest.mark.parametrize("cases", [16, 24, 120])
+@pytest.mark.parametrize("cases", [24, 44, 120])
 def test_table_9_separates_the_effects(results, cases):
     found, noise = effects(results, 0.02, 0.05, cases)
     header, rows = parsed(tables.effects_table(tables.effects(found), cases))
@@ -356,11 +356,19 @@ def test_table_9_separates_the_effects(results, cases):
             value, *ends = re.fullmatch(r"(-?[\d.]+)(?: \[(-?[\d.]+), (-?[\d.]+)\])?", cell).groups()
             if cases == 24:  # two of which may be the fifth percentile
                 assert shows(value, coefficient, DECIMALS[metric])
-            assert p == "" if intercept else cases < 20 or p == "<0.001"
-            # An interval of a percentile, which the intercept is, takes a hundred cases, one of an effect 20.
-            assert (ends == [None, None]) == (cases < (100 if intercept else 20))
+            assert p == "" if intercept else p == "<0.001"
+            # An interval of a percentile, which the intercept is, takes a hundred cases, one of an effect 40.
+            assert (ends == [None, None]) == (cases < (100 if intercept else 40))
             if None not in ends:
                 assert float(ends[0]) <= float(value) <= float(ends[1])
+
+
+def test_a_failed_fit_shows_no_number(results):
+    found, _ = effects(results, uncertainty=0.02, slices=0.05)
+    fits = tables.effects(found)
+    fits["HD"] = replace(fits["HD"], rows=(), failure="made up")
+    rows = parsed(tables.effects_table(fits, 24))[1]
+    assert all(row[7:] == ["failed", ""] and "." in row[1] for row in rows)
 
 
 def test_table_9_is_of_the_papers_strategies(results):
