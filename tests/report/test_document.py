@@ -13,6 +13,7 @@ import re
 import shutil
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -277,9 +278,9 @@ def test_variants_where_the_manifest_names_them(folder, no_matplotlib, text):
     kinds = {"test-1": "normal", "test-2": "normal", "test-3": "resected"}
     change(folder, "volumes", lambda row: [row | {"variant": kinds.get(row["case_id"], "cysts")}])
     section = section_of(text_of(folder), "By variant")
-    values = values_of("DICE", "converged", "USS", "2")
-    assert "| DICE | resected | 1 |" in section and f" | {values[2]:.3f} | " in section
-    assert "| DICE | normal | 2 |" in section and "| DICE | cysts | 5 |" in section
+    dice, hd = (values_of(metric, "converged", "USS", "2")[2] for metric in ("DICE", "HD"))
+    assert "| resected | 1 |" in section and f" | {dice:.3f} / {hd:.1f} | " in section
+    assert "| normal | 2 |" in section and "| cysts | 5 |" in section
 
 
 def values_of(metric, model, strategy, iteration):
@@ -391,6 +392,14 @@ def test_effects_that_cannot_be_separated_are_no_table(folder, no_matplotlib):
     assert section.strip() == (
         "No regression: these strategies cannot separate the effects of uncertainty and slice sampling."
     )
+
+
+def test_one_fit_may_fail_alone(folder, no_matplotlib, monkeypatch):
+    fits = tables.effects(read_results(folder))
+    fits["HD"] = replace(fits["HD"], rows=(), failure="made up")
+    monkeypatch.setattr(tables, "effects", lambda results: fits)
+    section = section_of(text_of(folder), "Table 9. Effects of uncertainty and slice sampling")
+    assert section.count("failed") == 4 and "The fit of HD failed: made up." in section
 
 
 def test_missed_livers_are_listed(text, folder, no_matplotlib):

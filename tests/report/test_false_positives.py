@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from statsmodels.stats.multitest import multipletests
 
 from uss_bench.report.quantile_regression import quantile_effects
 from uss_bench.report.results import read_results
 from uss_bench.report.signed_rank import against_best
+from uss_bench.report.statistics import EFFECT_CASES, holm
 from uss_bench.study.keys import ModelKey
 from uss_bench.study.metrics import METRICS, PAPER_METRICS
 from uss_bench.study.strategies import STRATEGIES
@@ -39,7 +39,7 @@ def null_draws(results, metric, kind):
 
 
 @pytest.mark.parametrize("kind", ["iteration", "converged"])
-@pytest.mark.parametrize("metric", PAPER_METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_tests_against_the_best(results, metric, kind):
     """Every strategy's test by itself, and any of a row after Holm's correction."""
     found = {strategy: [] for strategy in results.strategies}
@@ -49,8 +49,7 @@ def test_tests_against_the_best(results, metric, kind):
         row = against_best(samples, METRICS[metric].higher_is_better, seed, resamples=199)
         for strategy, test in row.items():
             found[strategy].append(test.p)
-        _, adjusted, _, _ = multipletests([test.p for test in row.values()], method="holm")
-        corrected.append(min(adjusted))
+        corrected.append(min(holm([test.p for test in row.values()])))
     shares = {strategy: np.mean(np.array(p_values) < 0.05) for strategy, p_values in found.items()}
     print(metric, kind, shares, np.mean(np.array(corrected) < 0.05))
     assert max(shares.values()) <= MOST
@@ -71,7 +70,7 @@ def test_effects_of_table_9(results, metric):
     assert (shares <= MOST).all() and shares.mean() > 0.02
 
 
-@pytest.mark.parametrize("cases", [20, 45, 100])
+@pytest.mark.parametrize("cases", [EFFECT_CASES, 100])
 def test_coverage_of_the_effects_intervals(cases):
     """Skewed results of cases that are easy or hard for all models; the true effects are 0."""
     generator, held = np.random.default_rng(3), []

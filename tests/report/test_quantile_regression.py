@@ -104,14 +104,28 @@ def test_three_strategies_give_the_quantiles_of_each(quantile, rank):
     )
 
 
-def test_what_comes_with_the_coefficients():
+def test_the_coefficients_are_those_of_statsmodels():
     values = cases(60)
     result = effects(values)
+    fit = QuantReg(values.ravel(), np.repeat(design_of(), 60, axis=0)).fit(q=0.95)
     assert (result.n, result.quantile, result.failure) == (240, 0.95, "")
-    (coefficients,) = fit_quantile(values[None], design_of().astype(int), 0.95)
-    assert [row.coefficient for row in result.rows] == coefficients.tolist()
+    assert [row.coefficient for row in result.rows] == fit.params.tolist()
     assert all(row.ci_low < row.coefficient < row.ci_high for row in result.rows)
     assert np.isnan(result.rows[0].p_value)
+
+
+def test_no_convergence_and_exceptions_are_failures(monkeypatch):
+    fit = QuantReg.fit
+    monkeypatch.setattr(QuantReg, "fit", lambda self, q: fit(self, q=q, max_iter=2))
+    result = effects(cases(50))
+    assert result.failure.startswith("no convergence: ") and result.rows == ()
+
+    def broken(self, q):
+        raise np.linalg.LinAlgError("SVD did not converge")
+
+    monkeypatch.setattr(QuantReg, "fit", broken)
+    result = effects(cases(50))
+    assert result.failure == "LinAlgError: SVD did not converge" and result.rows == ()
 
 
 def counted_p(values, effect, quantile):

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from uss_bench.report.statistics import holm
 from uss_bench.report.verdicts import (
-    holm,
     limits_of_few_seeds,
     paired_difference,
     probability,

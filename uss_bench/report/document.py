@@ -118,14 +118,15 @@ def _legend(results: Results) -> str:
 
 def _effects(results: Results, fits: Mapping[str, QuantileEffects]) -> str:
     """Table 9."""
-    cases, first = len(results.cases), next(iter(fits.values()))
+    cases, failures = len(results.cases), {metric: fit.failure for metric, fit in fits.items() if fit.failure}
     heading = "### Table 9. Effects of uncertainty and slice sampling"
-    if first.failure:
-        return f"{heading}\n\nNo regression: {first.failure}."
+    if len(failures) == len(fits):
+        return f"{heading}\n\nNo regression: {next(iter(failures.values()))}."
+    failed = "".join(f"\n\nThe fit of {metric} failed: {reason}." for metric, reason in failures.items())
     return (
         f"{heading}\n\nQuantile regression `metric ~ uncertainty + slice` over the results of Table 8, at "
-        "the 5th percentile of DICE and the 95th of the others (least check loss, solved exactly): "
-        f"coefficient [95% interval] and p.\n\n{tables.effects_table(fits, cases)}\n\nn = {first.n}: each of "
+        "the 5th percentile of DICE and the 95th of the others: coefficient [95% interval] and "
+        f"p.\n\n{tables.effects_table(fits, cases)}{failed}\n\nn = {next(iter(fits.values())).n}: each of "
         f"{cases} cases enters once per model. Intervals are from a bootstrap over cases, p from exchanging, "
         "within each case, the models that differ in the effect alone. Both hold for these trained models; "
         "retraining them is a further source of chance."
@@ -177,7 +178,7 @@ def _further_results(results: Results) -> Iterator[str]:
     for title, groups in (("site", results.sites), ("variant", results.variants)):
         if any(groups):
             yield (
-                f"### By {title}\n\nMeans of the models of Table 8 over n test cases.\n\n"
+                f"### By {title}\n\nMean DICE / mean HD [mm] of the models of Table 8 over n test cases.\n\n"
                 f"{further.by_group(results, groups, title)}"
             )
     missed = further.missed_livers(results)

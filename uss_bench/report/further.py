@@ -14,7 +14,7 @@ from ..study.strategies import BASELINE, FEATURED
 from .results import Results
 from .statistics import PERCENTILE_CASES, paired_interval
 from .tables import many
-from .words import listed, markdown_table, titled, turned_tables, value_text
+from .words import listed, markdown_table, titled, turned_table, value_text
 
 ALL_PAIRS = 4  # strategies of which every pair is shown
 
@@ -55,7 +55,7 @@ def _pairs(results: Results) -> list[tuple[tuple[str, ModelKey], tuple[str, Mode
 
 
 def by_group(results: Results, groups: Sequence[str], title: str) -> str:
-    """Means of the paper's metrics of the final models in each group of test cases.
+    """Mean DICE / mean HD of the final models in each group of test cases.
 
     Parameters
     ----------
@@ -66,14 +66,17 @@ def by_group(results: Results, groups: Sequence[str], title: str) -> str:
     title : str
         What a group is.
     """
+
+    def cell(key: ModelKey, places: Sequence[int]) -> str:
+        means = {metric: results.scores[key][metric][places].mean() for metric in ("DICE", "HD")}
+        return " / ".join(value_text(metric, mean) for metric, mean in means.items())
+
     rows = []
-    for metric in PAPER_METRICS:
-        for name in sorted(set(groups)):
-            places = [place for place, group in enumerate(groups) if group == name]
-            means = [results.scores[key][metric][places].mean() for key in results.final_models.values()]
-            rows.append([titled(metric), name, len(places), *(value_text(metric, mean) for mean in means)])
-    table = turned_tables if many(results.strategies) else markdown_table
-    return table(["Metric", title, "n", *results.final_models], rows)
+    for name in sorted(set(groups)):
+        places = [place for place, group in enumerate(groups) if group == name]
+        rows.append([name, len(places), *(cell(key, places) for key in results.final_models.values())])
+    header = [title, "n", *results.final_models]
+    return (turned_table if many(results.strategies) else markdown_table)(header, rows)
 
 
 def missed_livers(results: Results) -> str:

@@ -14,7 +14,8 @@ from ..runtime import paths, storage
 from ..study.metrics import METRICS
 from ..study.strategies import BASELINE, FEATURED
 from .seeds import Seeds
-from .verdicts import PairedDifference, holm, paired_difference
+from .statistics import holm
+from .verdicts import PairedDifference, paired_difference
 
 COMPARED = ("DICE", "MSD", "HD")
 # Half the region of practical equivalence. The median gain that papers claim is 0.01 DICE (arXiv 2505.04720);

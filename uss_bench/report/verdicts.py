@@ -6,7 +6,6 @@ Pure functions of arrays. `crossed` says where the intervals come from.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -168,21 +167,6 @@ def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> int | None:
     choices = range(max(seeds + 1, LEAST_SEEDS), MOST_SEEDS + 1)
     place = bisect_left(choices, True, key=decides)
     return choices[place] if place < len(choices) else None
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction of p values for their number, in their order.
-
-    (`statsmodels` has it too, and collects garbage at every call.)
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p_values)
-    stepwise = np.sort(p_values) * np.arange(len(order), 0, -1)
-    corrected = np.empty(len(order))
-    corrected[order] = np.minimum(np.maximum.accumulate(stepwise), 1.0)
-    return corrected.tolist()
 
 
 def win_matrix(means: np.ndarray, higher_is_better: bool) -> np.ndarray:

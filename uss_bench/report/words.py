@@ -23,24 +23,32 @@ def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -
     )
 
 
-def turned_tables(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A table of too many columns as one per value of its first column, with its other columns as rows.
+def turned_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A table with rows and columns in each other's place.
 
-    >>> print(turned_tables(["Metric", "Site", "A", "B"], [["HD", "x", 1, 2], ["HD", "y", 3, 4]]))
+    >>> print(turned_table(["Site", "A", "B"], [["x", 1, 2]]))
+    | Site | x |
+    | --- | ---: |
+    | A | 1 |
+    | B | 2 |
+    """
+    first, *others = zip(header, *rows, strict=True)
+    return markdown_table(first, others)
+
+
+def turned_tables(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A turned table per value of the first column, which stands in its corner.
+
+    >>> print(turned_tables(["Metric", "Site", "A"], [["HD", "x", 1], ["HD", "y", 3]]))
     | HD, Site | x | y |
     | --- | ---: | ---: |
     | A | 1 | 3 |
-    | B | 2 | 4 |
     """
     parts: dict[object, list[Sequence[object]]] = {}
-    for first, *rest in rows:
-        parts.setdefault(first, []).append(rest)
-    tables = []
-    for first, part in parts.items():
-        corner, *names = header[1:]
-        lines = list(zip([f"{first}, {corner}", *names], *part, strict=True))
-        tables.append(markdown_table(lines[0], lines[1:]))
-    return "\n\n".join(tables)
+    for first, *others in rows:
+        parts.setdefault(first, []).append(others)
+    _, corner, *names = header
+    return "\n\n".join(turned_table([f"{first}, {corner}", *names], part) for first, part in parts.items())
 
 
 def titled(metric: str) -> str:
