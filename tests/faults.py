@@ -185,7 +185,7 @@ class Experiment:
         folder, record = self._folder()
         self._run(folder, Fault(folder, record))
         assert_same(folder, self._undisturbed)  # the shim alone changes nothing
-        self.calls = record.read_text().splitlines()
+        self.calls = record.read_text(encoding="utf-8").splitlines()
 
     def _folder(self):
         """Fresh folder with the cases, and a path for the record of its calls."""
@@ -217,7 +217,7 @@ class Experiment:
         """Run with a fault, and continue; AssertionError where anything is not as it must be."""
         folder, record = self._folder()
         code, err = self._run(folder, Fault(folder, record, number, kind))
-        assert record.read_text(), f"the fault did not come about\n{err}"
+        assert record.read_text(encoding="utf-8"), f"the fault did not come about\n{err}"
         self._check_written(folder)
         if kind == "SIGKILL":
             assert code == -signal.SIGKILL, f"exit code {code}\n{err}"

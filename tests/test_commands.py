@@ -159,7 +159,7 @@ def test_run_reads_the_manifest_that_is_there_and_leaves_it_alone(tmp_path, work
     (tmp_path / "data_manifest.csv").write_text("case_id,site\nmine,here\n")
     assert run() == 2 and not work
     assert "data_manifest.csv" in capsys.readouterr().err
-    assert (tmp_path / "data_manifest.csv").read_text() == "case_id,site\nmine,here\n"
+    assert (tmp_path / "data_manifest.csv").read_text(encoding="utf-8") == "case_id,site\nmine,here\n"
 
 
 def test_a_manifest_that_leads_nowhere_is_left_alone_too(tmp_path, work, capsys):

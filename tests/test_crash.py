@@ -93,7 +93,7 @@ def _run(folder, stderr, arguments, prepare):
 
 def outcome(process, said):
     """Exit code (the negative signal of one that was killed) and standard error of a run."""
-    with open(said.fileno(), closefd=False) as stream:
+    with open(said.fileno(), encoding="utf-8", closefd=False) as stream:
         err = stream.read()
     process.join(60)
     return process.exitcode, err
@@ -286,8 +286,10 @@ def test_killed_while_phantoms_are_made(tmp_path):
 
 def test_what_a_killed_report_has_left_for_a_day_is_removed(finished):
     folders = [finished / "reports" / name for name in (f"{NAME}-seed0", f"{NAME}-seed1", NAME)]
-    for folder in folders[:2]:
+    for seed, folder in enumerate(folders[:2]):
         shutil.copytree(folders[2], folder)
+        path = folder / paths.PROVENANCE
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"seed": seed}))
     for folder in folders:
         (folder / ".partial-new-report.md").touch()
         (folder / ".partial-old-report.md").touch()
@@ -380,7 +382,7 @@ def test_workers_end_when_their_leader_is_killed(tmp_path):
 def group_lives(leader):
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
-            state, _, group = status.read_text().rsplit(")", 1)[1].split()[:3]
+            state, _, group = status.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[:3]
         except OSError:  # ended meanwhile
             continue
         if int(group) == leader and state != "Z":
@@ -402,7 +404,7 @@ class Count:
 
         def counted(update, training, *batch):
             update(training, *batch)
-            with open("steps.txt", "a") as file:
+            with open("steps.txt", "a", encoding="utf-8") as file:
                 file.write(f"{training.step}\n")
             if next(steps) == self.ending:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -416,7 +418,14 @@ def test_a_training_that_is_to_end_goes_on_where_it_was(undisturbed, folder):
     assert torch.load(folder / "runs" / NAME / "initial" / "training.pt")["step"] == 4
     code, err = run(folder, prepare=Count())
     assert code == 0, err
-    assert list(map(int, (folder / "steps.txt").read_text().split())) == 4 * [1, 2, 3, 4, 5, 6]
+    assert list(map(int, (folder / "steps.txt").read_text(encoding="utf-8").split())) == 4 * [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
     assert_same(folder, undisturbed)
 
 
@@ -585,7 +594,7 @@ def test_a_file_in_the_place_of_a_folder_is_bad_input(folder, place):
     path.parent.mkdir(exist_ok=True)
     path.write_text("mine")
     assert_refused(*run(folder), 2, place)
-    assert path.read_text() == "mine"
+    assert path.read_text(encoding="utf-8") == "mine"
 
 
 def test_a_read_only_folder_is_bad_input(folder):
@@ -619,7 +628,7 @@ def other_library():
 def test_another_run_is_refused(undisturbed, finished, arguments, prepare, difference):
     shutil.rmtree(finished / "reports")  # which would be refused just as well
     (finished / "other.csv").write_text(
-        (finished / "manifest.csv").read_text().replace(",site,pool", ",another,pool")
+        (finished / "manifest.csv").read_text(encoding="utf-8").replace(",site,pool", ",another,pool")
     )
     assert_refused(*run(finished, *arguments, prepare=prepare), 2, "another run", difference)
     assert_completes(finished, undisturbed)
@@ -666,7 +675,9 @@ def test_a_second_process_does_not_disturb_the_first(undisturbed, folder):
     os.kill(first.pid, signal.SIGSTOP)  # else it might be done before
     try:
         assert_refused(*run(folder), 2, f"in use by process {first.pid}", "--name")
-        assert json.loads((folder / "runs" / NAME / paths.LOCK).read_text())["pid"] == first.pid
+        assert (
+            json.loads((folder / "runs" / NAME / paths.LOCK).read_text(encoding="utf-8"))["pid"] == first.pid
+        )
     finally:
         os.kill(first.pid, signal.SIGCONT)
     assert outcome(first, said)[0] == 0

@@ -327,7 +327,7 @@ def fuzz_files(folder, examples):
             outcomes["compared"] += 1
             check_reading(by_hand, values, affine)
 
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     signal.signal(signal.SIGVTALRM, give_up)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ADDRESS_SPACE,) * 2)
     fuzz(check, examples, file=files(list(sound_files())))

@@ -45,7 +45,7 @@ def check(tmp_path):
     """Checks cases in the manifest that is made of them."""
 
     def run(cases, *overrides, strategies=("USS",)):
-        with open(tmp_path / "manifest.csv", "w", newline="") as file:
+        with open(tmp_path / "manifest.csv", "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, [*REQUIRED, *OPTIONAL, "phantom"])
             writer.writeheader()
             for case in cases:

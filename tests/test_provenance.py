@@ -145,7 +145,7 @@ def test_the_digest_of_the_code_covers_what_shapes_numbers_and_not_what_says_the
         "runtime/progress.py",
         "commands.py",
     ):
-        with open(package / name, "a") as file:
+        with open(package / name, "a", encoding="utf-8") as file:
             file.write("# a typo corrected\n")
     assert provenance.code_digest(package) == before
     seen = {before}
@@ -156,7 +156,7 @@ def test_the_digest_of_the_code_covers_what_shapes_numbers_and_not_what_says_the
         "network/layers.py",
         "study/strategies.py",
     ):
-        with open(package / name, "a") as file:
+        with open(package / name, "a", encoding="utf-8") as file:
             file.write("# another number\n")
         seen.add(provenance.code_digest(package))
     assert len(seen) == 6

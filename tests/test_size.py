@@ -42,7 +42,9 @@ def in_own_process(work, *arguments):
 
 def memory(counter):
     """One of the kernel's counters of this process, in MiB."""
-    [line] = [line for line in STATUS.read_text().splitlines() if line.startswith(f"{counter}:")]
+    [line] = [
+        line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(f"{counter}:")
+    ]
     return int(line.split()[1]) / 1024
 
 
@@ -87,7 +89,7 @@ def whole_body_stages(case, cache):
     peaks = {}
 
     def measured(stage, work, *arguments):
-        CLEAR.write_text("5")  # resets the peak
+        CLEAR.write_text("5", encoding="utf-8")  # resets the peak
         result = work(*arguments)
         peaks[stage] = memory("VmHWM")
         return result

@@ -95,7 +95,7 @@ def test_every_strategy_that_ships_is_reported(extended):
         asked = rows(extended, "queries", name)
         assert {bool(row["slice"]) for row in asked} == {strategy.by_slices}
         assert {row["model"] for row in rows(extended, "cases", name)} == {"iteration", "converged"}
-    text = (report / "report.md").read_text()
+    text = (report / "report.md").read_text(encoding="utf-8")
     assert all(f"\n| {name}{'†' * strategy.is_oracle} |" in text for name, strategy in STRATEGIES.items())
     assert re.search("OSS(?!†)", text) is None and "† An oracle" in text
 
@@ -142,7 +142,7 @@ def test_a_list_of_a_run_gives_the_numbers_of_its_strategy(extended, folder):
     for name in PAPER:
         for file in FILES:
             assert rows(folder, file, f"THEIR-{name}") == rows(extended, file, name)
-    provenance = (folder / "reports" / NAME / "results" / "provenance.json").read_text()
+    provenance = (folder / "reports" / NAME / "results" / "provenance.json").read_text(encoding="utf-8")
     assert '"replays": "RSS"' in provenance and str(folder) not in provenance
 
 
@@ -177,7 +177,7 @@ def test_another_list_under_the_same_name_is_refused(folder):
 
 
 def test_a_strategy_of_ones_own_is_reported_with_its_source(own):
-    text = (own / "reports" / NAME / "report.md").read_text()
+    text = (own / "reports" / NAME / "report.md").read_text(encoding="utf-8")
     assert "| First |" in text and "First = Strategy(" in text
     assert [row["slice"] for row in rows(own, "queries", "First")] == ["0", "1", "2", "3"]
 
@@ -210,7 +210,7 @@ def test_a_file_that_asks_for_something_else_does_not_continue_a_run(own, tmp_pa
     (folder / "mine.py").write_text(f"{FIRST}\n# a note\n")  # asks for the same
     code, err = run(folder, *arguments)
     assert code == 0, err
-    assert "# a note" in (folder / "reports" / NAME / "report.md").read_text()
+    assert "# a note" in (folder / "reports" / NAME / "report.md").read_text(encoding="utf-8")
     (folder / "mine.py").write_text(FIRST)
     code, err = run(folder, *arguments)
     assert code == 0, err

@@ -139,7 +139,8 @@ def test_a_strategy_of_ones_own_may_be_asked(asked):
         "from uss_bench import Query, Strategy\n"
         "def lowest(pool, count, generator):\n"
         "    return [Query(c.case_id, c.open_slices[0]) for c in pool.cases if c.open_slices][:count]\n"
-        "LOW = Strategy('LOW', 'slices', lowest)\n"
+        "LOW = Strategy('LOW', 'slices', lowest)\n",
+        encoding="utf-8",
     )
     suggest(replace(asked, strategy="mine.py:LOW", slices=2))
     assert slices_of(asked.output) == [("0.nii.gz", 0, 1), ("1.nii.gz", 0, 1)]
@@ -221,7 +222,9 @@ def test_a_folder_that_holds_anything_is_never_written_to(asked, file):
     (asked.output / file).write_text("corrected")
     with pytest.raises(InputError, match="may hold corrected files, which are never overwritten"):
         suggest(asked)
-    assert [(path.name, path.read_text()) for path in asked.output.iterdir()] == [(file, "corrected")]
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in asked.output.iterdir()] == [
+        (file, "corrected")
+    ]
 
 
 def test_an_empty_folder_may_be_named(asked):

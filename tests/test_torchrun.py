@@ -65,7 +65,7 @@ def workers_of(launcher):
     ranks = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            parent = int((process / "stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[1])
             rank = re.search(rb"(?:^|\0)RANK=(\d+)", (process / "environ").read_bytes())
         except OSError:  # ended meanwhile
             continue

@@ -562,13 +562,13 @@ def test_appended_patients_fill_up_the_shares_and_the_old_ones_stay():
 def test_append_keeps_rows_and_refuses_cases_twice(imported, source, tmp_path):
     save_lits(source, *range(6))
     imported("lits", "--seed", 4)
-    with open(imported.output, newline="") as file:
+    with open(imported.output, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     rows = [
         row | {"phase": "portal", "initial": "1" if row["split"] == "pool" else "", "spacing": "0.7x0.8x1.25"}
         for row in rows
     ]
-    with open(imported.output, "w", newline="") as file:
+    with open(imported.output, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
@@ -579,7 +579,7 @@ def test_append_keeps_rows_and_refuses_cases_twice(imported, source, tmp_path):
     cases, printed = imported("lits", "--append", "--seed", 5, source=tmp_path / "more")
     assert len(cases) == 12
     assert "6 case(s) added, 12 in all" in printed
-    with open(imported.output, newline="") as file:
+    with open(imported.output, encoding="utf-8", newline="") as file:
         kept = list(csv.DictReader(file))
     assert kept[:6] == rows
     assert {row["phase"] for row in kept[6:]} == {""}
@@ -590,7 +590,7 @@ def test_paths_are_relative_to_the_manifest_even_through_a_linked_folder(importe
     (tmp_path / "deep/er").mkdir(parents=True)
     imported.output.parent.symlink_to(tmp_path / "deep/er", target_is_directory=True)
     imported("lits")
-    with open(imported.output, newline="") as file:
+    with open(imported.output, encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["image"] == "../../source/Training Batch 1/volume-0.nii"
     assert read_manifest(imported.output)[0].image.exists()

@@ -493,7 +493,7 @@ def test_a_site_may_have_any_name(folder, no_matplotlib):
 
 
 def test_provenance(text):
-    origin = json.loads((GOLDEN / "results" / "provenance.json").read_text())
+    origin = json.loads((GOLDEN / "results" / "provenance.json").read_text(encoding="utf-8"))
     section = section_of(text, "Provenance")
     for value in (
         f"| git commit | {origin['git']['commit']}, with uncommitted changes |",
@@ -519,7 +519,9 @@ def test_settings_that_differ_make_the_runs_out_of_the_papers(folder, no_matplot
     """Every row of the table is a `--set`, and no other setting differs."""
     settings = config.resolve("real-smoke", ["data.test=5", "query.slices_per_iteration=7"])
     path = folder / "results" / "provenance.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config.as_dict(settings)}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"config": config.as_dict(settings)})
+    )
     rows = [
         line[2:-2].split(" | ")
         for line in section_of(text_of(folder), "Settings that differ").splitlines()
@@ -535,13 +537,13 @@ def test_settings_that_differ_make_the_runs_out_of_the_papers(folder, no_matplot
 def test_the_papers_settings_differ_in_nothing(folder, no_matplotlib):
     path = folder / "results" / "provenance.json"
     paper = {name: config.as_dict(config.Config()) for name in ("config", "paper_config")}
-    path.write_text(json.dumps(json.loads(path.read_text()) | paper))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | paper))
     assert section_of(text_of(folder), "Settings that differ").strip() == "None: these are the paper's."
 
 
 def test_outside_a_checkout_and_without_notes(folder, no_matplotlib):
     path = folder / "results" / "provenance.json"
-    origin = json.loads(path.read_text())
+    origin = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(origin | {"git": None, "notes": [], "deterministic_algorithms": False}))
     text = text_of(folder)
     assert "| git commit | not a checkout |" in text and "| deterministic algorithms | off |" in text

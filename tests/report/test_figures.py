@@ -140,7 +140,7 @@ def csv_scores(folder, metric):
     Infinite distances are replaced by the diagonal of the made-up volume.
     """
     found = defaultdict(list)
-    with open(folder / "results" / "cases.csv", newline="") as file:
+    with open(folder / "results" / "cases.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             value = float(row[metric])
             found[row["model"], row["strategy"], row["iteration"]].append(
@@ -236,7 +236,7 @@ def test_many_strategies_are_drawn_below_each_other_and_oracles_marked(tmp_path)
 def test_key_figure_shows_means_against_effort(tmp_path):
     """A third of the liver slices of volumes, 20 at first, and all slices asked for one by one."""
     axes = plots.effort_figure(write_report(tmp_path, missed=True)).axes
-    with open(tmp_path / "results" / "annotation.csv", newline="") as file:
+    with open(tmp_path / "results" / "annotation.csv", encoding="utf-8", newline="") as file:
         effort = {
             (row["strategy"], row["iteration"]): int(row["annotated_liver_slices"])
             for row in csv.DictReader(file)

@@ -88,7 +88,7 @@ def test_ranking(text, rows):
 
 def test_calibration(text):
     found = table(text, "Do they rank errors, and is the mean calibrated?")
-    with open(GOLDEN / "results" / "calibration.csv", newline="") as file:
+    with open(GOLDEN / "results" / "calibration.csv", encoding="utf-8", newline="") as file:
         bins = list(csv.DictReader(file))
     for model, title in MODELS.items():
         gaps = [
@@ -124,7 +124,7 @@ def test_lessons(text, rows):
             f"{right} of {len(asked)}, {100 * right / len(asked):.0f}% ({100 * base / len(left):.0f}%)"
         )
         # They are those of the file of queries, all slices of a volume.
-        with open(GOLDEN / "results" / "queries.csv", newline="") as file:
+        with open(GOLDEN / "results" / "queries.csv", encoding="utf-8", newline="") as file:
             queries = [
                 row for row in csv.DictReader(file)
                 if (row["strategy"], row["iteration"]) == (strategy, str(place + 1))
@@ -193,7 +193,7 @@ def test_the_figure_shows_what_the_files_say(results, rows):
     for line, model in zip(risk.get_lines()[::2], MODELS, strict=True):
         wrong = [float(row["wrong_voxels"]) for row in rows[model] if row["annotated"] == "0"]
         assert line.get_ydata()[-1] == pytest.approx(np.mean(wrong)) and line.get_xdata()[-1] == 1
-    with open(GOLDEN / "results" / "calibration.csv", newline="") as file:
+    with open(GOLDEN / "results" / "calibration.csv", encoding="utf-8", newline="") as file:
         bins = [row for row in csv.DictReader(file) if row["model"] == "initial"]
     np.testing.assert_allclose(
         reliability.get_lines()[0].get_xydata(),

@@ -41,7 +41,7 @@ def quick(monkeypatch):
 def write_lock(tmp_path):
     """Writes the lock that a holder of these properties would have left, and returns its path."""
     with lock.locked(tmp_path):
-        content = json.loads((tmp_path / LOCK).read_text())
+        content = json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))
 
     def write(**changes):
         (tmp_path / LOCK).write_text(json.dumps({**content, "token": "another", **changes}))
@@ -85,7 +85,7 @@ def content(folder):
 
 
 def pid_of(path):
-    return json.loads(path.read_text())["pid"]
+    return json.loads(path.read_text(encoding="utf-8"))["pid"]
 
 
 def wait_for(condition):
@@ -221,7 +221,7 @@ def test_a_wait_can_be_stopped(tmp_path, write_lock):
 
 @pytest.mark.parametrize("written", [True, False])
 def test_an_empty_lock_is_one_that_is_being_written_or_was_never_finished(tmp_path, write_lock, written):
-    finished = write_lock().read_text()
+    finished = write_lock().read_text(encoding="utf-8")
     path = tmp_path / LOCK
     path.write_text("")
     write = threading.Timer(0.1, lambda: path.write_text(finished))

@@ -179,7 +179,10 @@ def test_every_process_has_a_log_and_a_note_of_its_own(clock, tmp_path):
         shown.say(f"line {rank}")
         shown.finished("model", computed=True)
         shown.now(f"state {rank}")
-    files = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.*")}
+    files = {
+        path.relative_to(tmp_path).as_posix(): path.read_text(encoding="utf-8")
+        for path in tmp_path.rglob("*.*")
+    }
     assert sorted(files) == [
         "log-1.txt",
         "log-12.txt",

@@ -64,7 +64,7 @@ def test_a_finished_block_replaces_the_file_and_leaves_nothing_else(tmp_path):
             assert temporary.parent == path.parent  # or renaming might copy
             assert temporary.suffixes[-2:] == [".nii", ".gz"]  # writers go by them
             temporary.write_text(text)
-        assert path.read_text() == text
+        assert path.read_text(encoding="utf-8") == text
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -75,7 +75,7 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path, error):
     with pytest.raises(error), storage.atomic_path(path) as temporary:
         temporary.write_text("half of the n")
         raise error
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -84,7 +84,7 @@ def test_a_writer_that_removes_its_file_is_an_error_that_leaves_the_old_one(tmp_
     path.write_text("old")
     with pytest.raises(FileNotFoundError), storage.atomic_path(path) as temporary:
         temporary.unlink()
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -121,7 +121,7 @@ def test_threads_may_write_at_once(tmp_path, monkeypatch):
                 )
             )
         assert umask(0o022) == 0o022
-        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {
             f"{number}.txt": str(number) for number in range(20)
         }
         assert {oct(stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()} == {"0o644"}
@@ -152,7 +152,7 @@ def test_csv_keeps_the_order_of_columns_and_rows_and_reads_back_as_text(tmp_path
     with open(path, newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [["b", "a"], ["x", "1"], ["ü\nz", ""]]
     storage.write_csv(path, ["b", "a"], [])
-    assert path.read_text() == "b,a\n"
+    assert path.read_text(encoding="utf-8") == "b,a\n"
     with pytest.raises(KeyError):
         storage.write_csv(path, ["b", "a"], [{"a": 1}])
 
@@ -177,7 +177,7 @@ def test_json_is_sorted_and_reads_back(tmp_path):
     value = {"b": [1, 2.5, None], "a": {"d": "ü", "c": True}}
     storage.write_json(tmp_path / "value.json", value)
     assert storage.read_json(tmp_path / "value.json") == value
-    text = (tmp_path / "value.json").read_text()
+    text = (tmp_path / "value.json").read_text(encoding="utf-8")
     assert text.index('"a"') < text.index('"b"')
     assert text.endswith("}\n")
 
@@ -274,7 +274,7 @@ def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, name, write):
 
 def test_an_error_that_names_its_file_keeps_the_name(tmp_path):
     with pytest.raises(OSError) as caught, storage.atomic_path(tmp_path / "file.txt"):
-        (tmp_path / "another").read_text()
+        (tmp_path / "another").read_text(encoding="utf-8")
     assert caught.value.filename == str(tmp_path / "another")
 
 
@@ -290,7 +290,7 @@ def test_what_killed_processes_leave_is_removed_and_nothing_else(tmp_path):
     storage.remove_partial_files(tmp_path)
     storage.remove_partial_files(tmp_path / "absent")
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
-    assert {path.read_text() for path in kept} == {"kept"}
+    assert {path.read_text(encoding="utf-8") for path in kept} == {"kept"}
 
 
 def test_only_what_was_long_untouched_is_removed_where_others_write(tmp_path):
@@ -333,7 +333,7 @@ def test_a_folder_appears_whole_and_the_first_of_two_stays(tmp_path):
             assert first.parent == path.parent  # or renaming might copy
             (first / "ct.npy").write_text("first")
             assert not path.exists()
-    assert (path / "ct.npy").read_text() == "first"
+    assert (path / "ct.npy").read_text(encoding="utf-8") == "first"
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -346,7 +346,9 @@ def test_a_folder_of_ones_own_replaces_an_empty_one_and_nothing_else(tmp_path):
         storage.atomic_folder(tmp_path / "todo", shared=False) as partial,
     ):
         (partial / "b").write_text("late")
-    assert [(path.name, path.read_text()) for path in (tmp_path / "todo").iterdir()] == [("a", "ours")]
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in (tmp_path / "todo").iterdir()] == [
+        ("a", "ours")
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["todo"]
 
 

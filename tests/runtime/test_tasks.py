@@ -32,7 +32,7 @@ def test_a_stage_gives_its_result_to_the_task_that_waits_for_it(tmp_path, done):
     task = tasks.start(steps())
     tasks.work_off()
     assert task.complete and (got, done) == ([3, [4, None]], ["first", "second"])
-    kept = json.loads((tmp_path / "second.json").read_text())
+    kept = json.loads((tmp_path / "second.json").read_text(encoding="utf-8"))
     assert kept["result"] == [4, None] and kept["seconds"] >= 0
 
 
@@ -116,7 +116,7 @@ def test_parts_that_are_there_already_are_kept(tmp_path, done):
     task = tasks.start(steps())
     tasks.work_off()
     assert task.result == [0, "kept", 2] and done == [0, 2]
-    assert json.loads((tmp_path / "scores.json").read_text())["seconds"] >= 2.5
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["seconds"] >= 2.5
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

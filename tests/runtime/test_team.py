@@ -229,9 +229,12 @@ def test_workers_share_the_work_and_end_with_the_job(tmp_path, monkeypatch):
         meet(team, "claimed")
         while True:
             team.pause()
-    shares = [claimed, *((tmp_path / f"claimed-{rank}").read_text().split() for rank in (1, 2, 3))]
+    shares = [
+        claimed,
+        *((tmp_path / f"claimed-{rank}").read_text(encoding="utf-8").split() for rank in (1, 2, 3)),
+    ]
     assert sorted(chain(*shares)) == sorted(NAMES)
-    assert (tmp_path / "why-2").read_text() == "SIGTERM"
+    assert (tmp_path / "why-2").read_text(encoding="utf-8") == "SIGTERM"
     workers[2].join(5)
     assert [worker.exitcode for worker in workers] == [-signal.SIGKILL, 0, -signal.SIGKILL]
 
@@ -250,7 +253,7 @@ def test_workers_end_when_their_leader_was_killed(tmp_path):
     while not (tmp_path / "why-1").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert (tmp_path / "why-1").read_text() == "its leader ended"
+    assert (tmp_path / "why-1").read_text(encoding="utf-8") == "its leader ended"
 
 
 @pytest.mark.whole

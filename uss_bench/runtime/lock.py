@@ -188,7 +188,7 @@ def _machine() -> list[str]:
     """What all processes that can see each other share: host, boot, and process namespace (containers)."""
     parts = [socket.gethostname()]
     for read in (
-        lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip(),
         lambda: os.readlink("/proc/self/ns/pid"),
     ):
         try:
@@ -201,7 +201,7 @@ def _machine() -> list[str]:
 def _began(pid: int) -> str:
     """Start time of a process, in clock ticks since boot; process numbers are reused, these are not."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
         zombie = fields[0] == "Z"  # it has ended, and waits for its parent to notice
         return "" if zombie else fields[19]
     except (OSError, IndexError):
