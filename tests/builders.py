@@ -59,6 +59,13 @@ def deterministic_files(report):
     return files
 
 
+def assert_same_files(report, other):
+    """Two report folders agree on everything that equal runs must agree on; names tell where they do not."""
+    ours, theirs = deterministic_files(report), deterministic_files(other)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
 def keyed(values):
     """`{(kind, strategy, iteration): value}` under model keys."""
     return {ModelKey(*key): value for key, value in values.items()}

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from builders import DATA, ROOT, benchmark, deterministic_files, finish
+from builders import DATA, ROOT, assert_same_files, benchmark, deterministic_files, finish
 
 from uss_bench.runtime import stopping
 
@@ -28,7 +28,7 @@ def smoke(tmp_path_factory):
 
 def test_all_models_are_trained_evaluated_and_reported(smoke):
     report = smoke / "reports" / "smoke-seed0"
-    rows = list(csv.DictReader((report / "results" / "cases.csv").open()))
+    rows = list(csv.DictReader((report / "results" / "cases.csv").open(encoding="utf-8")))
     models = {(row["model"], row["strategy"], row["iteration"]) for row in rows}
     assert len(models) == 1 + 4 * 2 + 4 + 1
     assert len(rows) == 4 * len(models)
@@ -50,9 +50,7 @@ def test_interrupted_run_continues_to_the_same_bytes(smoke, tmp_path):
 
     code, _, err = finish(benchmark("--preset", "smoke", "--workers", 2, folder=tmp_path))
     assert code == 0 and "(found)" in err
-    ours, theirs = (deterministic_files(folder / "reports" / "smoke-seed0") for folder in (tmp_path, smoke))
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+    assert_same_files(*(folder / "reports" / "smoke-seed0" for folder in (tmp_path, smoke)))
 
 
 def test_report_is_rebuilt_from_its_results_alone(smoke, tmp_path):
@@ -65,7 +63,7 @@ def test_report_is_rebuilt_from_its_results_alone(smoke, tmp_path):
         benchmark("--preset", "smoke", "--report-only", "--reports", report.parent, folder=tmp_path)
     )
     assert code == 0, err
-    assert deterministic_files(report) == deterministic_files(original)
+    assert_same_files(report, original)
 
 
 def test_results_hold_neither_paths_nor_host_names(smoke):
@@ -125,5 +123,9 @@ def test_real_volumes_run_from_end_to_end(tmp_path):
         )
     )
     assert code == 0, err
-    rows = list(csv.DictReader((tmp_path / "reports" / "real-smoke-seed0" / "results" / "cases.csv").open()))
+    rows = list(
+        csv.DictReader(
+            (tmp_path / "reports" / "real-smoke-seed0" / "results" / "cases.csv").open(encoding="utf-8")
+        )
+    )
     assert len(rows) == 11 and {row["case_id"] for row in rows} == {"chaos03"}

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import ROOT, benchmark, deterministic_files, finish, write_case
+from builders import ROOT, assert_same_files, benchmark, deterministic_files, finish, write_case
 
 from uss_bench import provenance
 from uss_bench.report import appendix
@@ -166,9 +166,7 @@ def finished(undisturbed, tmp_path):
 
 
 def assert_same(folder, undisturbed, besides=()):
-    ours, theirs = (deterministic_files(root / "reports" / NAME) for root in (folder, undisturbed))
-    assert ours.keys() == theirs.keys()
-    assert [file for file in ours if ours[file] != theirs[file]] == []
+    assert_same_files(folder / "reports" / NAME, undisturbed / "reports" / NAME)
     assert kept_files(folder) - set(besides) == kept_files(undisturbed)
 
 
@@ -655,9 +653,7 @@ def test_the_report_of_another_run_is_kept(undisturbed, finished):
         f"reports/{NAME}",
         "training.max_steps: 6 there, 7 now",
     )
-    assert deterministic_files(finished / "reports" / NAME) == deterministic_files(
-        undisturbed / "reports" / NAME
-    )
+    assert_same_files(finished / "reports" / NAME, undisturbed / "reports" / NAME)
 
 
 def test_other_files_of_a_case_are_refused(finished):

@@ -77,7 +77,7 @@ def own(data, tmp_path_factory):
 
 def rows(folder, file, strategy):
     """Rows of a result file that belong to a strategy, without its name."""
-    with (folder / "reports" / NAME / "results" / f"{file}.csv").open() as stream:
+    with (folder / "reports" / NAME / "results" / f"{file}.csv").open(encoding="utf-8") as stream:
         found = [row for row in csv.DictReader(stream) if row.pop("strategy") == strategy]
     assert found
     return found

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from builders import ROOT, benchmark, deterministic_files, finish
+from builders import ROOT, assert_same_files, benchmark, finish
 from test_crash import SHORT
 
 pytestmark = pytest.mark.whole
@@ -54,9 +54,7 @@ def alone(tmp_path_factory):
 
 def assert_same(folder, alone, *names):
     for name in names or ["smoke-seed0"]:
-        ours, theirs = deterministic_files(folder / "reports" / name), deterministic_files(alone / name)
-        assert ours.keys() == theirs.keys()
-        assert [file for file in ours if ours[file] != theirs[file]] == []
+        assert_same_files(folder / "reports" / name, alone / name)
     assert not list(folder.rglob(".partial-*"))
 
 

@@ -405,3 +405,16 @@ def test_without_matplotlib_nothing_is_drawn_and_the_note_says_how_to(tmp_path, 
     assert figures.write_figures(results, tmp_path) == []
     assert not (tmp_path / "figures").exists()
     assert "pip install matplotlib" in figures.missing_note(results, [])
+
+
+def test_the_last_bits_of_a_layout_do_not_show(tmp_path):
+    """The layout's solver gives other ones in every process."""
+    pytest.importorskip("matplotlib")
+    for name, noise in (("a", 0.0), ("b", 3e-13)):
+        figure, axes = style.canvas(1, 1, height=2)
+        figure.set_layout_engine("none")
+        axes[0, 0].set_position([0.125 + noise, 0.25 - noise, 0.5 + noise, 0.625])
+        axes[0, 0].plot([0, 1, 3], [2, 0, 1])
+        style.save(figure, tmp_path / name)
+        assert axes[0, 0].get_position().bounds == (0.125, 0.25, 0.5, 0.625)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -34,7 +34,7 @@ def text():
 def rows():
     """Slices of each model, as dictionaries of text."""
     found = defaultdict(list)
-    with gzip.open(GOLDEN / "results" / "uncertainty.csv.gz", "rt", newline="") as file:
+    with gzip.open(GOLDEN / "results" / "uncertainty.csv.gz", "rt", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             found[row["model"], row["strategy"], row["iteration"]].append(row)
     assert found.keys() == MODELS.keys()
