@@ -296,11 +296,7 @@ def test_the_manifests_spacing_overrides_the_header(small_cases, tmp_path):
 
 
 def test_phantoms_are_counted_and_not_made(small_cases, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        plan,
-        "make_phantom",
-        lambda *arguments: (np.zeros((20, 20, 10), np.int16), None, np.diag([2.0, 2.0, 4.0, 1.0])),
-    )
+    monkeypatch.setattr(plan, "phantom_grid", lambda *arguments: ((10, 20, 20), (4.0, 2.0, 2.0)))
     phantom = replace(small_cases[0], image=tmp_path / "later.nii.gz", extra={"phantom": "normal"})
     lines = lines_of(describe_plan(settings(*GRID), [phantom, *small_cases[1:]], STRATEGIES, CPU, tmp_path))
     assert lines["cases"] == "4 pool, 1 val, 2 test (1 phantoms to be made)"

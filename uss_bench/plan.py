@@ -6,13 +6,12 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import torch
 
 from .config import Config
 from .cost import estimate
 from .data.manifest import SPLITS, Case
-from .data.phantoms import make_phantom
+from .data.phantoms import phantom_grid
 from .data.volumes import entry_bytes, grid_shape, grids, header_problems, missing_bytes
 from .network.aunet import AUNet
 from .runtime.errors import InputError
@@ -185,10 +184,8 @@ def _grids(case: Case, spacing: Sequence[float]) -> tuple[tuple[int, ...], tuple
     """As `volumes.grids`, also for phantoms that are to be made."""
     if not is_unmade_phantom(case):
         return grids(case, spacing)
-    hu, _, affine = make_phantom(case.case_id, case.site, case.extra["phantom"])
-    turned = nib.as_closest_canonical(nib.Nifti1Image(hu, affine))
-    native = turned.shape[::-1]
-    return native, grid_shape(native, case.spacing or nib.affines.voxel_sizes(turned.affine)[::-1], spacing)
+    native, voxel = phantom_grid(case.case_id, case.site, case.extra["phantom"])
+    return native, grid_shape(native, case.spacing or voxel, spacing)
 
 
 def size_text(count: float) -> str:

@@ -12,7 +12,7 @@ from builders import ROOT
 from scipy import ndimage
 
 from uss_bench.data.manifest import Case, read_manifest
-from uss_bench.data.phantoms import VARIANTS, make_phantom, write_missing_phantoms
+from uss_bench.data.phantoms import VARIANTS, make_phantom, phantom_grid, write_missing_phantoms
 from uss_bench.runtime.errors import InputError
 
 pytestmark = pytest.mark.whole
@@ -85,6 +85,13 @@ def test_a_phantom_does_not_depend_on_those_made_before_it(tmp_path):
     write_missing_phantoms([alone])
     write_missing_phantoms([case_in(tmp_path / "b", "south-03", "south", "cysts"), last])
     assert alone.image.read_bytes() == last.image.read_bytes()
+
+
+@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: case.case_id)
+def test_the_grid_is_known_before_the_phantom_is_made(case):
+    hu, _, voxel = made(case.case_id, case.extra["phantom"])
+    shape, spacing = phantom_grid(case.case_id, case.site, case.extra["phantom"])
+    assert shape == hu.shape[::-1] and spacing == pytest.approx(voxel[::-1])
 
 
 def test_files_hold_what_make_phantom_returns(tmp_path):

@@ -69,12 +69,20 @@ def open_scene(protocol, body, bottom):
     return Scene.of(hu, grid, body.pose, (spacing + slice_spacing) / 2), affine
 
 
-def paint_case(protocol, variant, rng, variant_rng):
-    """Paint a patient. Returns the scene, the signed distance (x, y, z) of its liver, and the affine."""
+def begin_case(protocol, variant, rng, variant_rng):
+    """Draw a patient up to what decides the grid.
+
+    Returns frame, tissues, lobes of a healthy liver, kidneys, the open scene and its affine.
+    """
     body = Body.draw(rng)
     tissue = vary_tissue(variant, anatomy.draw_tissue(rng, protocol.phases), variant_rng)
     healthy, kidneys = draw_lobes(body), organs.draw_kidneys(body)
-    scene, affine = open_scene(protocol, body, healthy.bottom)
+    return body, tissue, healthy, kidneys, *open_scene(protocol, body, healthy.bottom)
+
+
+def paint_case(protocol, variant, rng, variant_rng):
+    """Paint a patient. Returns the scene, the signed distance (x, y, z) of its liver, and the affine."""
+    body, tissue, healthy, kidneys, scene, affine = begin_case(protocol, variant, rng, variant_rng)
     scene = scene.bent(rng, 330, 4)
     soft = scene.bent(rng, 170, 6)  # how the liver bends beyond that
 
@@ -127,8 +135,7 @@ def make_phantom(case_id, site, variant):
     """
     check_phantom(case_id, site, variant)
     protocol = SITES[site]
-    purposes = ("phantom", "phantom variant", "phantom noise")
-    rng, variant_rng, noise_rng = (generator(0, purpose=purpose, case=case_id) for purpose in purposes)
+    rng, variant_rng, noise_rng = _generators(case_id)
     scene, liver, affine = paint_case(protocol, variant, rng, variant_rng)
     add_noise(scene, protocol, noise_rng)
 
@@ -141,6 +148,19 @@ def make_phantom(case_id, site, variant):
     )
     affine = affine @ orientations.inv_ornt_aff(turn, hu.shape)
     return orientations.apply_orientation(hu, turn), orientations.apply_orientation(mask, turn), affine
+
+
+def phantom_grid(case_id, site, variant):
+    """Shape and voxel size in mm, both `(z, y, x)` from inferior, posterior and left, without painting."""
+    check_phantom(case_id, site, variant)
+    rng, variant_rng, _ = _generators(case_id)
+    *_, scene, affine = begin_case(SITES[site], variant, rng, variant_rng)
+    return scene.hu.shape[::-1], tuple(affine.diagonal()[2::-1].tolist())
+
+
+def _generators(case_id):
+    purposes = ("phantom", "phantom variant", "phantom noise")
+    return [generator(0, purpose=purpose, case=case_id) for purpose in purposes]
 
 
 def check_phantom(case_id, site, variant):
