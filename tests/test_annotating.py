@@ -32,7 +32,7 @@ from uss_bench.study.records import TrainingSet
 from uss_bench.study.simulation import Simulation
 from uss_bench.study.strategies import named
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.slow]
 
 SITES = ("north", "east", "south", "west", "island")
 UNKNOWN = 2  # code

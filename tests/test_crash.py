@@ -254,9 +254,22 @@ KILLS = {
     "before the report": Kill("os.replace", "report.md"),
     "before the lock is released": Kill("os.replace", "report.md", moment="after"),
 }
+FEW = (
+    "between temporary file and rename, 30",
+    "between the files of a cache entry",
+    "within a checkpoint",
+    "after the model, before its stage",
+    "between two result files",
+)  # of each kind of moment, for the default tests
 
 
-@pytest.mark.parametrize("kill", KILLS.values(), ids=KILLS)
+@pytest.mark.parametrize(
+    "kill",
+    [
+        pytest.param(kill, id=name, marks=() if name in FEW else pytest.mark.slow)
+        for name, kill in KILLS.items()
+    ],
+)
 def test_killed_at_a_chosen_point(undisturbed, folder, kill):
     code, _ = run(folder, prepare=kill)
     assert code == -signal.SIGKILL
@@ -264,6 +277,7 @@ def test_killed_at_a_chosen_point(undisturbed, folder, kill):
     assert cached_files(folder) == cached_files(undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_while_phantoms_are_made(tmp_path):
     phantoms = ["--manifest", "data_manifest.csv", "--set", "data.spacing=20,20,20", "--set", "data.pool=2"]
     for name in ("undisturbed", "disturbed"):

@@ -100,7 +100,9 @@ def test_every_strategy_that_ships_is_reported(extended):
     assert re.search("OSS(?!†)", text) is None and "† An oracle" in text
 
 
-@pytest.mark.parametrize("name", ["USS", "RSS", "PSS"])
+@pytest.mark.parametrize(
+    "name", ["USS", *(pytest.param(name, marks=pytest.mark.slow) for name in ("RSS", "PSS"))]
+)
 def test_a_strategy_gets_the_same_whatever_runs_beside_it(extended, folder, name):
     code, err = run(folder, *TWO, "--strategy", name)
     assert code == 0, err
@@ -108,6 +110,7 @@ def test_a_strategy_gets_the_same_whatever_runs_beside_it(extended, folder, name
         assert rows(folder, file, name) == rows(extended, file, name)
 
 
+@pytest.mark.slow
 def test_strategies_are_added_to_a_finished_run(extended, folder):
     """Whatever they need is known of the models that are there."""
     for strategies in (["uss"], ["extended"]):
@@ -157,6 +160,7 @@ def test_a_list_that_does_not_fit_is_refused_before_any_work(folder):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_another_list_under_the_same_name_is_refused(folder):
     text = "strategy,iteration,case_id,slice,score\n"
     code, err = run(folder, "--dry-run")

@@ -16,7 +16,7 @@ import pytest
 from builders import ROOT, assert_same_files, benchmark, finish
 from test_crash import SHORT
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.slow]
 
 ARGUMENTS = ["--preset", "smoke", *SHORT]
 
@@ -84,9 +84,7 @@ def assert_without_traceback_of_ours(err):
     ], err
 
 
-@pytest.mark.parametrize(
-    "processes", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("processes", [1, 2, 3])
 def test_any_number_of_processes_gives_the_same_bytes(alone, tmp_path, processes):
     code, _, err = finish(torchrun(tmp_path, processes))
     assert code == 0, err
@@ -94,14 +92,12 @@ def test_any_number_of_processes_gives_the_same_bytes(alone, tmp_path, processes
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.slow
 def test_workers_without_torchrun_give_the_same_bytes(alone, tmp_path):
     code, _, err = finish(benchmark(*ARGUMENTS, "--workers", 2, folder=tmp_path))
     assert code == 0, err
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_job_and_the_next_completes_it(alone, tmp_path, rank):
     job = torchrun(tmp_path, 2)
@@ -117,7 +113,6 @@ def test_a_killed_process_ends_the_job_and_the_next_completes_it(alone, tmp_path
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.slow
 def test_a_job_that_torchrun_restarts_completes(alone, tmp_path):
     job = torchrun(tmp_path, 2, options=["--max-restarts", 1])
     wait_for(job, lambda: list(tmp_path.glob("runs/smoke-seed0/*/training.json")))
@@ -127,7 +122,6 @@ def test_a_job_that_torchrun_restarts_completes(alone, tmp_path):
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.slow
 def test_two_machines_share_a_run(alone, tmp_path):
     port = free_port()
     jobs = [
@@ -142,7 +136,6 @@ def test_two_machines_share_a_run(alone, tmp_path):
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.slow
 def test_seeds_follow_each_other_in_one_job(alone, tmp_path):
     code, _, err = finish(torchrun(tmp_path, 2, "--seed", 0, 1))
     assert code == 0, err
@@ -157,7 +150,6 @@ def test_seeds_follow_each_other_in_one_job(alone, tmp_path):
     assert across[0] == across[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(["--workers", 2], "--nproc-per-node"), (["--manifest", "absent.csv"], "absent.csv")],

@@ -233,6 +233,7 @@ def test_chaos_pairs_masks_with_slices_however_they_are_numbered(imported, sourc
         check_ramp(case)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.exists(), reason="needs the real CHAOS set")
 def test_the_real_chaos_set_comes_out_as_published(imported, tmp_path, sitk):
     cases, _ = imported("chaos", "--convert-to", tmp_path / "nifti", source=REAL / "original")

@@ -220,6 +220,7 @@ def test_strategies_stay_apart_for_every_eye():
                 assert style.LINES[one] != style.LINES[other] and min(apart.values()) > 15, (one, other)
 
 
+@pytest.mark.slow
 def test_many_strategies_are_drawn_below_each_other_and_oracles_marked(tmp_path):
     results = write_report(tmp_path, [*STRATEGIES, "MINE"], slices=False)
     drawn = figures.write_figures(results, tmp_path)

@@ -18,7 +18,7 @@ def read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def strategy(text, argument="THEIRS=q.csv", iterations=2):
-        (tmp_path / "q.csv").write_text(text)
+        (tmp_path / "q.csv").write_text(text, encoding="utf-8")
         return read_queries(argument).as_strategy(POOL, ["c"], iterations)
 
     return strategy
