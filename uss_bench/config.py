@@ -12,13 +12,17 @@ import json
 import math
 import types
 import typing
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
 from .presets import PRESETS
 from .runtime.errors import InputError, refuse
 
+Nested = Mapping[str, Mapping[str, Any]]  # settings by section and name, as `as_dict` gives them
 
-def _setting(default, text, low=None, high=None):
+
+def _setting(default: Any, text: str, low: float | None = None, high: float | None = None) -> Any:
     return field(default=default, metadata={"help": text, "low": low, "high": high})
 
 
@@ -107,12 +111,12 @@ class Config:
     inference: Inference = Inference()
     query: Query = Query()
 
-    def digest(self):
+    def digest(self) -> str:
         """SHA-256 of the settings, as hexadecimal text."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def resolve(preset, overrides=()):
+def resolve(preset: str, overrides: Iterable[str] = ()) -> Config:
     """Config of a preset with `section.key=value` overrides applied.
 
     Raises
@@ -136,7 +140,7 @@ def resolve(preset, overrides=()):
     return config
 
 
-def from_dict(values):
+def from_dict(values: Nested) -> Config:
     """Config of which `as_dict` made these nested dictionaries.
 
     Raises
@@ -155,7 +159,7 @@ def from_dict(values):
     return config
 
 
-def _parse_override(override):
+def _parse_override(override: str) -> tuple[str, Any]:
     name, separator, text = override.partition("=")
     if not separator:
         raise InputError(
@@ -169,7 +173,7 @@ def _parse_override(override):
         ) from None
 
 
-def differences(before, after):
+def differences(before: Nested, after: Nested) -> list[tuple[str, Any, Any]]:
     """Names and values `(name, before, after)` in which two configs, given as nested dictionaries, differ."""
     before, after = (
         {f"{section}.{key}": value for section, values in config.items() for key, value in values.items()}
@@ -182,12 +186,12 @@ def differences(before, after):
     ]
 
 
-def as_dict(config):
+def as_dict(config: Config) -> dict[str, dict[str, Any]]:
     """Nested dictionary of plain JSON types, equal to what reading it back from JSON gives."""
     return json.loads(json.dumps(asdict(config)))
 
 
-def describe():
+def describe() -> Iterator[str]:
     """Lines `section.key  help (default)` for every field, for the command line's help."""
     config = Config()
     for section in fields(config):
@@ -195,7 +199,7 @@ def describe():
             yield f"  {section.name}.{setting.name:<22} {setting.metadata['help']} ({setting.default})"
 
 
-def _with(config, name, value):
+def _with(config: Config, name: str, value: Any) -> Config:
     section, _, key = name.partition(".")
     names = {
         f"{group.name}.{setting.name}"
@@ -212,7 +216,7 @@ def _with(config, name, value):
     )
 
 
-def _checked(name, value, annotation, limits):
+def _checked(name: str, value: Any, annotation: Any, limits: Mapping[str, float | None]) -> Any:
     if isinstance(annotation, types.UnionType):
         if value is None:
             return None
@@ -244,7 +248,7 @@ def _checked(name, value, annotation, limits):
     return value
 
 
-def _combination_problems(config):
+def _combination_problems(config: Config) -> list[str]:
     data, network, training = config.data, config.network, config.training
     problems = []
     if data.window[0] >= data.window[1]:
