@@ -112,10 +112,13 @@ def test_a_file_that_does_not_give_a_strategy_is_refused_with_its_line(load, tex
     ("arguments", "message"),
     [
         ("'pixels', print", "asks_for is 'pixels'; it must be 'volumes' or 'slices'"),
-        ("'slices', 3", "choose is a int"),
+        ("'slices', 3", "choose is 3; it must be a function of pool, count, generator"),
         ("'slices', print, 'profile'", "needs is 'profile'; it must be a tuple"),
         ("'slices', print, ('entropy',)", "needs is ('entropy',); it must be a tuple of any of volume, "),
+        ("'slices', print, None", "needs is None; it must be a tuple"),
+        ("'slices', print, ([],)", "needs is ([],); it must be a tuple"),
         ("'slices', print, until_liver=True", "until_liver counts by labels"),
+        ("'slices', print, replays='UVS'", "replays is for lists of queries; leave it out"),
         ("'slices', print, ('profile', 'errors')", "(errors are read from labels)"),
     ],
 )

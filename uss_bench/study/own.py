@@ -92,17 +92,19 @@ def _refuse_wrong(found: Any, path: Path, name: str) -> None:
         problems.append(f"asks_for is {found.asks_for!r}; it must be 'volumes' or 'slices'")
     if not callable(found.choose):
         problems.append(
-            f"choose is a {type(found.choose).__name__}; give a function of pool, count, generator"
+            f"choose is {found.choose!r}; it must be a function of pool, count, generator"
         )
     open_to_all = [score for score in SCORES if score != OF_ORACLES]
-    needs = (found.needs,) if isinstance(found.needs, str) else tuple(found.needs)
-    if isinstance(found.needs, str) or not set(needs) <= set(open_to_all):
+    needs = found.needs if isinstance(found.needs, (tuple, list)) else ()
+    if needs is not found.needs or not all(name in open_to_all for name in needs):
         reads_labels = f" ({OF_ORACLES} are read from labels)" if OF_ORACLES in needs else ""
         problems.append(
             f"needs is {found.needs!r}{reads_labels}; it must be a tuple of any of {', '.join(open_to_all)}"
         )
     if found.until_liver:
         problems.append("until_liver counts by labels; leave it out")
+    if found.replays:
+        problems.append("replays is for lists of queries; leave it out, and use --queries for these")
     if problems:
         raise InputError(f"{path}: {name}: {'; '.join(problems)}")
 
