@@ -138,7 +138,8 @@ ALL = "[Query(case.case_id, z) for case in pool.cases for z in case.open_slices]
         ("return [(1, 2)]", "TypeError: (1, 2) is not a Query"),
         ("return [Query(pool.cases[1].case_id, 0.5)]", "the slice is not a whole number"),
         ("return [Query(pool.cases[1].case_id, True)]", "the slice is not a whole number"),
-        ("return [Query(pool.cases[1].case_id, 0, float('nan'))]", "the score is not finite"),
+        ("return [Query(pool.cases[1].case_id, 0, float('nan'))]", "the score is not a finite number"),
+        ("return [Query(pool.cases[1].case_id, 0, 'high')]", "the score is not a finite number"),
         (f"return {ALL}", "queries, more than the budget"),
         (f"return 2 * {ALL}[:count // 2] if count > 1 else []", "slice 0 of tiny-1 twice"),
         ("return [Query('else', 0)]", "else is not in the pool"),
@@ -191,6 +192,29 @@ def test_randomness_of_the_generator_is_welcome(load):
     pool = Pool([PoolCase("a", 20)])
     first, again, other = (strategy.choose(pool, 5, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_what_a_strategy_does_to_its_pool_stays_there(load):
+    """Scaled in place and sorted: the next to be asked sees what was there."""
+    strategy = load(choosing("""
+        for case in pool.cases:
+            if case.scores:
+                case.scores["profile"] /= 2
+        pool.cases.sort(key=lambda case: case.slices)
+        case = pool.cases[-1]
+        return [Query(case.case_id, case.open_slices[0], case.scores["profile"][0])]
+    """, needs=("profile",)))  # fmt: skip
+    cases = [PoolCase(name, n, scores={"profile": np.full(n, 0.5)}) for name, n in (("a", 3), ("b", 4))]
+    pool = Pool(cases[::-1])
+    assert [strategy.choose(pool, 1, None) for _ in range(2)] == 2 * [[("b", 0, 0.25)]]
+    assert [case.case_id for case in pool.cases] == ["b", "a"]
+    assert pool.cases[1].scores["profile"].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_annotations_of_a_file_are_evaluated_as_python_does(load):
+    """The futures of the program are not those of the file."""
+    text = "from uss_bench import Strategy\ndef f(x: int): pass\nassert f.__annotations__ == {'x': int}\n"
+    load(f"{text}Mine = Strategy('Mine', 'slices', lambda *_: [])")
 
 
 def test_an_error_in_the_middle_of_a_run_names_file_line_and_iteration(load):

@@ -1,8 +1,8 @@
 """Query strategies of one's own: loaded from a file, checked on a tiny pool, and again on every query.
 
 A strategy of one's own is a `Strategy` in a Python file, named on the command line as `FILE.py:NAME`. It is
-handed a `Pool`, from which no label can be reached. Each time it is asked twice with equal generators, and
-must answer the same.
+handed a `Pool`, from which no label can be reached. Each time it is asked twice, with equal generators and
+copies of the pool that it may change, and must answer the same.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _imported(path: Path, text: str) -> dict[str, Any]:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where dataclasses look it up
     try:
-        exec(compile(text, str(path), "exec"), vars(module))
+        exec(compile(text, str(path), "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         raise InputError(f"{_place(path, error)}; correct the file") from None
     return vars(module)
@@ -91,9 +91,7 @@ def _refuse_wrong(found: Any, path: Path, name: str) -> None:
     if found.asks_for not in ("volumes", "slices"):
         problems.append(f"asks_for is {found.asks_for!r}; it must be 'volumes' or 'slices'")
     if not callable(found.choose):
-        problems.append(
-            f"choose is {found.choose!r}; it must be a function of pool, count, generator"
-        )
+        problems.append(f"choose is {found.choose!r}; it must be a function of pool, count, generator")
     open_to_all = [score for score in SCORES if score != OF_ORACLES]
     needs = found.needs if isinstance(found.needs, (tuple, list)) else ()
     if needs is not found.needs or not all(name in open_to_all for name in needs):
@@ -141,7 +139,8 @@ def asked(
     answers = []
     for random in (copy.deepcopy(generator), generator):
         try:
-            answers.append([_query(item) for item in strategy.choose(pool, count, random)])
+            shown = copy.deepcopy(pool)
+            answers.append([_query(item) for item in strategy.choose(shown, count, random)])
         except (Exception, SystemExit) as error:
             raise InputError(f"{_place(path, error)} ({question}); {CORRECT}") from None
     fault = next(_faults(strategy, pool, count, answers[0]), None)
@@ -159,9 +158,13 @@ def _query(item: Any) -> Query:
     case_id, z, score = Query(*item)
     if not (z is None or isinstance(z, (int, np.integer))) or isinstance(z, bool):
         raise TypeError(f"{item!r}: the slice is not a whole number")
-    if score is not None and not math.isfinite(score):
-        raise ValueError(f"{item!r}: the score is not finite")
-    return Query(case_id, None if z is None else int(z), None if score is None else float(score))
+    try:
+        finite = score is None or math.isfinite(score)
+    except TypeError:
+        finite = False
+    if not finite:
+        raise ValueError(f"{item!r}: the score is not a finite number")
+    return Query(str(case_id), None if z is None else int(z), None if score is None else float(score))
 
 
 def _faults(strategy: Strategy, pool: Pool, count: int, queries: list[Query]) -> Iterator[str]:
