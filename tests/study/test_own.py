@@ -49,6 +49,10 @@ def test_the_one_of_the_readme(load, tmp_path):
     assert strategy.choose(pool, 9, np.random.default_rng(0)) == [("a", 0, 0.2), ("a", 2, 0.2)]
 
 
+def test_a_byte_order_mark_does_no_harm(load):
+    assert load(f"\ufeff{MARGIN}", "Margin").origin.text == MARGIN
+
+
 def test_the_name_in_the_report_is_the_one_that_was_asked_for(load):
     assert (
         load("from uss_bench import Strategy\nA = B = Strategy('x', 'volumes', lambda *_: [])", "B").name
@@ -77,7 +81,7 @@ def test_queries_may_be_numpy_numbers_and_come_from_a_generator(load):
         ("mine.py:uss", "the name uss is taken"),
         ("mine.py:initial", "the name initial is taken"),
         ("mine.py:Extended", "the name Extended is taken"),
-        ("binary.py:Mine", "binary.py cannot be read"),
+        ("binary.py:Mine", "binary.py cannot be read ('utf-8' codec"),
     ],
 )
 def test_what_names_no_strategy_is_refused(tmp_path, monkeypatch, reference, message):

@@ -43,16 +43,10 @@ def load(reference: str) -> Strategy:
         raise InputError(f"--strategy {reference}: name a strategy in a file, as my_strategy.py:NAME")
     free_name(name, f"--strategy {reference}")
     path = Path(file)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"--strategy {reference}: {path} cannot be read ({reason}); correct the path"
-        ) from None
-    found = _imported(path, text).get(name)
+    origin = Origin.read(path, f"--strategy {reference}")
+    found = _imported(path, origin.text).get(name)
     _refuse_wrong(found, path, name)
-    strategy = replace(found, name=name, needs=tuple(found.needs), origin=Origin(path.name, text))
+    strategy = replace(found, name=name, needs=tuple(found.needs), origin=origin)
     for count in COUNTS:
         asked(strategy, path, tiny_pool(strategy), count, np.random.default_rng(count), "on a tiny pool")
     return replace(strategy, choose=partial(asked, strategy, path))
