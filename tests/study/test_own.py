@@ -6,11 +6,18 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
-from builders import ROOT
+from builders import ROOT, write_case
 
+from uss_bench import config
+from uss_bench.data.volumes import load_volume
 from uss_bench.runtime.errors import InputError
 from uss_bench.study import own
+from uss_bench.study.annotation import Annotations
+from uss_bench.study.keys import INITIAL
 from uss_bench.study.pool import SCORES, Pool, PoolCase, Query
+from uss_bench.study.querying import Querying
+from uss_bench.study.records import TrainingSet
+from uss_bench.study.strategies import Strategy
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 (MARGIN,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Margin = " in block]
@@ -254,11 +261,9 @@ def test_a_strategy_that_looks_for_labels_finds_none_and_is_refused(load, peek, 
         load(choosing(f"seen = {peek}\nreturn []", needs=("profile",)))
 
 
-def test_nothing_in_a_pool_leads_to_more_than_it_shows():
-    """Whatever hangs on a pool, found as the garbage collector finds it, is of a few harmless kinds."""
-    needs = tuple(name for name in SCORES if name != "errors")
-    strategy = type("Strategy", (), {"needs": needs})
-    found, new = {}, [own.tiny_pool(strategy)]
+def reachable(*objects):
+    """Whatever hangs on objects, as the garbage collector finds it."""
+    found, new = {}, list(objects)
     while new:
         found.update({id(item): item for item in new})
         new = [
@@ -266,5 +271,22 @@ def test_nothing_in_a_pool_leads_to_more_than_it_shows():
             for item in gc.get_referents(*new)
             if id(item) not in found and not isinstance(item, (type, str, int, float))
         ]
-    kinds = {type(item).__name__ for item in found.values()}
+    return list(found.values())
+
+
+def test_nothing_that_a_run_hands_to_a_strategy_leads_to_a_label(tmp_path):
+    """The pool that a run shows holds harmless kinds; neither it nor the generator leads to a volume."""
+    settings, handed = config.resolve("smoke", ["data.spacing=4,4,4"]), []
+    volume = load_volume(write_case(tmp_path, 0, "pool"), settings.data.spacing, tmp_path / "cache")
+    needs = tuple(name for name in SCORES if name != "errors")
+    strategy = Strategy("Mine", "slices", lambda *arguments: handed.extend(arguments) or [], needs)
+    (shown,) = own.tiny_pool(Strategy("Mine", "slices", print, needs)).cases[1:2]
+    scores = {"case_id": "case-0", "empty": False, **shown.scores}
+    querying = Querying(settings, {"case-0": volume}, 0)
+    querying.query(strategy, TrainingSet(INITIAL, Annotations()), 1, [scores])
+    pool, _, generator = handed
+    assert pool.cases[0].scores.keys() == set(needs)
+    for objects, found in (((querying,), True), ((pool, generator), False)):
+        assert any(item is volume for item in reachable(*objects)) is found
+    kinds = {type(item).__name__ for item in reachable(pool)}
     assert kinds <= {"Pool", "PoolCase", "dict", "list", "tuple", "frozenset", "ndarray", "mappingproxy"}
