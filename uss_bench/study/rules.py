@@ -126,8 +126,9 @@ def random_liver_slices(pool: Pool, count: int, generator: np.random.Generator) 
 def random_slices_in_turn(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
     """Random slices, as many from every volume: breadth first.
 
-    Volumes take turns in random order, those with the fewest annotated slices first. Fewer slices of more
-    volumes are "almost always preferable" in Zhang et al., MIDL 2025.
+    Volumes take turns, those with the fewest annotated slices first, else in the order of their first slices
+    among all in random order: where a turn is cut short, long volumes are likelier to have had theirs. Fewer
+    slices of more volumes are "almost always preferable" in Zhang et al., MIDL 2025.
     """
     return _in_turn(pool, random_slices(pool, count, generator))[:count]
 
