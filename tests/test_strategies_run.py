@@ -163,9 +163,7 @@ def test_a_list_that_does_not_fit_is_refused_before_any_work(folder):
 @pytest.mark.slow
 def test_another_list_under_the_same_name_is_refused(folder):
     text = "strategy,iteration,case_id,slice,score\n"
-    code, err = run(folder, "--dry-run")
-    free = [f"case-{number}" for number in range(3)]
-    for case_id in free:  # one of them is annotated from the beginning
+    for case_id in (f"case-{number}" for number in range(3)):  # one is annotated from the beginning
         (folder / "theirs.csv").write_text(f"{text}x,1,{case_id},3,\n")
         code, err = run(folder, "--queries", "THEIRS=theirs.csv")
         if code == 0:

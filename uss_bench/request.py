@@ -149,7 +149,7 @@ def _asked_for(run: Run) -> tuple[list[Strategy], list[QueryList]]:
     lists = [read_queries(argument) for argument in dict.fromkeys(run.queries)]
     names = Counter([each.name.upper() for each in strategies] + [each.label.upper() for each in lists])
     if twice := [name for name, count in names.items() if count > 1]:
-        raise InputError(f"{', '.join(twice)}: two strategies of one name; give each another")
+        raise InputError(f"{', '.join(twice)}: two strategies have this name; rename one of them")
     return strategies, lists
 
 

@@ -6,11 +6,18 @@ from textwrap import dedent
 
 import numpy as np
 import pytest
-from builders import ROOT
+from builders import ROOT, write_case
 
+from uss_bench import config
+from uss_bench.data.volumes import load_volume
 from uss_bench.runtime.errors import InputError
 from uss_bench.study import own
+from uss_bench.study.annotation import Annotations
+from uss_bench.study.keys import INITIAL
 from uss_bench.study.pool import SCORES, Pool, PoolCase, Query
+from uss_bench.study.querying import Querying
+from uss_bench.study.records import TrainingSet
+from uss_bench.study.strategies import Strategy
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 (MARGIN,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Margin = " in block]
@@ -49,6 +56,10 @@ def test_the_one_of_the_readme(load, tmp_path):
     assert strategy.choose(pool, 9, np.random.default_rng(0)) == [("a", 0, 0.2), ("a", 2, 0.2)]
 
 
+def test_a_byte_order_mark_does_no_harm(load):
+    assert load(f"\ufeff{MARGIN}", "Margin").origin.text == MARGIN
+
+
 def test_the_name_in_the_report_is_the_one_that_was_asked_for(load):
     assert (
         load("from uss_bench import Strategy\nA = B = Strategy('x', 'volumes', lambda *_: [])", "B").name
@@ -77,7 +88,7 @@ def test_queries_may_be_numpy_numbers_and_come_from_a_generator(load):
         ("mine.py:uss", "the name uss is taken"),
         ("mine.py:initial", "the name initial is taken"),
         ("mine.py:Extended", "the name Extended is taken"),
-        ("binary.py:Mine", "binary.py cannot be read"),
+        ("binary.py:Mine", "binary.py cannot be read ('utf-8' codec"),
     ],
 )
 def test_what_names_no_strategy_is_refused(tmp_path, monkeypatch, reference, message):
@@ -112,10 +123,13 @@ def test_a_file_that_does_not_give_a_strategy_is_refused_with_its_line(load, tex
     ("arguments", "message"),
     [
         ("'pixels', print", "asks_for is 'pixels'; it must be 'volumes' or 'slices'"),
-        ("'slices', 3", "choose is a int"),
+        ("'slices', 3", "choose is 3; it must be a function of pool, count, generator"),
         ("'slices', print, 'profile'", "needs is 'profile'; it must be a tuple"),
         ("'slices', print, ('entropy',)", "needs is ('entropy',); it must be a tuple of any of volume, "),
+        ("'slices', print, None", "needs is None; it must be a tuple"),
+        ("'slices', print, ([],)", "needs is ([],); it must be a tuple"),
         ("'slices', print, until_liver=True", "until_liver counts by labels"),
+        ("'slices', print, replays='UVS'", "replays is for lists of queries; leave it out"),
         ("'slices', print, ('profile', 'errors')", "(errors are read from labels)"),
     ],
 )
@@ -135,7 +149,8 @@ ALL = "[Query(case.case_id, z) for case in pool.cases for z in case.open_slices]
         ("return [(1, 2)]", "TypeError: (1, 2) is not a Query"),
         ("return [Query(pool.cases[1].case_id, 0.5)]", "the slice is not a whole number"),
         ("return [Query(pool.cases[1].case_id, True)]", "the slice is not a whole number"),
-        ("return [Query(pool.cases[1].case_id, 0, float('nan'))]", "the score is not finite"),
+        ("return [Query(pool.cases[1].case_id, 0, float('nan'))]", "the score is not a finite number"),
+        ("return [Query(pool.cases[1].case_id, 0, 'high')]", "the score is not a finite number"),
         (f"return {ALL}", "queries, more than the budget"),
         (f"return 2 * {ALL}[:count // 2] if count > 1 else []", "slice 0 of tiny-1 twice"),
         ("return [Query('else', 0)]", "else is not in the pool"),
@@ -190,6 +205,29 @@ def test_randomness_of_the_generator_is_welcome(load):
     assert first == again != other
 
 
+def test_what_a_strategy_does_to_its_pool_stays_there(load):
+    """Scaled in place and sorted: the next to be asked sees what was there."""
+    strategy = load(choosing("""
+        for case in pool.cases:
+            if case.scores:
+                case.scores["profile"] /= 2
+        pool.cases.sort(key=lambda case: case.slices)
+        case = pool.cases[-1]
+        return [Query(case.case_id, case.open_slices[0], case.scores["profile"][0])]
+    """, needs=("profile",)))  # fmt: skip
+    cases = [PoolCase(name, n, scores={"profile": np.full(n, 0.5)}) for name, n in (("a", 3), ("b", 4))]
+    pool = Pool(cases[::-1])
+    assert [strategy.choose(pool, 1, None) for _ in range(2)] == 2 * [[("b", 0, 0.25)]]
+    assert [case.case_id for case in pool.cases] == ["b", "a"]
+    assert pool.cases[1].scores["profile"].tolist() == [0.5, 0.5, 0.5]
+
+
+def test_annotations_of_a_file_are_evaluated_as_python_does(load):
+    """The futures of the program are not those of the file."""
+    text = "from uss_bench import Strategy\ndef f(x: int): pass\nassert f.__annotations__ == {'x': int}\n"
+    load(f"{text}Mine = Strategy('Mine', 'slices', lambda *_: [])")
+
+
 def test_an_error_in_the_middle_of_a_run_names_file_line_and_iteration(load):
     strategy = load(choosing("""
         if pool.iteration == 3:
@@ -223,11 +261,9 @@ def test_a_strategy_that_looks_for_labels_finds_none_and_is_refused(load, peek, 
         load(choosing(f"seen = {peek}\nreturn []", needs=("profile",)))
 
 
-def test_nothing_in_a_pool_leads_to_more_than_it_shows():
-    """Whatever hangs on a pool, found as the garbage collector finds it, is of a few harmless kinds."""
-    needs = tuple(name for name in SCORES if name != "errors")
-    strategy = type("Strategy", (), {"needs": needs})
-    found, new = {}, [own.tiny_pool(strategy)]
+def reachable(*objects):
+    """Whatever hangs on objects, as the garbage collector finds it."""
+    found, new = {}, list(objects)
     while new:
         found.update({id(item): item for item in new})
         new = [
@@ -235,5 +271,22 @@ def test_nothing_in_a_pool_leads_to_more_than_it_shows():
             for item in gc.get_referents(*new)
             if id(item) not in found and not isinstance(item, (type, str, int, float))
         ]
-    kinds = {type(item).__name__ for item in found.values()}
+    return list(found.values())
+
+
+def test_nothing_that_a_run_hands_to_a_strategy_leads_to_a_label(tmp_path):
+    """The pool that a run shows holds harmless kinds; neither it nor the generator leads to a volume."""
+    settings, handed = config.resolve("smoke", ["data.spacing=4,4,4"]), []
+    volume = load_volume(write_case(tmp_path, 0, "pool"), settings.data.spacing, tmp_path / "cache")
+    needs = tuple(name for name in SCORES if name != "errors")
+    strategy = Strategy("Mine", "slices", lambda *arguments: handed.extend(arguments) or [], needs)
+    (shown,) = own.tiny_pool(Strategy("Mine", "slices", print, needs)).cases[1:2]
+    scores = {"case_id": "case-0", "empty": False, **shown.scores}
+    querying = Querying(settings, {"case-0": volume}, 0)
+    querying.query(strategy, TrainingSet(INITIAL, Annotations()), 1, [scores])
+    pool, _, generator = handed
+    assert pool.cases[0].scores.keys() == set(needs)
+    for objects, found in (((querying,), True), ((pool, generator), False)):
+        assert any(item is volume for item in reachable(*objects)) is found
+    kinds = {type(item).__name__ for item in reachable(pool)}
     assert kinds <= {"Pool", "PoolCase", "dict", "list", "tuple", "frozenset", "ndarray", "mappingproxy"}

@@ -52,7 +52,7 @@ def test_one_of_several_strategies(read):
     assert asked(read(text, "THEIRS=q.csv:USS"), 2) == [("a", 4, None)]
     with pytest.raises(InputError, match=r"lists UVS, USS; choose one, as THEIRS=q\.csv:UVS"):
         read(text)
-    with pytest.raises(InputError, match="lists no queries of RSS"):
+    with pytest.raises(InputError, match="lists no queries of RSS; choose one of UVS, USS"):
         read(text, "THEIRS=q.csv:RSS")
 
 
@@ -98,8 +98,8 @@ def test_all_that_is_wrong_comes_in_one_message(read):
         "  line 8: iteration 'one' is not a whole number",
         "  line 9: slice 'high' is neither a whole number nor empty",
         "  line 10: score 'much' is neither a number nor empty",
-        "  line 3: case a has slices 0 to 19 on the working grid, and not 20",
-        "  line 4: case b has slices 0 to 9 on the working grid, and not -1",
+        "  line 3: case a: slice 20 does not exist; on the working grid there are 0 to 19",
+        "  line 4: case b: slice -1 does not exist; on the working grid there are 0 to 9",
         "  line 5: case d is not in the pool; take it out",
         "  line 6: case c is annotated from the beginning; take it out",
         "  line 7: case a: slice 3 is there twice, first in line 2; take one out",
@@ -119,6 +119,8 @@ def test_all_that_is_wrong_comes_in_one_message(read):
         ),
         (HEADER, "lists no queries"),
         (f"{HEADER}x,1\n", "line 2: case  is not in the pool"),
+        (f"{HEADER}x,{'9' * 5000},a,3,\n", "is not a whole number"),
+        (f"{HEADER}x,1,a,3,\nx,1,{'a' * 200_000},3,\n", "not a CSV file from line 3 on (field larger than"),
     ],
 )
 def test_lists_that_are_none(read, text, message):

@@ -1,8 +1,8 @@
 """Query strategies of one's own: loaded from a file, checked on a tiny pool, and again on every query.
 
 A strategy of one's own is a `Strategy` in a Python file, named on the command line as `FILE.py:NAME`. It is
-handed a `Pool`, from which no label can be reached. Each time it is asked twice with equal generators, and
-must answer the same.
+handed a `Pool`, from which no label can be reached. Each time it is asked twice, with equal generators and
+copies of the pool that it may change, and must answer the same.
 """
 
 from __future__ import annotations
@@ -43,16 +43,10 @@ def load(reference: str) -> Strategy:
         raise InputError(f"--strategy {reference}: name a strategy in a file, as my_strategy.py:NAME")
     free_name(name, f"--strategy {reference}")
     path = Path(file)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"--strategy {reference}: {path} cannot be read ({reason}); correct the path"
-        ) from None
-    found = _imported(path, text).get(name)
+    origin = Origin.read(path, f"--strategy {reference}")
+    found = _imported(path, origin.text).get(name)
     _refuse_wrong(found, path, name)
-    strategy = replace(found, name=name, needs=tuple(found.needs), origin=Origin(path.name, text))
+    strategy = replace(found, name=name, needs=tuple(found.needs), origin=origin)
     for count in COUNTS:
         asked(strategy, path, tiny_pool(strategy), count, np.random.default_rng(count), "on a tiny pool")
     return replace(strategy, choose=partial(asked, strategy, path))
@@ -64,7 +58,7 @@ def _imported(path: Path, text: str) -> dict[str, Any]:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where dataclasses look it up
     try:
-        exec(compile(text, str(path), "exec"), vars(module))
+        exec(compile(text, str(path), "exec", dont_inherit=True), vars(module))
     except (Exception, SystemExit) as error:
         raise InputError(f"{_place(path, error)}; correct the file") from None
     return vars(module)
@@ -91,18 +85,18 @@ def _refuse_wrong(found: Any, path: Path, name: str) -> None:
     if found.asks_for not in ("volumes", "slices"):
         problems.append(f"asks_for is {found.asks_for!r}; it must be 'volumes' or 'slices'")
     if not callable(found.choose):
-        problems.append(
-            f"choose is a {type(found.choose).__name__}; give a function of pool, count, generator"
-        )
+        problems.append(f"choose is {found.choose!r}; it must be a function of pool, count, generator")
     open_to_all = [score for score in SCORES if score != OF_ORACLES]
-    needs = (found.needs,) if isinstance(found.needs, str) else tuple(found.needs)
-    if isinstance(found.needs, str) or not set(needs) <= set(open_to_all):
+    needs = found.needs if isinstance(found.needs, (tuple, list)) else ()
+    if needs is not found.needs or not all(name in open_to_all for name in needs):
         reads_labels = f" ({OF_ORACLES} are read from labels)" if OF_ORACLES in needs else ""
         problems.append(
             f"needs is {found.needs!r}{reads_labels}; it must be a tuple of any of {', '.join(open_to_all)}"
         )
     if found.until_liver:
         problems.append("until_liver counts by labels; leave it out")
+    if found.replays:
+        problems.append("replays is for lists of queries; leave it out, and use --queries for these")
     if problems:
         raise InputError(f"{path}: {name}: {'; '.join(problems)}")
 
@@ -139,7 +133,8 @@ def asked(
     answers = []
     for random in (copy.deepcopy(generator), generator):
         try:
-            answers.append([_query(item) for item in strategy.choose(pool, count, random)])
+            shown = copy.deepcopy(pool)
+            answers.append([_query(item) for item in strategy.choose(shown, count, random)])
         except (Exception, SystemExit) as error:
             raise InputError(f"{_place(path, error)} ({question}); {CORRECT}") from None
     fault = next(_faults(strategy, pool, count, answers[0]), None)
@@ -157,9 +152,13 @@ def _query(item: Any) -> Query:
     case_id, z, score = Query(*item)
     if not (z is None or isinstance(z, (int, np.integer))) or isinstance(z, bool):
         raise TypeError(f"{item!r}: the slice is not a whole number")
-    if score is not None and not math.isfinite(score):
-        raise ValueError(f"{item!r}: the score is not finite")
-    return Query(case_id, None if z is None else int(z), None if score is None else float(score))
+    try:
+        finite = score is None or math.isfinite(score)
+    except TypeError:
+        finite = False
+    if not finite:
+        raise ValueError(f"{item!r}: the score is not a finite number")
+    return Query(str(case_id), None if z is None else int(z), None if score is None else float(score))
 
 
 def _faults(strategy: Strategy, pool: Pool, count: int, queries: list[Query]) -> Iterator[str]:

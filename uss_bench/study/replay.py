@@ -104,7 +104,8 @@ class QueryList:
             elif case_id in initial:
                 yield f"{place} is annotated from the beginning; take it out"
             elif z is not None and not 0 <= z < slices[case_id]:
-                yield f"{place} has slices 0 to {slices[case_id] - 1} on the working grid, and not {z}"
+                there = f"on the working grid there are 0 to {slices[case_id] - 1}"
+                yield f"{place}: slice {z} does not exist; {there}"
             if (z is None) != whole:
                 yield f"{place}: whole volumes and slices in one list; list either"
             before = first.setdefault((case_id, z), row.line)
@@ -137,19 +138,18 @@ def read_queries(argument: str) -> QueryList:
         raise InputError(f"--queries {argument}: write LABEL=FILE.csv, or LABEL=FILE.csv:STRATEGY")
     label, path, wanted = match["label"], Path(match["file"]), match["strategy"]
     free_name(label, f"--queries {argument}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"--queries {argument}: {path} cannot be read ({reason}); correct the path"
-        ) from None
+    text = Origin.read(path, f"--queries {argument}").text
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    if not set(COLUMNS) <= set(reader.fieldnames or ()):
-        there = ", ".join(reader.fieldnames or ()) or "none"
+    try:
+        columns, lines = reader.fieldnames or (), [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        problem = f"not a CSV file from line {reader.line_num + 1} on ({error}); save it as plain CSV"
+        return QueryList(label, path, problems=[problem])
+    if not set(COLUMNS) <= set(columns):
+        there = ", ".join(columns) or "none"
         problem = f"line 1: the columns are {there}; they must be {', '.join(COLUMNS)}"
         return QueryList(label, path, problems=[problem])
-    numbered = [(reader.line_num, {name: row[name] or "" for name in COLUMNS}) for row in reader]
+    numbered = [(line, {name: row[name] or "" for name in COLUMNS}) for line, row in lines]
     names = list(dict.fromkeys(row["strategy"] for _, row in numbered))
     if wanted is None and len(names) > 1:
         problem = f"lists {', '.join(names)}; choose one, as {label}={path}:{names[0]}"
@@ -160,7 +160,9 @@ def read_queries(argument: str) -> QueryList:
         if row["strategy"] == name:
             _read_row(found, line, row)
     if not (found.rows or found.problems):
-        found.problems.append(f"lists no queries of {name}" if names else "lists no queries")
+        found.problems.append(
+            f"lists no queries of {name}; choose one of {', '.join(names)}" if names else "lists no queries"
+        )
     return found
 
 
@@ -182,4 +184,4 @@ def _read_row(found: QueryList, line: int, row: Mapping[str, str]) -> None:
 
 
 def _whole_number(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"-?[0-9]+", text) else None
+    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else None

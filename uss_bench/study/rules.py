@@ -1,7 +1,7 @@
 """How query strategies choose: each rule is a function of a pool, a count and a generator.
 
-A rule returns queries, the most wanted first, and fewer than `count` where there are no more. It sees a
-`Pool` and never a label. Ties are broken by case id and slice, so that what it chooses depends on nothing but
+A rule returns `count` queries, the most wanted first, and fewer where there are no more. It sees a `Pool` and
+never a label. Ties are broken by case id and slice, so that what it chooses depends on nothing but
 its arguments.
 """
 
@@ -29,7 +29,8 @@ def most_uncertain_volumes(pool: Pool, count: int, generator: np.random.Generato
 def random_volumes(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
     """Untouched volumes, drawn without replacement (section II-E of the paper)."""
     case_ids = sorted(case.case_id for case in pool.untouched)
-    return [Query(str(case_id)) for case_id in generator.choice(case_ids, size=count, replace=False)]
+    drawn = generator.choice(case_ids, size=min(count, len(case_ids)), replace=False)
+    return [Query(str(case_id)) for case_id in drawn]
 
 
 def most_disagreed_volumes(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
@@ -103,7 +104,10 @@ def stochastic_batch(pool: Pool, count: int, generator: np.random.Generator) -> 
 
 
 def random_slices(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
-    """All open slices in random order (section II-E of the paper)."""
+    """All open slices in random order, whatever the count (section II-E of the paper).
+
+    How many of them are annotated until `count` show liver is not for a rule to see: `Strategy.until_liver`.
+    """
     queries = _open_slices(pool)
     return [queries[index] for index in generator.permutation(len(queries))]
 
@@ -122,8 +126,9 @@ def random_liver_slices(pool: Pool, count: int, generator: np.random.Generator) 
 def random_slices_in_turn(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
     """Random slices, as many from every volume: breadth first.
 
-    Volumes take turns in random order, those with the fewest annotated slices first. Fewer slices of more
-    volumes are "almost always preferable" in Zhang et al., MIDL 2025.
+    Volumes take turns, those with the fewest annotated slices first, else in the order of their first slices
+    among all in random order: where a turn is cut short, long volumes are likelier to have had theirs. Fewer
+    slices of more volumes are "almost always preferable" in Zhang et al., MIDL 2025.
     """
     return _in_turn(pool, random_slices(pool, count, generator))[:count]
 

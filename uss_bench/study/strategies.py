@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -32,6 +33,17 @@ class Origin:
 
     file: str
     text: str
+
+    @classmethod
+    def read(cls, path: Path, place: str) -> Origin:
+        """The file at a path; raises InputError where it cannot be read, and `place` begins the message."""
+        try:
+            return cls(path.name, path.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            reason, advice = error.strerror, "correct the path"
+        except UnicodeDecodeError as error:
+            reason, advice = error, "save it as UTF-8"
+        raise InputError(f"{place}: {path} cannot be read ({reason}); {advice}")
 
     @property
     def digest(self) -> str:
