@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
-from .across_tables import budget_components, difference_text, signed
+from .across_tables import budget_components, difference_text
 from .pairs import COMPARED, ROPES, Comparison, chosen, highlighted
 from .seeds import Budget, Seeds
 from .summary import SATURATED
 from .verdicts import PairedDifference, paired_difference
-from .words import listed, plural
+from .words import listed, plural, signed
 
 NAMED = 3  # decided pairs that the paragraph names
 ENOUGH_SEEDS = 6  # from which a signed-rank test over seeds can reach p < 0.05
