@@ -49,7 +49,7 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
     )
     if results.twins:
         caption += " Grey crosses: the initial annotations, retrained under other weights and batches."
-    return alt, caption + _missed_text(results, results.limited_models)
+    return alt, caption
 
 
 def describe_profile(results: Results, slices: Arrays) -> Texts:
