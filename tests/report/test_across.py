@@ -338,7 +338,7 @@ def test_verdict_by_hand(tmp_path):
         "Of 1 pair of converged models, 1 differs: USS better than UVS by 0.060 [0.035, 0.085] "
         "(1 of them after Holm's correction too); none equivalent within 0.01 DICE, none undecided."
     ) in summary
-    assert "Of the converged pairs, none by MSD and none by HD are told apart." in summary
+    assert "Of the converged pairs, none in MSD and none in HD differ." in summary
 
 
 def test_nothing_is_claimed_where_nothing_is_shown(tmp_path, runs):

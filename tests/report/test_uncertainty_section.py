@@ -83,7 +83,7 @@ def test_ranking(text, rows):
         assert len(set(uncertainty)) == len(uncertainty)
         here, best, chance = area(uncertainty, wrong), area(wrong, wrong), sum(wrong) / len(wrong)
         gain = (chance - here) / (chance - best)
-        assert found[title][3:6] == [f"{here:.3g}", f"{here - best:.3g}", f"{gain:.2f}"]
+        assert found[title][3:6] == [f"{value:.2f}" for value in (here, here - best, gain)]
 
 
 def test_calibration(text):

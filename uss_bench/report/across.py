@@ -7,7 +7,7 @@ cases, and may end undecided.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..runtime import storage
@@ -15,9 +15,20 @@ from ..runtime.paths import COMPARISONS, REPORT, SEEDS
 from ..study.metrics import PAPER_METRICS
 from . import across_plot, across_tables
 from .across_summary import ENOUGH_SEEDS, summary
+from .effort import DEFINITION
 from .figures import KEY
-from .pairs import AREA, COMPARED, FEW, ROPES, Comparison, chosen, compare_all, shown, write_comparisons
-from .seeds import Budget, Seeds, gather, read_seeds
+from .pairs import (
+    AREA,
+    COMPARED,
+    ROPES,
+    Comparison,
+    chosen,
+    compare_all,
+    highlighted,
+    shown,
+    write_comparisons,
+)
+from .seeds import Seeds, gather, read_seeds
 from .style import has_matplotlib, our_style, save
 from .verdicts import LEAST_SEEDS, MOST_SEEDS, POWER, limits_of_few_seeds
 from .words import listed, marked, oracle_note, plural, titled
@@ -63,7 +74,8 @@ def write_report(folder: str | Path) -> Path:
     sections = [
         "# Uncertainty slice sampling benchmark across seeds",
         summary(seeds, comparisons),
-        f"{across_tables.key_table(seeds)}\n\nMean ± standard deviation over seeds of the mean over cases.",
+        f"{across_tables.key_table(seeds)}\n\nMean ± standard deviation over seeds of the mean over cases. "
+        f"{DEFINITION}",
         oracle_note(seeds.strategies),
         _key_figure(seeds, folder),
         _few_seeds(seeds),
@@ -94,7 +106,7 @@ def _few_seeds(seeds: Seeds) -> str:
     limits = limits_of_few_seeds(count)
     points = [
         f"No signed-rank or sign test over {count} seeds can give p < 0.05; the least is {limits.least_p:g}. "
-        "What follows rests on effects of seeds that are about normal.",
+        "What follows takes the effects of seeds for about normal.",
         f"A standard deviation between seeds is known to within a factor of {limits.low:.2f} to "
         f"{limits.high:.1f} (95%).",
         "Where seeds are what varies, a mean difference must exceed "
@@ -110,16 +122,20 @@ def _few_seeds(seeds: Seeds) -> str:
 def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if not comparisons:
         return
-    names = seeds.strategies
-    which = "" if len(names) <= FEW else " The table shows the pairs of two strategies; the file has all."
+    names = highlighted(seeds.strategies)
+    which = (
+        f" Shown are the pairs with {listed(names)}; [{COMPARISONS}]({COMPARISONS}) has all."
+        if names != seeds.strategies
+        else ""
+    )
     yield (
         "## Is one strategy better than another?\n\n"
-        "Paired differences of the means over seeds and cases, converged models and those of the last "
-        f"iteration. The section on the method says what stands behind them.{which}"
+        "Paired differences of the means over seeds and cases, of the converged models and of those of the "
+        f"last iteration; what stands behind them is said under How this was computed.{which}"
     )
     for metric in COMPARED:
-        pairs = [each for budget in seeds.budgets[:2] for each in chosen(comparisons, metric, budget.title)]
-        yield f"### {titled(metric)}\n\n{across_tables.pair_table(shown(pairs, names))}"
+        table = _pair_table(seeds, comparisons, metric, [budget.title for budget in seeds.budgets[:2]])
+        yield f"### {titled(metric)}\n\n{table}"
     settings = len(seeds.runs) * len(seeds.budgets)
     yield (
         f"### Wins\n\nIn how many of {settings} settings (seed × models) the row has a better mean DICE than "
@@ -128,23 +144,22 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield (
         "### Effort\n\nMean DICE over the range of equivalent slices that all strategies of a seed cover "
         f"(area under the effort curve, over its length).\n\n{across_tables.areas(seeds)}\n\n"
-        f"{across_tables.pair_table(shown(chosen(comparisons, 'DICE', AREA), names))}"
+        f"{_pair_table(seeds, comparisons, 'DICE', [AREA])}"
     )
 
 
-def _pair_table(
-    seeds: Seeds, comparisons: Sequence[Comparison], metric: str, budgets: Sequence[Budget]
-) -> str:
+def _pair_table(seeds: Seeds, comparisons: Sequence[Comparison], metric: str, budgets: Iterable[str]) -> str:
     """The pairs that there is room for, budget by budget."""
-    pairs = [each for budget in budgets for each in chosen(comparisons, metric, budget.title)]
+    pairs = [each for budget in budgets for each in chosen(comparisons, metric, budget)]
     return across_tables.pair_table(shown(pairs, seeds.strategies))
 
 
 def _components(seeds: Seeds) -> str:
     return (
         "## What moves a score\n\nStandard deviation that each source gives to the score of one model on "
-        "one case, and its share of the variance. strategy × seed is what retraining and chance queries do "
-        "to one model's mean; all that involves the case averages out over cases.\n\n"
+        "one case, and its share of the variance; 0 also where the estimate is negative. strategy × seed is "
+        "what retraining and chance queries do to one model's mean; all that involves the case averages out "
+        "over cases.\n\n"
         f"{across_tables.components(seeds)}"
     )
 
@@ -170,7 +185,7 @@ def _method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     )
     if comparisons:
         budgets = len(seeds.budgets)
-        pairs = len(chosen(comparisons, *_family(comparisons[0])))
+        pairs = len(chosen(comparisons, comparisons[0].metric, comparisons[0].budget))
         text += (
             f"\n\nThis report makes {len(comparisons)} comparisons: {plural(pairs, 'pair')}, each in "
             f"{listed(COMPARED)} at {plural(budgets, 'budget')} and in the area of DICE. Intervals and "
@@ -187,14 +202,10 @@ def _method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     return text
 
 
-def _family(comparison: Comparison) -> tuple[str, str]:
-    return comparison.metric, comparison.budget
-
-
 def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield "## Appendix"
     yield f"### Seeds\n\n{across_tables.headrooms(seeds)}\n\n{across_tables.origins(seeds)}"
-    others = seeds.budgets[2:]
+    others = [budget.title for budget in seeds.budgets[2:]]
     if comparisons and others:
         for metric in COMPARED:
             table = _pair_table(seeds, comparisons, metric, others)
@@ -202,9 +213,10 @@ def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if comparisons:
         matrices = "\n\n".join(across_tables.wins(seeds, metric) for metric in COMPARED[1:])
         yield f"### Wins in distances\n\n{matrices}"
-    note = f"Mean over cases: mean ± standard deviation [least, greatest] over {len(seeds.runs)} seeds."
+    note = f"Means over cases: mean ± standard deviation [least, greatest] over {len(seeds.runs)} seeds.\n\n"
     for metric in PAPER_METRICS:
-        yield f"### Means, {titled(metric)}\n\n{note}\n\n{across_tables.spreads(seeds, metric)}"
+        yield f"### Means, {titled(metric)}\n\n{note}{across_tables.spreads(seeds, metric)}"
+        note = ""  # once is enough
     yield (
         "### Poor cases\n\n5th percentile of DICE and 95th of the others over cases, likewise over seeds, of "
         f"the converged models and the data pool's.\n\n{across_tables.percentiles(seeds)}"

@@ -117,14 +117,13 @@ def describe(seeds: Seeds) -> tuple[str, str]:
     caption = (
         "Above: mean DICE and Hausdorff distance HD of the iterations' models over "
         f"{plural(len(seeds.runs), 'seed')} and {plural(len(seeds.first.cases), 'test case')}, against the "
-        "equivalent slices behind them (liver slices queried one by one, and a third of those of whole "
-        f"volumes; mean over seeds). Bands: ± one standard deviation over seeds, of {bands}. Horizontal "
-        "lines: initial model (dotted) and model of the whole pool (dash-dotted)."
+        f"mean of their equivalent slices. Bands: ± one standard deviation over seeds, of {bands}. "
+        "Horizontal lines: initial model (dotted) and model of the whole pool (dash-dotted)."
     )
     if len(seeds.strategies) > 1:
         caption += (
             f" Below: paired differences from {reference_of(seeds.strategies)} after the same iteration "
             "and, at the right, of the converged models, with 95% intervals over seeds and cases; "
-            f" grey: ± {ROPES['DICE']:g} DICE, taken as equivalent."
+            f"grey: ± {ROPES['DICE']:g} DICE, taken as equivalent."
         )
     return alt, caption

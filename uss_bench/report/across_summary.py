@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
-from .across_tables import budget_components, difference_text, signed
+from .across_tables import budget_components, difference_text
 from .pairs import COMPARED, ROPES, Comparison, chosen, highlighted
 from .seeds import Budget, Seeds
 from .summary import SATURATED
 from .verdicts import PairedDifference, paired_difference
-from .words import listed, plural
+from .words import listed, plural, signed
 
 NAMED = 3  # decided pairs that the paragraph names
 ENOUGH_SEEDS = 6  # from which a signed-rank test over seeds can reach p < 0.05
@@ -135,12 +135,14 @@ def _distances(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     pairs = {metric: chosen(comparisons, metric, seeds.budgets[0].title) for metric in COMPARED[1:]}
     if not any(pairs.values()):
         return ""
-    told = listed(f"{_count(sum(each.decided for each in found))} by {name}" for name, found in pairs.items())
-    return f"Of the converged pairs, {told} are told apart."
+    decided = listed(
+        f"{_count(sum(each.decided for each in found))} in {name}" for name, found in pairs.items()
+    )
+    return f"Of the converged pairs, {decided} differ."
 
 
 def _retraining(seeds: Seeds) -> str:
-    text = "Without twins (`query.twins`), nothing here shows retraining alone."
+    text = "Without twins (`query.twins`), nothing here shows what retraining alone does."
     if seeds.twins:
         initial = seeds.means(INITIAL, "DICE")
         shifts = np.array([seeds.means(key, "DICE") - initial for key in seeds.twins])
@@ -154,8 +156,8 @@ def _retraining(seeds: Seeds) -> str:
         parts = budget_components(seeds, seeds.budgets[0], "DICE")
         within, between = (parts[source] ** 0.5 for source in ("strategy × seed", "strategy"))
         text += (
-            f" Among converged models, chance within a seed (strategy × seed) moves it by {within:.3f}, the "
-            f"strategy by {between:.3f}."
+            " Among converged models, chance within a seed (strategy × seed) is estimated to move it by "
+            f"{within:.3f}, the strategy by {between:.3f}."
         )
     return text
 

@@ -14,7 +14,7 @@ from .pairs import COMPARED, Comparison
 from .seeds import Budget, Seeds
 from .tables import by_iteration
 from .verdicts import MOST_SEEDS, win_matrix
-from .words import listed, markdown_table, p_text, titled, value_text
+from .words import listed, markdown_table, p_text, signed, titled, value_text
 
 
 def key_table(seeds: Seeds) -> str:
@@ -69,16 +69,6 @@ def difference_text(comparison: Comparison) -> str:
         signed(value, _format(comparison.metric)) for value in (found.mean, found.low, found.high)
     )
     return f"{mean} [{low}, {high}]"
-
-
-def signed(value: float, pattern: str) -> str:
-    """A number with its sign; what rounds to zero has none.
-
-    >>> signed(0.0123, ".3f"), signed(-0.0001, ".3f")
-    ('+0.012', '0.000')
-    """
-    text = f"{value:+{pattern}}"
-    return text if float(text) else text[1:]
 
 
 def _seeds_text(comparison: Comparison) -> str:

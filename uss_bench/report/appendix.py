@@ -43,7 +43,7 @@ def deviations(results: Results) -> str:
     """How this benchmark settles what the paper leaves open, and where it deviates whatever the settings."""
     data, query = (results.provenance["config"][section] for section in ("data", "query"))
     points = [
-        "Network: the widths are not published; (32, 72, 88, 168, 336) meet the published geometry and "
+        "The network's widths are not published; (32, 72, 88, 168, 336) meet the published geometry and "
         "parameter count. Dropout is element-wise, behind every concatenation.",
         "Weights start by the rule of He et al., the same for all models of a seed but twins; converged "
         "models are trained anew, not continued, and the data pool's like them.",
@@ -62,7 +62,7 @@ def deviations(results: Results) -> str:
         "MSD is the mean of the two directed mean distances, HD the larger directed maximum, on the native "
         "grid of the reference; surface voxels have a 6-neighbour outside the mask or the image. A missed "
         "liver counts with the diagonal of its volume. Percentiles are interpolated linearly.",
-        "p and intervals come from exchanging models within cases and from resampling cases; the paper has "
+        "p comes from exchanging models within cases, intervals from resampling cases; the paper has "
         "Wilcoxon's test against the best, and a regression that takes all results for independent.",
     ]
     listing = "\n".join(f"- {point}" for point in points)
@@ -110,7 +110,10 @@ def provenance(results: Results) -> str:
         ],
         ["settings", f"SHA-256 {origin['config_sha256']}"],
     ]
-    links = ", ".join(_link(path) for path in (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING))
+    files = [paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING]
+    if results.uncertainties:
+        files += [paths.UNCERTAINTY, paths.CALIBRATION]
+    links = ", ".join(map(_link, files))
     return "\n\n".join(
         [
             f"## Provenance\n\nChecksums of all images and labels: {_link(paths.VOLUMES)}. "

@@ -1,4 +1,6 @@
-"""The words of the figures: alt text that says what is to be seen, and captions that can be read alone.
+"""The words of the figures: alt text that says what is to be seen, and captions.
+
+Captions say what the figure itself does not: no legend, title or table is repeated there.
 
 A `describe_` function takes the results and the arrays of `results/slices.npz`, and returns alt text and
 caption in Markdown.
@@ -12,10 +14,10 @@ import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.strategies import FEATURED
-from .effort import DEFINITION, equivalent_slices
+from .effort import equivalent_slices
 from .results import Results
 from .tables import many
-from .words import listed, plural, value_text
+from .words import listed, value_text
 
 FEW_CASES = 10  # below this number, box plots show every case
 UNLIKELY = 0.05  # liver probability below which the heat map is transparent
@@ -29,36 +31,25 @@ Texts = tuple[str, str]
 def describe_effort(results: Results, slices: Arrays) -> Texts:
     """Key figure: mean DICE and HD against effort."""
     ends = listed(
-        f"{key.strategy} reaches DICE {_mean(results, key, 'DICE')} and HD {_mean(results, key, 'HD')} mm "
+        f"{key.strategy} {_mean(results, key, 'DICE')} and {_mean(results, key, 'HD')} mm "
         f"with {equivalent_slices(results, key):.0f}"
         for key in _last_iteration(results)
     )
     alt = (
-        f"Line plots of mean DICE and mean HD against equivalent slices. At iteration {results.last}, "
-        f"{ends} equivalent slices."
+        "Line plots of mean DICE and mean HD against equivalent slices. "
+        f"At iteration {results.last}: {ends} slices."
     )
     initial, pool = (equivalent_slices(results, key) for key in (INITIAL, DATA_POOL))
-    points = (
-        "one iteration"
-        if len(results.iterations) == 1
-        else f"one point for each of {len(results.iterations)} iterations"
-    )
-    whiskers = (
-        "Whiskers: 95% interval of the paired difference from the initial model (bootstrap over the "
-        f"n = {len(results.cases)} test cases). "
-    )
-    if many(results.strategies):
-        whiskers = ""
+    intervals = "Band" if many(results.strategies) else "Whiskers and band"
     caption = (
-        "Mean DICE (left) and Hausdorff distance HD (right) of the iterations' models on the test cases, "
-        f"against the equivalent slices behind them ({DEFINITION}); one line per query strategy, {points}, "
-        f"starting at the initial model with {initial:.0f}. {whiskers}Horizontal lines: the initial model "
-        f"(dotted) and the model trained on the whole pool of {pool:.0f} equivalent slices (dash-dotted, "
-        "with the interval of its paired difference from the initial model as a band)."
+        f"Mean DICE and HD of the iterations' models over n = {len(results.cases)} test cases, against "
+        f"equivalent slices, from the initial model with {initial:.0f} on. Horizontal lines: initial model "
+        f"(dotted) and data pool model (dash-dotted, {pool:.0f} equivalent slices). {intervals}: 95% "
+        "interval of the paired difference from the initial model (bootstrap over cases)."
     )
     if results.twins:
         caption += " Grey crosses: the initial annotations, retrained under other weights and batches."
-    return alt, caption + _missed_text(results, results.limited_models)
+    return alt, caption
 
 
 def describe_profile(results: Results, slices: Arrays) -> Texts:
@@ -66,7 +57,6 @@ def describe_profile(results: Results, slices: Arrays) -> Texts:
     candidates, chosen = slices["profile_candidates"], slices["profile_chosen"]
     liver = np.flatnonzero(slices["profile_liver"])
     extent = f"slices {liver[0]} to {liver[-1]}" if len(liver) else "no slice"
-    inside = int(slices["profile_liver"][chosen].sum())
     settings = results.provenance["config"]
     alt = (
         f"Line plot of slice uncertainty over the {len(slices['profile'])} slices of case "
@@ -76,12 +66,10 @@ def describe_profile(results: Results, slices: Arrays) -> Texts:
     caption = (
         f"Slice uncertainty of pool case {slices['profile_case']}, which holds the highest scored slice of "
         f"the first {FEATURED} iteration: predictive entropy of the initial model "
-        f"({settings['inference']['samples']} Monte Carlo dropout passes), averaged over all voxels of a "
-        f"slice. Circles: the {len(candidates)} candidates, local maxima at least "
-        f"{settings['query']['min_distance_mm']:g} mm apart; filled: the {len(chosen)} that are among the "
-        f"{slices['query_count']} of highest uncertainty in the whole pool (dotted line: the lowest of "
-        f"these). Shaded: {extent}, where the reference shows liver; {inside} of the {len(chosen)} chosen "
-        "lie there."
+        f"({settings['inference']['samples']} Monte Carlo dropout passes), averaged over the "
+        f"slice. Circles: candidates, local maxima at least {settings['query']['min_distance_mm']:g} mm "
+        f"apart; filled: the {len(chosen)} among the {slices['query_count']} of highest uncertainty in the "
+        f"whole pool (dotted line: the lowest of these). Shaded: {extent}, with liver in the reference."
     )
     return alt, caption
 
@@ -90,14 +78,12 @@ def describe_iterations(results: Results, slices: Arrays) -> Texts:
     """Figure 3: box plots over the iterations."""
     medians = listed(f"{key.strategy} {_median(results, key, 'DICE')}" for key in _last_iteration(results))
     alt = (
-        f"Box plots of DICE, RVE, MSD and HD for the initial model, {plural(results.last, 'iteration')} of "
-        f"{listed(results.strategies)}, and the model of the whole pool. Median DICE goes from "
-        f"{_median(results, INITIAL, 'DICE')} to {medians} at iteration {results.last}; data pool "
+        "Box plots of DICE, RVE, MSD and HD by iteration. Median DICE: initial "
+        f"{_median(results, INITIAL, 'DICE')}; iteration {results.last}: {medians}; data pool "
         f"{_median(results, DATA_POOL, 'DICE')}."
     )
     caption = (
-        "DICE, relative volume error RVE, mean surface distance MSD and Hausdorff distance HD of the models "
-        "of each active learning iteration, between the initial model and the model of the whole pool. "
+        "Scores of the models of each iteration, between the initial and the data pool model. "
         f"{_box_text(results)} Horizontal lines: medians of the initial (dotted) and data pool (dash-dotted) "
         "models."
     )
@@ -114,10 +100,9 @@ def describe_queries(results: Results, slices: Arrays) -> Texts:
     samples = results.provenance["config"]["inference"]["samples"]
     caption = (
         f"Slices that {FEATURED} chose in its first iteration, {which} of {slices['query_count']}, with the "
-        "green contour of the reference liver where the slice shows any. Middle row: mean liver probability "
-        f"of the initial model over {samples} Monte Carlo dropout passes (below {UNLIKELY} transparent); "
-        "bottom row: its predictive entropy, at most ln 2 = 0.69 nats. Above: rank, slice uncertainty (mean "
-        f"entropy of all voxels), case and slice. {ORIENTATION}"
+        "reference liver in green. Middle row: mean liver probability of the initial model over "
+        f"{samples} Monte Carlo dropout passes (below {UNLIKELY} transparent); bottom row: its predictive "
+        f"entropy, at most ln 2 = 0.69 nats. {ORIENTATION}"
     )
     return alt, caption
 
@@ -138,10 +123,9 @@ def describe_cases(results: Results, slices: Arrays) -> Texts:
     if "disagreement" in slices["case_role"]:
         roles.append("among the others the case in which the strategies' DICE differ most")
     caption = (
-        f"Test cases under the converged models and the data pool model: {listed(roles)}. Reference in "
-        "green, prediction in magenta, on the slice where predictions and reference differ in most voxels "
-        "(summed over the models), cut to the liver. Below each panel: DICE and HD of the whole case, not of "
-        f"the slice.{left_out} {ORIENTATION}"
+        f"Test cases under the final models: {listed(roles)}. Shown is the slice on which predictions and "
+        "reference differ in most voxels, summed over the models, cut to the liver; below it, DICE and HD "
+        f"of the whole case.{left_out} {ORIENTATION}"
     )
     return alt, caption
 
@@ -150,19 +134,18 @@ def describe_converged(results: Results, slices: Arrays) -> Texts:
     """Figure 6: box plots before and after training to convergence."""
     last, final = results.last, results.final_models
     changes = listed(
-        f"{key.strategy} from {_median(results, key, 'DICE')} to "
-        f"{_median(results, final[key.strategy], 'DICE')}"
+        f"{key.strategy} {_median(results, key, 'DICE')} and {_median(results, final[key.strategy], 'DICE')}"
         for key in _last_iteration(results)
     )
     alt = (
         "Box plots of DICE, RVE, MSD and HD before and after training to convergence. "
-        f"Median DICE goes for {changes}."
+        f"Median DICE: {changes}."
     )
-    stopped = f" ({len(results.stopped)} of them to a limit of steps)" if results.stopped else ""
+    stopped = f", {len(results.stopped)} of them to a limit of steps" if results.stopped else ""
     caption = (
         f"Models trained on the annotations of iteration {last}: with the iterations' limit of training "
-        f"(left of each pair, white) and until convergence (right, filled){stopped}, with the model of the "
-        f"whole pool. {_box_text(results)} Horizontal line: median of the data pool model."
+        f"(white) and until convergence (filled{stopped}); and the data pool model, its median as a line. "
+        f"Boxes as in Figure 3, on the same n = {len(results.cases)} test cases."
     )
     return alt, caption + _missed_text(results, [*_last_iteration(results), *final.values()])
 
@@ -207,7 +190,5 @@ def _missed_text(results: Results, keys: Iterable[ModelKey]) -> str:
     shown = [results.missed[key] for key in keys]
     if not sum(shown):
         return ""
-    return (
-        f" {sum(shown)} of the {len(shown) * len(results.cases)} results missed the liver altogether: they "
-        "count with DICE 0, RVE 100%, and the diagonal of the volume as MSD and HD."
-    )
+    total = len(shown) * len(results.cases)
+    return f" {sum(shown)} of the {total} results missed the liver altogether (see Missed livers)."

@@ -16,10 +16,10 @@ from .quantile_regression import QuantileEffects
 from .results import Results
 from .signed_rank import stars
 from .statistics import best_by_mean
-from .tables import TERM_TITLES, Tests, by_iteration
+from .tables import TERM_TITLES, Tests
 from .words import escaped, markdown_table, titled, value_text
 
-ITERATIONS = range(1, 6)  # of the paper
+LAST = 5  # iteration of the paper
 
 
 # --- here and published ---
@@ -52,7 +52,7 @@ def _supported_pairs(tests: Mapping[str, Mapping[str, Tests]]) -> Iterator[list[
                 if not test.stars or there not in pair or not pair <= set(PAPER):
                     continue
                 (other,) = pair - {there}
-                marks = published.scores()[ModelKey(kind, other, ITERATIONS[-1])][metric].stars
+                marks = published.scores()[ModelKey(kind, other, LAST)][metric].stars
                 if marks:
                     names = ", ".join(name for name in PAPER if name in pair)
                     ahead = [
@@ -64,7 +64,7 @@ def _supported_pairs(tests: Mapping[str, Mapping[str, Tests]]) -> Iterator[list[
 
 def _best_published(metric: str, kind: str) -> str:
     scores = published.scores()
-    means = {name: [scores[ModelKey(kind, name, ITERATIONS[-1])][metric].mean] for name in PAPER}
+    means = {name: [scores[ModelKey(kind, name, LAST)][metric].mean] for name in PAPER}
     return best_by_mean(means, METRICS[metric].higher_is_better)
 
 
@@ -74,7 +74,7 @@ def _supported_effects(fits: Mapping[str, QuantileEffects]) -> Iterator[list[str
         for row in fit.rows:
             there = published.effects()[metric, row.term]
             if stars(row.p_value) and there.low * there.high > 0:
-                numbers = [f"{value_text(metric, value)}" for value in (there.coefficient, row.coefficient)]
+                numbers = [value_text(metric, value) for value in (there.coefficient, row.coefficient)]
                 yield [TERM_TITLES[row.term], titled(metric), *numbers]
 
 
@@ -88,7 +88,7 @@ def shares(results: Results) -> str:
 
     parts = [
         f"{strategy} {share(results.effort, strategy, results.last)} (published "
-        f"{share(counts, strategy, ITERATIONS[-1])})"
+        f"{share(counts, strategy, LAST)})"
         for strategy in results.strategies
         if strategy in PAPER
     ]
@@ -99,13 +99,12 @@ def shares(results: Results) -> str:
 
 
 def published_tables() -> Iterator[str]:
-    """Tables 1 to 9 of the paper, each with its name."""
+    """Tables 1 to 9 of the paper, each with its name; 2 to 8, which are on the same models, as one."""
     yield f"**Table 1. Data**\n\n{_sites()}"
-    yield f"**Table 2. Annotated slices / annotated liver slices / patients**\n\n{_training_data()}"
-    yield f"**Table 3. Training steps**\n\n{_training_steps()}"
-    for number, metric in enumerate(PAPER_METRICS, start=4):
-        yield f"**Table {number}. {titled(metric)}**\n\n{by_iteration(PAPER, ITERATIONS, _score_of(metric))}"
-    yield f"**Table 8. Converged models**\n\n{_converged()}"
+    yield (
+        "**Tables 2 to 8.** Annotated slices / annotated liver slices / patients; training steps; scores."
+        f"\n\n{_models()}"
+    )
     yield f"**Table 9. Effects of uncertainty and slice sampling**\n\n{_effects()}"
 
 
@@ -123,30 +122,25 @@ def _sites() -> str:
     )
 
 
-def _training_data() -> str:
-    counts = published.effort()
-    return by_iteration(PAPER, ITERATIONS, lambda key: " / ".join(map(str, counts[key].values())))
+def _models() -> str:
+    efforts, steps, scores = published.effort(), published.training_steps(), published.scores()
+    rows = []
+    for key in [*(key for key in scores if key != DATA_POOL), DATA_POOL]:
+        effort = " / ".join(map(str, efforts.get(key, {}).values()))
+        rows.append(
+            [
+                key.title,
+                effort,
+                steps[key],
+                *(_score(metric, scores[key][metric]) for metric in PAPER_METRICS),
+            ]
+        )
+    return markdown_table(["Model", "annotated", "steps", *map(titled, PAPER_METRICS)], rows)
 
 
-def _training_steps() -> str:
-    steps = published.training_steps()
-    return by_iteration(PAPER, ITERATIONS, steps.__getitem__, with_converged=True)
-
-
-def _score_of(metric: str):
-    return lambda key: _score(metric, key)
-
-
-def _score(metric: str, key: ModelKey) -> str:
-    score = published.scores()[key][metric]
+def _score(metric: str, score: published.PublishedScore) -> str:
     mean, std, percentile = (value_text(metric, value) for value in (score.mean, score.std, score.percentile))
     return f"{mean} ± {std} ({percentile})" + escaped(score.stars)
-
-
-def _converged() -> str:
-    keys = {name: ModelKey.of_converged(name, ITERATIONS[-1]) for name in PAPER} | {DATA_POOL.kind: DATA_POOL}
-    rows = [[name, *(_score(metric, key) for metric in PAPER_METRICS)] for name, key in keys.items()]
-    return markdown_table(["", *map(titled, PAPER_METRICS)], rows)
 
 
 def _effects() -> str:

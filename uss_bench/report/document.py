@@ -11,11 +11,11 @@ from pathlib import Path
 from ..runtime import paths, storage
 from ..study.metrics import METRICS, PAPER_METRICS
 from . import appendix, comparison, figures, further, summary, tables, uncertainty_section
-from .effort import DEFINITION, effort_areas
+from .effort import effort_areas
 from .quantile_regression import QuantileEffects
 from .results import Results, read_results
 from .signed_rank import RESAMPLES
-from .statistics import PERCENTILE_CASES
+from .statistics import EFFECT_CASES, PERCENTILE_CASES
 from .words import listed, marked, oracle_note, titled
 
 # `{kind of model: {metric: tests}}`
@@ -73,8 +73,7 @@ def _training_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[
     yield f"### Table 1. Data\n\n{tables.data_table(results)}"
     yield (
         "### Table 2. Training data\n\nAnnotated slices / annotated liver slices / patients / equivalent "
-        f"slices, on the working grid. Equivalent slices are {DEFINITION}, which are contoured on every "
-        f"third slice.\n\n{tables.training_data(results)}"
+        f"slices, on the working grid.\n\n{tables.training_data(results)}"
     )
     yield pictures.get(2)
     yield pictures.get(4)
@@ -88,16 +87,17 @@ def _training_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[
 def _score_tables(results: Results, pictures: Mapping[int, str], tests: AllTests) -> Iterator[str | None]:
     """Tables 4 to 8, on how well the models do."""
     yield (
-        "### Tables 4 to 8. Scores\n\nMean ± standard deviation (5th percentile where high values are good, "
-        f"else 95th) over n = {len(results.cases)} test cases.{_legend(results)}"
+        "### Tables 4 to 8. Scores\n\nDICE, relative volume error RVE, mean surface distance MSD and "
+        "Hausdorff distance HD: mean ± standard deviation (5th percentile where high values are good, else "
+        f"95th) over n = {len(results.cases)} test cases.{_legend(results)}"
     )
     for number, metric in enumerate(PAPER_METRICS, start=4):
         table = tables.metric_by_iteration(results, metric, tests["iteration"][metric])
         yield f"#### Table {number}. {titled(metric)}\n\n{table}"
     found = {metric: tests["converged"][metric] for metric in PAPER_METRICS}
     yield (
-        f"#### Table 8. {results.final_title}\n\nTrained on what the last iteration had annotated, the data "
-        "pool's model on everything. It takes no part in the comparison"
+        f"#### Table 8. {results.final_title}\n\nTrained on the annotations of the last iteration, the data "
+        "pool model on the whole pool. It takes no part in the comparison"
         f"{', nor does an oracle' * (results.contenders != results.strategies)}."
         f"\n\n{tables.converged(results, found)}"
     )
@@ -111,8 +111,7 @@ def _legend(results: Results) -> str:
         return ""
     return (
         " The best mean of the strategies is bold; stars mark the others by a signed-rank test against it: "
-        r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected. The section Tests says what p is, and "
-        "has every one of them."
+        r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected. The section Tests says what p is."
     )
 
 
@@ -123,13 +122,18 @@ def _effects(results: Results, fits: Mapping[str, QuantileEffects]) -> str:
     if len(failures) == len(fits):
         return f"{heading}\n\nNo regression: {next(iter(failures.values()))}."
     failed = "".join(f"\n\nThe fit of {metric} failed: {reason}." for metric, reason in failures.items())
+    if cases >= EFFECT_CASES:
+        shown = "coefficient [95% interval of a bootstrap over cases] and p"
+        scope = ", so it need not agree with the interval. Both speak"
+    else:
+        shown = f"coefficient and p; an interval takes at least {EFFECT_CASES} cases"
+        scope = ". It speaks"
     return (
         f"{heading}\n\nQuantile regression `metric ~ uncertainty + slice` over the results of Table 8, at "
-        "the 5th percentile of DICE and the 95th of the others: coefficient [95% interval] and "
-        f"p.\n\n{tables.effects_table(fits, cases)}{failed}\n\nn = {next(iter(fits.values())).n}: each of "
-        f"{cases} cases enters once per model. Intervals are from a bootstrap over cases, p from exchanging, "
-        "within each case, the models that differ in the effect alone. Both hold for these trained models; "
-        "retraining them is a further source of chance."
+        f"the 5th percentile of DICE and the 95th of the others: {shown}."
+        f"\n\n{tables.effects_table(fits, cases)}{failed}\n\nn = {next(iter(fits.values())).n}: each of "
+        f"{cases} cases enters once per model. p comes from exchanging, within each case, the models that "
+        f"differ in the effect alone{scope} of these trained models, not of retraining."
     )
 
 
@@ -139,8 +143,8 @@ def _published_beside(results: Results, tests: AllTests, fits: Mapping[str, Quan
     if not share:
         return ""
     return (
-        "### Here and in the paper\n\nWhat p < 0.05 supports both here and in the paper's tables, which are "
-        f"in the appendix.\n\n{comparison.supported(tests, fits)}\n\n{share}"
+        "### Here and in the paper\n\nDirections with p < 0.05, uncorrected, both here and in the published "
+        f"tables below.\n\n{comparison.supported(tests, fits)}\n\n{share}"
     )
 
 
@@ -167,7 +171,8 @@ def _further_results(results: Results) -> Iterator[str]:
     yield (
         f"The 5th percentile of DICE and the 95th of the others, likewise:\n\n{percentiles}"
         if percentiles
-        else f"Percentiles have no intervals below n = {PERCENTILE_CASES}: these would cover too little."
+        else "Percentiles, and with them the intercepts of Table 9, have no intervals below n = "
+        f"{PERCENTILE_CASES}, where these cover too rarely."
     )
     areas, (start, stop) = effort_areas(results)
     yield (
@@ -175,12 +180,11 @@ def _further_results(results: Results) -> Iterator[str]:
         f"{start:.0f} to {stop:.0f}, the range that every strategy covers, divided by its length: "
         f"{', '.join(f'{strategy} {area:.3f}' for strategy, area in areas.items())}."
     )
+    legend = "Mean DICE / mean HD [mm] of the models of Table 8 over n test cases.\n\n"
     for title, groups in (("site", results.sites), ("variant", results.variants)):
         if any(groups):
-            yield (
-                f"### By {title}\n\nMean DICE / mean HD [mm] of the models of Table 8 over n test cases.\n\n"
-                f"{further.by_group(results, groups, title)}"
-            )
+            yield f"### By {title}\n\n{legend}{further.by_group(results, groups, title)}"
+            legend = ""  # once is enough
     missed = further.missed_livers(results)
     if missed:
         yield (
@@ -195,14 +199,14 @@ def _tests(results: Results, tests: AllTests) -> str:
     if not listing:
         return ""
     return (
-        "## Tests\n\nEvery comparison behind the stars of Tables 4 to 8: p / Holm's p / effect size, over n "
-        f"= {len(results.cases)} pairs, which are test cases. Pairs without a difference (zeros) are ranked "
-        "and then dropped (Pratt). The statistic is Wilcoxon's signed-rank sum against the row's best; p "
-        "says how often it is as large after the strategies' models have been exchanged at random within "
-        f"each case ({RESAMPLES} times) and the best chosen anew. So the choice of the best is part of the "
-        "test, and where models do not differ p < 0.05 comes in 5%. Holm's correction is over all "
-        "comparisons of one metric in one table. The effect size is the matched-pairs rank-biserial "
-        f"correlation, positive where the strategy has the better scores of the pair.\n\n{listing}"
+        "## Tests\n\nEvery comparison behind a star or its absence: p / Holm's p / effect size, over n = "
+        f"{len(results.cases)} pairs, which are test cases. The statistic is Wilcoxon's signed-rank sum "
+        "against the row's best; pairs without a difference (zeros) are ranked, then dropped (Pratt). p is "
+        f"how often it is as large when the models are exchanged at random within each case ({RESAMPLES} "
+        "times) and the best is chosen anew: where models do not differ, p < 0.05 comes in at most 5% of "
+        "comparisons. Holm's correction is over one metric in one table. Effect size: matched-pairs "
+        "rank-biserial correlation, positive where the strategy has the better scores of the pair.\n\n"
+        f"{listing}"
     )
 
 

@@ -11,8 +11,11 @@ from ..study.annotation import CONTOURED
 from ..study.keys import INITIAL, ModelKey
 from .results import Results
 
-# What the reports say of it.
-DEFINITION = "liver slices queried one by one, and a third of those of whole volumes"
+# What the reports say of it, once each.
+DEFINITION = (
+    "Equivalent slices: liver slices queried one by one, and a third of those of whole volumes, which are "
+    "contoured on every third slice."
+)
 
 
 def equivalent_slices(results: Results, key: ModelKey) -> float:

@@ -22,10 +22,7 @@ from .uncertainty_statistics import Uncertainties, read_uncertainties
 
 # What is read back for a report, beside the provenance.
 TABLES = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)
-VARIANT = (
-    "variant",
-    "phantom",
-)  # columns of the manifest that name the kind of a patient, the first one counts
+VARIANT = ("variant", "phantom")  # columns of the manifest that name the kind of a patient; the first counts
 SPACING, SIZE = ([f"{name}_{axis}" for axis in "zyx"] for name in ("spacing", "size"))
 
 

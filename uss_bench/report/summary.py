@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import PAPER_METRICS
-from .effort import equivalent_slices
+from .effort import DEFINITION, equivalent_slices
 from .results import Results
 from .words import listed, markdown_table, plural, titled, value_text
 
@@ -61,7 +63,7 @@ def _gain(results: Results) -> str:
     higher = sum(_dice(results, key) > initial for key in last)
     return (
         f"After {plural(results.last, 'iteration')}, the models reach {reached}: {higher} of {len(last)} "
-        "above the initial one (in brackets: slices annotated, of all in the pool)."
+        "above the initial one (in brackets: annotated slices of all in the pool)."
     )
 
 
@@ -76,12 +78,14 @@ def _spread(results: Results) -> str:
         f"by {max(shifts):.3f}, case by case by {by_case:.3f} on average."
     )
     if len(results.strategies) > 1:
-        means = [_dice(results, key) for name, key in results.final_models.items() if key.strategy]
-        apart = max(means) - min(means)
-        relation = "more than" if apart > max(shifts) else "no more than"
+        means = [_dice(results, key) for key in results.final_models.values() if key.strategy]
+        # Pair by pair: the widest of several differences exceeds one of the same size more often than not.
+        apart = [abs(one - other) for one, other in combinations(means, 2)]
+        wider = sum(difference > max(shifts) for difference in apart)
         text += (
-            f" The strategies' converged models lie {apart:.3f} apart, {relation} that; "
-            "with one seed, neither says which strategy is to be preferred."
+            f" The strategies' final models lie up to {max(apart):.3f} apart; of "
+            f"{plural(len(apart), 'pair')}, {wider or 'none'} by more than that. "
+            "One seed does not say which strategy is to be preferred."
         )
     return text
 
@@ -100,10 +104,11 @@ def _next_seed(results: Results) -> str:
 
 
 def key_table(results: Results) -> str:
-    """Effort and mean scores of the converged models and the data pool's."""
+    """Effort and mean scores of the final models, and what the table's words mean."""
     rows = []
     for name, key in results.final_models.items():
         effort = f"{equivalent_slices(results, key):.0f}"
         means = [value_text(metric, results.scores[key][metric].mean()) for metric in PAPER_METRICS]
         rows.append([name, effort, *means])
-    return markdown_table(["Model", "equivalent slices", *map(titled, PAPER_METRICS)], rows)
+    table = markdown_table(["Model", "equivalent slices", *map(titled, PAPER_METRICS)], rows)
+    return f"{table}\n\nMeans over the test cases of the final models, those of Table 8. {DEFINITION}"

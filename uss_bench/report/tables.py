@@ -16,7 +16,17 @@ from .quantile_regression import TERMS, QuantileEffects, quantile_effects
 from .results import SIZE, SPACING, Results
 from .signed_rank import PairedTest, against_best, stars
 from .statistics import EFFECT_CASES, PERCENTILE_CASES, holm, summarize
-from .words import escaped, markdown_table, p_text, span, titled, turned_table, turned_tables, value_text
+from .words import (
+    escaped,
+    markdown_table,
+    p_text,
+    signed,
+    span,
+    titled,
+    turned_table,
+    turned_tables,
+    value_text,
+)
 
 # `{iteration: {strategy: its test against the best of that row}}` of one metric and one kind of model
 Tests = Mapping[int, Mapping[str, PairedTest]]
@@ -202,7 +212,7 @@ def corrected_tests(tests: Mapping[str, Mapping[str, Tests]], strategies: Sequen
 
 
 def _test_cell(test: PairedTest, corrected: float) -> str:
-    return f"{p_text(test.p)} / {p_text(corrected)}{escaped(stars(corrected))} / {test.effect:+.2f}"
+    return f"{p_text(test.p)} / {p_text(corrected)}{escaped(stars(corrected))} / {signed(test.effect, '.2f')}"
 
 
 # --- Table 9: effects of uncertainty and slice sampling ---

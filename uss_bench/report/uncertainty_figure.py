@@ -128,7 +128,7 @@ def describe_uncertainty(results: Results, slices: Any = None) -> tuple[str, str
     if partly_annotated(found):
         caption += (
             " Bottom right: mean slice DICE by the distance to the nearest annotated slice of "
-            "the volume (none: the volume has no other), over the models of a strategy that scored the pool."
+            "the volume (none: it has none)."
         )
     return alt, caption
 

@@ -23,30 +23,31 @@ NONE = (
     "uncertainty ran, or an earlier version wrote them."
 )
 INTRODUCTION = (
-    "The models that scored the pool for queries, on its slices that were not annotated, "
-    "on the working grid. The references of the pool were read for this after the last query of the run. An "
-    "error is a voxel in which the mean of the Monte Carlo passes, at half a probability, differs from the "
-    "reference. These numbers describe the models of one run."
+    "Models that scored the pool for queries, on the slices that were not annotated, on the working grid. "
+    "The pool's references were read for this after the last query of the run. An error is a voxel in which "
+    "the mean of the Monte Carlo passes, cut at one half, differs from the reference. These numbers describe "
+    "the models of one run."
 )
 RANKING = (
-    "ρ: Spearman's rank correlation of a slice's uncertainty with its errors, apart for slices that show "
-    "liver in the reference and those that do not; *by size*: that of the size of the predicted liver, which "
-    "knows nothing of uncertainty. AURC: area under the risk-coverage curve, the mean errors of the least "
-    "uncertain slices over every coverage; E-AURC: by how much it exceeds that of the best possible order "
-    "(Geifman et al., ICLR 2019). Gain: the share of the way from a random order (0) to the best (1). ECE: "
-    "difference between the share of liver and the mean probability in 15 bins of equal width, weighted by "
-    "voxels (Guo et al., ICML 2017), so that background decides; ACE: all bins alike (Neumann et al., 2018)."
+    "ρ: Spearman's rank correlation of a slice's uncertainty with its number of errors, apart for slices "
+    "that show liver in the reference and those that do not; *by size*: that of the size of the predicted "
+    "liver, which knows nothing of uncertainty. AURC: area under the risk-coverage curve, the mean errors "
+    "per slice of the least uncertain slices, over every coverage; E-AURC: by how much it exceeds that of "
+    "the best possible order (Geifman et al., ICLR 2019). Gain: the share of the way from a random order (0) "
+    "to the best (1). ECE: difference between the share of liver and the mean probability in 15 bins of "
+    "equal width, weighted by voxels (Guo et al., ICML 2017), so that background decides; ACE: all bins "
+    "alike (Neumann et al., 2018)."
 )
 LESSONS = (
-    f"Queried slices on which the model that asked was right already (slice DICE of at least {RIGHT:g}; 1 "
-    "where liver is neither there nor predicted), of all that it asked for. In brackets: the share among all "
-    "open slices of the volumes that it scored, which a random choice would meet. Queries by chance follow a "
-    "model that scored the pool in the first iteration alone; a queried volume counts with all its slices."
+    "Of the queried slices, those on which the querying model was right already (slice DICE of at least "
+    f"{RIGHT:g}; 1 where liver is neither there nor predicted). In brackets: the same share of all slices "
+    "not yet annotated in the volumes that it scored, which a random choice would meet. Strategies by chance "
+    "have no model that scored the pool after the first query; a queried volume counts with all its slices."
 )
 DISTANCE = (
-    "Mean slice DICE (n) of slices that show liver, under the models of strategies by slices that scored the "
-    "pool, by the distance to the nearest annotated slice of the same volume. Not only the distance differs "
-    "between the columns, but also the places within the liver and the volumes."
+    "Mean slice DICE (n) of slices that show liver, by the distance to the nearest annotated slice of the "
+    "same volume; a slice enters once per model of the strategy that scored the pool. The columns differ not "
+    "only in distance, but also in the places within the liver and in the volumes."
 )
 
 
@@ -79,7 +80,7 @@ def ranking_table(found: Uncertainties) -> str:
                 _correlation(with_liver, with_liver.uncertainty),
                 _number(rank_correlation(with_liver.predicted, with_liver.wrong)),
                 _correlation(without, without.uncertainty),
-                *([f"{risk.area:.3g}", f"{risk.excess:.3g}", _number(risk.gain)] if risk else ["–"] * 3),
+                *(map(_number, (risk.area, risk.excess, risk.gain)) if risk else ["–"] * 3),
                 *(f"{error:.4f}" for error in (bins.expected_error, bins.average_error)),
             ]
         )

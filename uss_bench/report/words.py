@@ -62,12 +62,23 @@ def titled(metric: str) -> str:
 
 
 def value_text(metric: str, value: float) -> str:
-    """A value of a metric to its number of decimals.
+    """A value of a metric to its number of decimals; what rounds to zero has no sign.
 
-    >>> value_text("DICE", 0.9), value_text("HD", 12.34)
-    ('0.900', '12.3')
+    >>> value_text("DICE", 0.9), value_text("HD", 12.34), value_text("HD", -0.01)
+    ('0.900', '12.3', '0.0')
     """
-    return f"{value:.{METRICS[metric].decimals}f}"
+    text = f"{value:.{METRICS[metric].decimals}f}"
+    return text if float(text) else text.lstrip("-")
+
+
+def signed(value: float, pattern: str) -> str:
+    """A number with its sign; what rounds to zero has none.
+
+    >>> signed(0.0123, ".3f"), signed(-0.0001, ".3f")
+    ('+0.012', '0.000')
+    """
+    text = f"{value:+{pattern}}"
+    return text if float(text) else text[1:]
 
 
 def p_text(p_value: float) -> str:
