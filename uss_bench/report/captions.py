@@ -131,14 +131,14 @@ def describe_cases(results: Results, slices: Arrays) -> Texts:
 
 
 def describe_converged(results: Results, slices: Arrays) -> Texts:
-    """Figure 6: box plots before and after training to convergence."""
+    """Figure 6: box plots of the last iteration's models and of the final ones."""
     last, final = results.last, results.final_models
     changes = listed(
         f"{key.strategy} {_median(results, key, 'DICE')} and {_median(results, final[key.strategy], 'DICE')}"
         for key in _last_iteration(results)
     )
     alt = (
-        "Box plots of DICE, RVE, MSD and HD before and after training to convergence. "
+        f"Box plots of DICE, RVE, MSD and HD of the models of iteration {last} and of the final models. "
         f"Median DICE: {changes}."
     )
     stopped = f", {len(results.stopped)} of them to a limit of steps" if results.stopped else ""

@@ -164,8 +164,8 @@ def converged_figure(results: Results, slices: Arrays | None = None) -> Any:
         axis.set_xticks(range(len(strategies) + 1), [*map(marked, strategies), "data pool"], **turned)
         _finish_boxes(axis, metric, [key for key in results.scores if key.iteration in (last, None)], results)
     entries = [
-        (f"iteration {last}, limited training", "initial", False),
-        (f"iteration {last}, converged", "initial", True),
+        (f"model of iteration {last}", "initial", False),
+        ("final model, trained on the same", "initial", True),
     ]
     _legend_boxes(figure, entries)
     return figure
