@@ -1,5 +1,7 @@
 """Rules of query strategies on profiles and scores made by hand."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -338,6 +340,12 @@ def test_brs_takes_as_many_from_every_volume():
         assert sorted(drawn[:3]) == sorted(drawn[3:6]) == ["a", "b", "c"]
     assert len(random_slices_in_turn(pool, 99, rng())) == 46
     assert len({tuple(random_slices_in_turn(pool, 1, rng(seed))) for seed in range(40)}) > 10
+
+
+def test_brs_cuts_a_turn_short_without_regard_to_length():
+    pool = sliced({"a": 30, "b": 2, "c": 12})
+    firsts = Counter(random_slices_in_turn(pool, 1, rng(seed))[0].case_id for seed in range(1500))
+    assert min(firsts.values()) > 420  # 500 expected, 18 the standard deviation
 
 
 def test_brs_makes_up_for_what_was_annotated_before():

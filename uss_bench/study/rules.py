@@ -126,11 +126,15 @@ def random_liver_slices(pool: Pool, count: int, generator: np.random.Generator) 
 def random_slices_in_turn(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
     """Random slices, as many from every volume: breadth first.
 
-    Volumes take turns, those with the fewest annotated slices first, else in the order of their first slices
-    among all in random order: where a turn is cut short, long volumes are likelier to have had theirs. Fewer
-    slices of more volumes are "almost always preferable" in Zhang et al., MIDL 2025.
+    Volumes take turns, those with the fewest annotated slices first, else in random order. Fewer slices of
+    more volumes are "almost always preferable" in Zhang et al., MIDL 2025.
     """
-    return _in_turn(pool, random_slices(pool, count, generator))[:count]
+    cases = sorted(pool.cases, key=lambda case: case.case_id)
+    shuffled = [cases[place] for place in generator.permutation(len(cases))]
+    queries = [
+        Query(case.case_id, int(z)) for case in shuffled for z in generator.permutation(case.open_slices)
+    ]
+    return _in_turn(pool, queries)[:count]
 
 
 def farthest_slices(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
