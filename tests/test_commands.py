@@ -156,7 +156,7 @@ def test_run_writes_the_committed_manifest_where_there_is_none_and_says_so(tmp_p
 
 
 def test_run_reads_the_manifest_that_is_there_and_leaves_it_alone(tmp_path, work, capsys):
-    (tmp_path / "data_manifest.csv").write_text("case_id,site\nmine,here\n")
+    (tmp_path / "data_manifest.csv").write_text("case_id,site\nmine,here\n", encoding="utf-8")
     assert run() == 2 and not work
     assert "data_manifest.csv" in capsys.readouterr().err
     assert (tmp_path / "data_manifest.csv").read_text(encoding="utf-8") == "case_id,site\nmine,here\n"
@@ -228,7 +228,9 @@ def test_an_installed_wheel_runs_the_benchmark_in_an_empty_folder(tmp_path):
     python = home / "bin" / "python"
     call(*pip, "--python", python, "install", "--no-deps", wheel)
     site = next(home.glob("lib/python*/site-packages"))
-    (site / "beside.pth").write_text("".join(f"{path}\n" for path in sys.path if path.endswith("-packages")))
+    (site / "beside.pth").write_text(
+        "".join(f"{path}\n" for path in sys.path if path.endswith("-packages")), encoding="utf-8"
+    )
 
     assert call(python, "-c", "import uss_bench; print(uss_bench.__file__)").stdout.startswith(str(site))
     packaged = {path.relative_to(site) for path in (site / "uss_bench").rglob("*") if path.suffix != ".pyc"}

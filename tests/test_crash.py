@@ -301,7 +301,9 @@ def test_what_a_killed_report_has_left_for_a_day_is_removed(finished):
     for seed, folder in enumerate(folders[:2]):
         shutil.copytree(folders[2], folder)
         path = folder / paths.PROVENANCE
-        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"seed": seed}))
+        path.write_text(
+            json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"seed": seed}), encoding="utf-8"
+        )
     for folder in folders:
         (folder / ".partial-new-report.md").touch()
         (folder / ".partial-old-report.md").touch()
@@ -604,7 +606,7 @@ def test_a_full_disk_is_reported_and_nothing_lost(undisturbed, small_disk, since
 def test_a_file_in_the_place_of_a_folder_is_bad_input(folder, place):
     path = folder / place
     path.parent.mkdir(exist_ok=True)
-    path.write_text("mine")
+    path.write_text("mine", encoding="utf-8")
     assert_refused(*run(folder), 2, place)
     assert path.read_text(encoding="utf-8") == "mine"
 
@@ -640,7 +642,8 @@ def other_library():
 def test_another_run_is_refused(undisturbed, finished, arguments, prepare, difference):
     shutil.rmtree(finished / "reports")  # which would be refused just as well
     (finished / "other.csv").write_text(
-        (finished / "manifest.csv").read_text(encoding="utf-8").replace(",site,pool", ",another,pool")
+        (finished / "manifest.csv").read_text(encoding="utf-8").replace(",site,pool", ",another,pool"),
+        encoding="utf-8",
     )
     assert_refused(*run(finished, *arguments, prepare=prepare), 2, "another run", difference)
     assert_completes(finished, undisturbed)

@@ -123,7 +123,7 @@ def test_all_that_is_wrong_comes_in_one_message_and_nothing_is_written(check, so
 
 
 def test_a_manifest_without_its_columns_is_not_said_to_lack_cases(tmp_path):
-    (tmp_path / "manifest.csv").write_text("case_id,site\n")
+    (tmp_path / "manifest.csv").write_text("case_id,site\n", encoding="utf-8")
     (line,) = problems_of(check_cases, tmp_path / "manifest.csv", config.resolve("smoke"), named(["UVS"]))
     assert line.startswith("missing column(s) split, image, label")
 
@@ -182,7 +182,7 @@ def test_all_faulty_cases_are_named_in_one_message_and_the_cache_keeps_the_other
     soft = nib.Nifti1Image(np.full((8, 8, 6), 0.5, np.float32), np.diag([1.0, 1.0, 2.0, 1.0]))
     nib.save(soft, holes.label)
     pointer = nifti_case(ct(4), liver(), case_id="pointer")
-    pointer.image.write_text("version https://git-lfs.github.com/spec/v1\n")
+    pointer.image.write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
     lines = problems_of(load, [*sound, twin, empty, holes, pointer])
     starts = [
         f"case twin: {twin.image}: the same image as case pool",

@@ -57,7 +57,10 @@ def other_settings(origin, section, **settings):
     [
         (lambda path, origin: path.unlink(), "cannot be read (No such file or directory)"),
         (lambda path, origin: path.write_bytes(b""), "no model file, or a damaged one"),
-        (lambda path, origin: path.write_text("case_id,site\n" * 99), "no model file, or a damaged one"),
+        (
+            lambda path, origin: path.write_text("case_id,site\n" * 99, encoding="utf-8"),
+            "no model file, or a damaged one",
+        ),
         (lambda path, origin: path.write_bytes(path.read_bytes()[:-1]), "no model file, or a damaged one"),
         (lambda path, origin: torch.save({}, path), "no model file, or a damaged one"),
         (lambda path, origin: save_checkpoint(path, {"w": torch.ones(1)}), "weights alone"),

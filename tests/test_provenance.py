@@ -52,7 +52,7 @@ def test_provenance_by_hand(origin):
 @pytest.mark.parametrize("on", [True, False])
 def test_provenance_says_whether_algorithms_are_deterministic(tmp_path, on):
     before = torch.are_deterministic_algorithms_enabled()
-    (tmp_path / "m.csv").write_text("")
+    (tmp_path / "m.csv").write_text("", encoding="utf-8")
     try:
         torch.use_deterministic_algorithms(on)
         found = provenance.provenance(checked([], "USS"), tmp_path / "m.csv", 0)
@@ -89,7 +89,7 @@ def checkout(tmp_path, monkeypatch):
         tmp_path / "code" / "benchmark.py",
         tmp_path / "code" / "README.md",
     ):
-        path.write_text("1\n")
+        path.write_text("1\n", encoding="utf-8")
     git(tmp_path / "code", "init", "--quiet")
     git(tmp_path / "code", "add", ".")
     git(tmp_path / "code", "commit", "--quiet", "-m", "first")
@@ -100,12 +100,12 @@ def checkout(tmp_path, monkeypatch):
 def test_the_commit_of_a_checkout(checkout):
     folder, commit = checkout
     assert provenance._git_state() == {"commit": commit, "changed": False}
-    (folder / "README.md").write_text("2\n")
+    (folder / "README.md").write_text("2\n", encoding="utf-8")
     assert provenance._git_state() == {
         "commit": commit,
         "changed": False,
     }  # the text of the readme changes no result
-    (folder / "uss_bench" / "provenance.py").write_text("2\n")
+    (folder / "uss_bench" / "provenance.py").write_text("2\n", encoding="utf-8")
     assert provenance._git_state() == {"commit": commit, "changed": True}
 
 

@@ -43,7 +43,9 @@ def test_a_run_in_words(run, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 2000.0)
     for rank, seconds in ((0, 1995.4), (10, 1000), (2, 2003)):  # the last by a clock that is ahead
         storage.write_json(run / "status" / f"{rank}.json", {"text": f"[3/22] step {rank}", "time": seconds})
-    (run / "status" / ".partial-0123-1.json").write_text('{"te')  # being written, or left by a killed process
+    (run / "status" / ".partial-0123-1.json").write_text(
+        '{"te', encoding="utf-8"
+    )  # being written, or left by a killed process
     assert describe_run(run).splitlines() == [
         f"{run}: 4 of 11 models trained, 1 evaluated",
         "not running",
@@ -82,6 +84,6 @@ def test_an_absent_run_is_bad_input(tmp_path):
 
 def test_a_damaged_note_is_bad_input(run):
     (run / "status").mkdir()
-    (run / "status" / "0.json").write_text('{"text": ')
+    (run / "status" / "0.json").write_text('{"text": ', encoding="utf-8")
     with pytest.raises(InputError, match=r"status/0.json: damaged \(.*\); remove this file"):
         describe_run(run)

@@ -47,7 +47,7 @@ def data(tmp_path_factory):
     """Folder of tiny cases, their manifest and a file with a strategy."""
     folder = tmp_path_factory.mktemp("data")
     write_cases(folder)
-    (folder / "mine.py").write_text(FIRST)
+    (folder / "mine.py").write_text(FIRST, encoding="utf-8")
     return folder
 
 
@@ -151,7 +151,9 @@ def test_a_list_of_a_run_gives_the_numbers_of_its_strategy(extended, folder):
 
 def test_a_list_that_does_not_fit_is_refused_before_any_work(folder):
     header = "strategy,iteration,case_id,slice,score\n"
-    (folder / "theirs.csv").write_text(f"{header}x,1,case-9,3,\nx,1,case-4,3,\nx,1,case-1,99,\n")
+    (folder / "theirs.csv").write_text(
+        f"{header}x,1,case-9,3,\nx,1,case-4,3,\nx,1,case-1,99,\n", encoding="utf-8"
+    )
     code, err = run(folder, *TWO, "--queries", "THEIRS=theirs.csv")
     assert_refused(
         code, err, 2, "--queries THEIRS=theirs.csv: ", "case case-9 is not in the pool",
@@ -164,14 +166,14 @@ def test_a_list_that_does_not_fit_is_refused_before_any_work(folder):
 def test_another_list_under_the_same_name_is_refused(folder):
     text = "strategy,iteration,case_id,slice,score\n"
     for case_id in (f"case-{number}" for number in range(3)):  # one is annotated from the beginning
-        (folder / "theirs.csv").write_text(f"{text}x,1,{case_id},3,\n")
+        (folder / "theirs.csv").write_text(f"{text}x,1,{case_id},3,\n", encoding="utf-8")
         code, err = run(folder, "--queries", "THEIRS=theirs.csv")
         if code == 0:
             break
-    (folder / "theirs.csv").write_text(f"{text}x,1,{case_id},4,\n")
+    (folder / "theirs.csv").write_text(f"{text}x,1,{case_id},4,\n", encoding="utf-8")
     code, err = run(folder, "--queries", "THEIRS=theirs.csv")
     assert_refused(code, err, 2, "theirs.csv: in iteration 1, THEIRS asks for other slices than its models")
-    (folder / "theirs.csv").write_text(f"{text}x,1,{case_id},3,\n\n")
+    (folder / "theirs.csv").write_text(f"{text}x,1,{case_id},3,\n\n", encoding="utf-8")
     assert run(folder, "--queries", "THEIRS=theirs.csv")[0] == 0
 
 
@@ -187,7 +189,7 @@ def test_a_strategy_of_ones_own_is_reported_with_its_source(own):
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_error_in_the_middle_of_a_run_loses_nothing(own, folder, workers):
     arguments = [*TWO, "--strategy", "mine.py:First", "--workers", workers]
-    (folder / "mine.py").write_text(FAILS)
+    (folder / "mine.py").write_text(FAILS, encoding="utf-8")
     code, err = run(folder, *arguments)
     message = (
         r"mine\.py, line 9: ZeroDivisionError: division by zero \(First, asked for 2 slices in iteration 2\)"
@@ -196,7 +198,7 @@ def test_an_error_in_the_middle_of_a_run_loses_nothing(own, folder, workers):
     assert re.search(message, err)
     done = {path: path.stat().st_mtime_ns for path in (folder / "runs" / NAME).rglob("iter-1/*.json")}
     assert {path.name for path in done} >= {"query.json", "training.json"}
-    (folder / "mine.py").write_text(FIRST)
+    (folder / "mine.py").write_text(FIRST, encoding="utf-8")
     assert_completes(folder, own, *arguments)
     assert all(path.stat().st_mtime_ns == moment for path, moment in done.items())
 
@@ -204,16 +206,16 @@ def test_an_error_in_the_middle_of_a_run_loses_nothing(own, folder, workers):
 def test_a_file_that_asks_for_something_else_does_not_continue_a_run(own, tmp_path):
     folder = shutil.copytree(own, tmp_path / "folder")
     arguments = [*TWO, "--strategy", "mine.py:First"]
-    (folder / "mine.py").write_text(OTHERS)
+    (folder / "mine.py").write_text(OTHERS, encoding="utf-8")
     code, err = run(folder, *arguments)
     assert_refused(
         code, err, 2, "mine.py: in iteration 1, First asks for other slices", "bring the file back"
     )
-    (folder / "mine.py").write_text(f"{FIRST}\n# a note\n")  # asks for the same
+    (folder / "mine.py").write_text(f"{FIRST}\n# a note\n", encoding="utf-8")  # asks for the same
     code, err = run(folder, *arguments)
     assert code == 0, err
     assert "# a note" in (folder / "reports" / NAME / "report.md").read_text(encoding="utf-8")
-    (folder / "mine.py").write_text(FIRST)
+    (folder / "mine.py").write_text(FIRST, encoding="utf-8")
     code, err = run(folder, *arguments)
     assert code == 0, err
     assert_same(folder, own)
@@ -235,8 +237,10 @@ def test_a_file_that_asks_for_something_else_does_not_continue_a_run(own, tmp_pa
     ],
 )
 def test_what_cannot_run_is_refused_before_any_work(folder, arguments, message):
-    (folder / "q.csv").write_text("strategy,iteration,case_id,slice,score\nx,1,case-1,1,\n")
-    (folder / "peeks.py").write_text(FIRST.replace('case.scores["liver"][z]', "case.label[z].sum()"))
+    (folder / "q.csv").write_text("strategy,iteration,case_id,slice,score\nx,1,case-1,1,\n", encoding="utf-8")
+    (folder / "peeks.py").write_text(
+        FIRST.replace('case.scores["liver"][z]', "case.label[z].sum()"), encoding="utf-8"
+    )
     code, err = run(folder, *TWO, *arguments)
     assert_refused(code, err, 2, message)
     assert not (folder / "runs").exists() and not (folder / "reports").exists()

@@ -219,7 +219,7 @@ def test_bad_input_is_one_error_before_any_scoring_and_leaves_no_folder(asked, m
 @pytest.mark.parametrize("file", ["case-0_todo.nii.gz", "notes.txt"])
 def test_a_folder_that_holds_anything_is_never_written_to(asked, file):
     asked.output.mkdir()
-    (asked.output / file).write_text("corrected")
+    (asked.output / file).write_text("corrected", encoding="utf-8")
     with pytest.raises(InputError, match="may hold corrected files, which are never overwritten"):
         suggest(asked)
     assert [(path.name, path.read_text(encoding="utf-8")) for path in asked.output.iterdir()] == [

@@ -77,7 +77,7 @@ def save_decathlon(source, labels, names, channel="", **description):
         save(source / "imagesTr" / f"{name}{channel}.nii.gz", LIVER.astype(np.int16))
         save(source / "labelsTr" / f"{name}.nii.gz")
     source.mkdir(exist_ok=True)
-    (source / "dataset.json").write_text(json.dumps({"labels": labels, **description}))
+    (source / "dataset.json").write_text(json.dumps({"labels": labels, **description}), encoding="utf-8")
 
 
 def save_dicom(sitk, path, pixels, position, number, intercept="-1000"):
@@ -288,7 +288,7 @@ def test_faults_of_a_series_are_all_named_and_no_manifest_is_written(imported, s
     for number in (1, 2, 3, 4):
         save_ircadb(sitk, source / f"3Dircadb1.{number}")
     (source / "3Dircadb1.1/PATIENT_DICOM" / f"image_{SHUFFLED[1]}").unlink()  # a gap
-    (source / "3Dircadb1.2/PATIENT_DICOM/notes.txt").write_text("not a slice")
+    (source / "3Dircadb1.2/PATIENT_DICOM/notes.txt").write_text("not a slice", encoding="utf-8")
     (source / "3Dircadb1.3/MASKS_DICOM/liver/image_3").unlink()
     message = imported("ircadb", "--convert-to", tmp_path / "nifti", error=True)
     assert "3 problem(s)" in message
@@ -468,7 +468,8 @@ def test_missing_files_are_listed_together_and_can_be_excluded(imported, source)
 def test_damaged_files_are_listed_together(imported, source):
     save_lits(source, 0, 1, 2)
     (source / "Training Batch 1/segmentation-0.nii").write_text(
-        "version https://git-lfs.github.com/spec/v1\n"
+        "version https://git-lfs.github.com/spec/v1\n",
+        encoding="utf-8",
     )
     (source / "Training Batch 1/volume-1.nii").write_bytes(b"")
     message = imported("lits", error=True)
@@ -489,7 +490,7 @@ def test_an_empty_source_gets_the_layout_in_its_message(imported, source, layout
 def test_empty_source_lacks_its_description(imported, source, layout):
     source.mkdir()
     assert "dataset.json: cannot be read" in imported(layout, error=True)
-    (source / "dataset.json").write_text("{")
+    (source / "dataset.json").write_text("{", encoding="utf-8")
     assert "not JSON" in imported(layout, error=True)
 
 

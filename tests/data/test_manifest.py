@@ -162,7 +162,9 @@ def test_all_faults_of_a_row_are_named(read):
 def test_cases_that_can_be_made_out_are_given_beside_the_problems(tmp_path):
     """So that their files can be checked at the same time; a faulty optional value is left out."""
     path = tmp_path / "manifest.csv"
-    path.write_text(HEADER + ",spacing\na,s,pool,i,l,1x1\nb,s,train,i,l,\nc,s,val,i,l,1x2x3\n")
+    path.write_text(
+        HEADER + ",spacing\na,s,pool,i,l,1x1\nb,s,train,i,l,\nc,s,val,i,l,1x2x3\n", encoding="utf-8"
+    )
     cases, problems = parse_manifest(path)
     assert [(case.case_id, case.spacing) for case in cases] == [("a", None), ("c", (3, 2, 1))]
     assert [problem.split(";")[0] for problem in problems] == [

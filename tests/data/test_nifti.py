@@ -326,7 +326,9 @@ def broken_file(folder, fault):
     elif fault == "empty":
         path.write_bytes(b"")
     elif fault == "pointer of git-LFS":
-        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+        path.write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", encoding="utf-8"
+        )
     elif fault == "not compressed":
         path.write_bytes(content)
     elif fault == "compressed without saying so":

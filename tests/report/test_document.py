@@ -525,7 +525,8 @@ def test_settings_that_differ_make_the_runs_out_of_the_papers(folder, no_matplot
     settings = config.resolve("real-smoke", ["data.test=5", "query.slices_per_iteration=7"])
     path = folder / "results" / "provenance.json"
     path.write_text(
-        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"config": config.as_dict(settings)})
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"config": config.as_dict(settings)}),
+        encoding="utf-8",
     )
     rows = [
         line[2:-2].split(" | ")
@@ -542,14 +543,16 @@ def test_settings_that_differ_make_the_runs_out_of_the_papers(folder, no_matplot
 def test_the_papers_settings_differ_in_nothing(folder, no_matplotlib):
     path = folder / "results" / "provenance.json"
     paper = {name: config.as_dict(config.Config()) for name in ("config", "paper_config")}
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | paper))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | paper), encoding="utf-8")
     assert section_of(text_of(folder), "Settings that differ").strip() == "None: these are the paper's."
 
 
 def test_outside_a_checkout_and_without_notes(folder, no_matplotlib):
     path = folder / "results" / "provenance.json"
     origin = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(origin | {"git": None, "notes": [], "deterministic_algorithms": False}))
+    path.write_text(
+        json.dumps(origin | {"git": None, "notes": [], "deterministic_algorithms": False}), encoding="utf-8"
+    )
     text = text_of(folder)
     assert "| git commit | not a checkout |" in text and "| deterministic algorithms | off |" in text
     assert "Notes of the simulation" not in text

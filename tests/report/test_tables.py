@@ -417,7 +417,7 @@ def test_of_many_strategies_rows_and_columns_change_places():
 def test_an_oracle_is_compared_with_nobody_and_never_the_best(tmp_path):
     folder = shutil.copytree(REPORT, tmp_path / "report")
     for path in (folder / "results").glob("*.csv"):
-        path.write_text(path.read_text(encoding="utf-8").replace("USS", "OSS"))
+        path.write_text(path.read_text(encoding="utf-8").replace("USS", "OSS"), encoding="utf-8")
     results = read_results(folder)
     assert results.contenders == ["UVS", "RVS", "RSS"] and "OSS" in results.strategies
     tests = tables.paired_tests(results, "DICE", "converged")

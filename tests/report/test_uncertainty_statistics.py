@@ -141,7 +141,8 @@ def test_files_are_read_by_model(tmp_path):
     (tmp_path / "results" / "uncertainty.csv.gz").write_bytes(gzip.compress(text.encode()))
     (tmp_path / "results" / "calibration.csv").write_text(
         "model,strategy,iteration,bin,voxels,liver_voxels,mean_probability\n"
-        "initial,,0,1,8,2,0.125\ninitial,,0,2,0,0,\niteration,A,1,1,4,4,0.5\niteration,A,1,2,2,1,0.75\n"
+        "initial,,0,1,8,2,0.125\ninitial,,0,2,0,0,\niteration,A,1,1,4,4,0.5\niteration,A,1,2,2,1,0.75\n",
+        encoding="utf-8",
     )
     found = read_uncertainties(tmp_path)
     later = ModelKey.of_iteration("A", 1)

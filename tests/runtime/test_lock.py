@@ -44,7 +44,7 @@ def write_lock(tmp_path):
         content = json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))
 
     def write(**changes):
-        (tmp_path / LOCK).write_text(json.dumps({**content, "token": "another", **changes}))
+        (tmp_path / LOCK).write_text(json.dumps({**content, "token": "another", **changes}), encoding="utf-8")
         return tmp_path / LOCK
 
     return write
@@ -97,7 +97,7 @@ def wait_for(condition):
 
 @pytest.mark.whole
 def test_a_living_holder_is_named_and_its_folder_left_alone(tmp_path):
-    (tmp_path / "model.pt").write_text("trained")
+    (tmp_path / "model.pt").write_text("trained", encoding="utf-8")
     with another_process(tmp_path) as process:
         before = content(tmp_path)
         names = rf"{tmp_path} is in use by process {process.pid} on {socket.gethostname()}, running; .*--name"
@@ -223,8 +223,8 @@ def test_a_wait_can_be_stopped(tmp_path, write_lock):
 def test_an_empty_lock_is_one_that_is_being_written_or_was_never_finished(tmp_path, write_lock, written):
     finished = write_lock().read_text(encoding="utf-8")
     path = tmp_path / LOCK
-    path.write_text("")
-    write = threading.Timer(0.1, lambda: path.write_text(finished))
+    path.write_text("", encoding="utf-8")
+    write = threading.Timer(0.1, lambda: path.write_text(finished, encoding="utf-8"))
     if written:
         write.start()
         with pytest.raises(InputError, match=f"in use by process {os.getpid()}"), lock.locked(tmp_path):
@@ -331,7 +331,7 @@ def test_a_hiccup_of_the_disk_stops_nobody(tmp_path):
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with (
             pytest.raises(InputError, match=rf"{folder}: cannot be written \(.+\); .*--runs"),

@@ -63,7 +63,7 @@ def test_a_finished_block_replaces_the_file_and_leaves_nothing_else(tmp_path):
         with storage.atomic_path(path) as temporary:
             assert temporary.parent == path.parent  # or renaming might copy
             assert temporary.suffixes[-2:] == [".nii", ".gz"]  # writers go by them
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
         assert path.read_text(encoding="utf-8") == text
     assert list(path.parent.iterdir()) == [path]
 
@@ -71,9 +71,9 @@ def test_a_finished_block_replaces_the_file_and_leaves_nothing_else(tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "file.txt"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     with pytest.raises(error), storage.atomic_path(path) as temporary:
-        temporary.write_text("half of the n")
+        temporary.write_text("half of the n", encoding="utf-8")
         raise error
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -81,7 +81,7 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
 def test_a_writer_that_removes_its_file_is_an_error_that_leaves_the_old_one(tmp_path):
     path = tmp_path / "file.txt"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     with pytest.raises(FileNotFoundError), storage.atomic_path(path) as temporary:
         temporary.unlink()
     assert path.read_text(encoding="utf-8") == "old"
@@ -282,10 +282,10 @@ def test_what_killed_processes_leave_is_removed_and_nothing_else(tmp_path):
     kept = [tmp_path / "model.pt", tmp_path / "USS" / "partial-results.csv", tmp_path / "USS" / ".hidden"]
     (tmp_path / "USS").mkdir()
     for path in kept:
-        path.write_text("kept")
+        path.write_text("kept", encoding="utf-8")
     killed = [storage.atomic_path(folder / "model.pt") for folder in (tmp_path, tmp_path / "USS")]
     for writer in killed:
-        writer.__enter__().write_text("half of the n")
+        writer.__enter__().write_text("half of the n", encoding="utf-8")
     assert len(list(tmp_path.rglob("*.*"))) == 5
     storage.remove_partial_files(tmp_path)
     storage.remove_partial_files(tmp_path / "absent")
@@ -297,8 +297,8 @@ def test_only_what_was_long_untouched_is_removed_where_others_write(tmp_path):
     """Folders count by their own time, which changes as files come and go."""
     for name, seconds in (("old", 100), ("new", 10)):
         (tmp_path / f".partial-{name}").mkdir()
-        (tmp_path / f".partial-{name}" / ".partial-ct.nii.gz").write_text("half of the n")
-        (tmp_path / f".partial-{name}.csv").write_text("half of the n")
+        (tmp_path / f".partial-{name}" / ".partial-ct.nii.gz").write_text("half of the n", encoding="utf-8")
+        (tmp_path / f".partial-{name}.csv").write_text("half of the n", encoding="utf-8")
         for path in (
             *(tmp_path / f".partial-{name}").iterdir(),
             tmp_path / f".partial-{name}",
@@ -328,10 +328,10 @@ def test_what_is_long_half_written_of_one_file_is_removed_and_nothing_else(tmp_p
 def test_a_folder_appears_whole_and_the_first_of_two_stays(tmp_path):
     path = tmp_path / "cache" / "entry"
     with storage.atomic_folder(path) as late:
-        (late / "ct.npy").write_text("late")
+        (late / "ct.npy").write_text("late", encoding="utf-8")
         with storage.atomic_folder(path) as first:
             assert first.parent == path.parent  # or renaming might copy
-            (first / "ct.npy").write_text("first")
+            (first / "ct.npy").write_text("first", encoding="utf-8")
             assert not path.exists()
     assert (path / "ct.npy").read_text(encoding="utf-8") == "first"
     assert list(path.parent.iterdir()) == [path]
@@ -340,12 +340,12 @@ def test_a_folder_appears_whole_and_the_first_of_two_stays(tmp_path):
 def test_a_folder_of_ones_own_replaces_an_empty_one_and_nothing_else(tmp_path):
     (tmp_path / "todo").mkdir()
     with storage.atomic_folder(tmp_path / "todo", shared=False) as partial:
-        (partial / "a").write_text("ours")
+        (partial / "a").write_text("ours", encoding="utf-8")
     with (
         pytest.raises(OSError, match="not empty"),
         storage.atomic_folder(tmp_path / "todo", shared=False) as partial,
     ):
-        (partial / "b").write_text("late")
+        (partial / "b").write_text("late", encoding="utf-8")
     assert [(path.name, path.read_text(encoding="utf-8")) for path in (tmp_path / "todo").iterdir()] == [
         ("a", "ours")
     ]
@@ -355,7 +355,7 @@ def test_a_folder_of_ones_own_replaces_an_empty_one_and_nothing_else(tmp_path):
 def test_only_an_empty_folder_is_removed_as_one_that_came_to_nothing(tmp_path):
     for name in ("empty", "full"):
         (tmp_path / name).mkdir()
-    (tmp_path / "full" / "a").write_text("a")
+    (tmp_path / "full" / "a").write_text("a", encoding="utf-8")
     for name in ("empty", "full", "absent"):
         storage.remove_if_empty(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
@@ -363,7 +363,7 @@ def test_only_an_empty_folder_is_removed_as_one_that_came_to_nothing(tmp_path):
 
 def test_a_folder_that_failed_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), storage.atomic_folder(tmp_path / "entry") as partial:
-        (partial / "ct.npy").write_text("half of the n")
+        (partial / "ct.npy").write_text("half of the n", encoding="utf-8")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 

@@ -103,7 +103,7 @@ def test_parts_are_gathered_in_their_order_and_their_seconds_summed(tmp_path, do
 
 def test_parts_that_are_there_already_are_kept(tmp_path, done):
     (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / "1.json").write_text('{"result": "kept", "seconds": 2.5}')
+    (tmp_path / "scores" / "1.json").write_text('{"result": "kept", "seconds": 2.5}', encoding="utf-8")
 
     def steps():
         return (
@@ -122,8 +122,10 @@ def test_parts_that_are_there_already_are_kept(tmp_path, done):
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_leftovers_go_when_the_stage_is_complete_also_those_of_a_killed_process(tmp_path, done, kind):
     leftover = tmp_path / "leftover"
-    leftover.mkdir() if kind == "folder" else leftover.write_text("x")
-    (tmp_path / "first.json").write_text('{"result": 1, "seconds": 0}')  # complete before it was cleared up
+    leftover.mkdir() if kind == "folder" else leftover.write_text("x", encoding="utf-8")
+    (tmp_path / "first.json").write_text(
+        '{"result": 1, "seconds": 0}', encoding="utf-8"
+    )  # complete before it was cleared up
 
     def steps():
         yield stage(tmp_path, "first", done, leftovers=[leftover])
@@ -136,7 +138,7 @@ def test_leftovers_go_when_the_stage_is_complete_also_those_of_a_killed_process(
 
 def test_a_look_changes_nothing(tmp_path, done):
     (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / "0.json").write_text('{"result": 1, "seconds": 0}')
+    (tmp_path / "scores" / "0.json").write_text('{"result": 1, "seconds": 0}', encoding="utf-8")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     for each in (
         stage(tmp_path, "first", done, leftovers=[tmp_path / "scores"]),

@@ -242,7 +242,7 @@ def test_workers_share_the_work_and_end_with_the_job(tmp_path, monkeypatch):
 @pytest.mark.whole
 def test_workers_end_when_their_leader_was_killed(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    (tmp_path / "leader.py").write_text(LEADER)
+    (tmp_path / "leader.py").write_text(LEADER, encoding="utf-8")
     command = [sys.executable, str(tmp_path / "leader.py"), str(tmp_path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as leader:
         try:

@@ -29,7 +29,7 @@ def load(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def loaded(text, name="Mine"):
-        (tmp_path / "mine.py").write_text(dedent(text))
+        (tmp_path / "mine.py").write_text(dedent(text), encoding="utf-8")
         return own.load(f"mine.py:{name}")
 
     return loaded
