@@ -432,14 +432,8 @@ def test_a_training_that_is_to_end_goes_on_where_it_was(undisturbed, folder):
     assert torch.load(folder / "runs" / NAME / "initial" / "training.pt")["step"] == 4
     code, err = run(folder, prepare=Count())
     assert code == 0, err
-    assert list(map(int, (folder / "steps.txt").read_text(encoding="utf-8").split())) == 4 * [
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-    ]
+    steps = (folder / "steps.txt").read_text(encoding="utf-8").split()
+    assert list(map(int, steps)) == 4 * [1, 2, 3, 4, 5, 6]
     assert_same(folder, undisturbed)
 
 

@@ -48,9 +48,8 @@ def choosing(body, asks_for="slices", needs=()):
 def test_the_one_of_the_readme(load, tmp_path):
     strategy = load(MARGIN, "Margin")
     assert (strategy.name, strategy.asks_for, strategy.needs) == ("Margin", "slices", ("profile", "liver"))
-    assert strategy.origin.file == "mine.py" and strategy.origin.text == (tmp_path / "mine.py").read_text(
-        encoding="utf-8"
-    )
+    assert strategy.origin.file == "mine.py"
+    assert strategy.origin.text == (tmp_path / "mine.py").read_text(encoding="utf-8")
     scores = {"profile": np.array([0.2, 0.6, 0.4]), "liver": np.array([0, 5, 1])}
     pool = Pool([PoolCase("a", 3, frozenset([1]), scores)])
     assert strategy.choose(pool, 9, np.random.default_rng(0)) == [("a", 0, 0.2), ("a", 2, 0.2)]
