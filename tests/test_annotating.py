@@ -99,7 +99,7 @@ def done(world):
                 (folder,) = re.findall(r"(\S+)/\*_todo", line)
                 fill_in(f"{folder}/manifest.csv", world.truth)
                 continue
-            words = shlex.split(line.replace("real-smoke", TINY))
+            words = shlex.split(line.replace("--preset real", f"--preset {TINY}"))
             words = [name for word in words for name in (sorted(glob.glob(word)) if "*" in word else [word])]
             assert words.pop(0) == "uss-bench" and commands.main(words) == 0
     return world

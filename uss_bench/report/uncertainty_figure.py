@@ -86,11 +86,13 @@ def _distances(figure: Any, axis: Any, parts: dict[str, PoolSlices]) -> None:
     found = {strategy: dict(by_distance(slices)) for strategy, slices in parts.items()}
     names = [name for name in DISTANCES if any(name in classes for classes in found.values())]
     for strategy, classes in found.items():
-        means = [parts[strategy].dice[chosen].mean() for chosen in classes.values()]
-        axis.plot(
-            [names.index(name) for name in classes], means, "o",
-            color=COLOURS[strategy], linestyle=LINES[strategy],
-        )  # fmt: skip
+        points = [
+            (names.index(name), parts[strategy].dice[chosen].mean()) for name, chosen in classes.items()
+        ]
+        if DISTANCES[-1] in classes:  # no distance: no line leads there
+            points.insert(-1, (np.nan, np.nan))
+        x, y = np.reshape(points, (-1, 2)).T
+        axis.plot(x, y, "o", color=COLOURS[strategy], linestyle=LINES[strategy])
     axis.set_xticks(range(len(names)), [_short(name) for name in names])
     axis.set(xlabel="mm to the nearest annotated slice of the volume", ylabel="mean slice DICE")
     axis.set_title("open liver slices by distance", loc="left")
