@@ -16,9 +16,9 @@ import torch
 from builders import ROOT
 
 from uss_bench import commands
-from uss_bench.data.datasets import write_manifest
-from uss_bench.data.manifest import Case, read_manifest
-from uss_bench.data.nifti import read_header, read_nifti, write_on_grid
+from uss_bench.data.manifest import Case, read_manifest, write_manifest
+from uss_bench.data.nifti import read_nifti, write_on_grid
+from uss_bench.data.nifti_header import read_header
 from uss_bench.data.phantoms import write_missing_phantoms
 from uss_bench.data.volumes import load_volume
 from uss_bench.model_file import read_model

@@ -9,7 +9,7 @@ import torch
 from builders import write_case
 
 from uss_bench import fit as room
-from uss_bench.data.datasets import write_manifest
+from uss_bench.data.manifest import write_manifest
 from uss_bench.fit import Fit, fit
 from uss_bench.model_file import read_model
 from uss_bench.network.aunet import AUNet

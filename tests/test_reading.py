@@ -12,7 +12,8 @@ from builders import DATA
 
 from uss_bench.data.manifest import Case
 from uss_bench.data.nifti import read_nifti
-from uss_bench.data.volumes import grid_shape, load_volume, resample
+from uss_bench.data.resampling import grid_shape, resample
+from uss_bench.data.volumes import load_volume
 from uss_bench.study.metrics import segmentation_metrics
 
 IRCADB = DATA / "real" / "ircadb01"

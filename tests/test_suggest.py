@@ -10,8 +10,7 @@ import torch
 from builders import write_case
 
 from uss_bench import commands, config
-from uss_bench.data.datasets import write_manifest
-from uss_bench.data.manifest import read_manifest
+from uss_bench.data.manifest import read_manifest, write_manifest
 from uss_bench.data.nifti import read_nifti
 from uss_bench.model_file import write_model
 from uss_bench.network.aunet import AUNet

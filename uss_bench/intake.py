@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from .config import Config, Data
+from .data.case_files import header_problems
 from .data.manifest import SPLITS, Case, parse_manifest
 from .data.phantoms import check_phantom, write_missing_phantoms
-from .data.volumes import Volume, header_problems, load_volume
+from .data.volumes import Volume, load_volume
 from .plan import is_unmade_phantom, plan_problems
 from .runtime.errors import InputError, refuse
 from .runtime.progress import Progress

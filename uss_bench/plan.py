@@ -10,9 +10,11 @@ import torch
 
 from .config import Config
 from .cost import estimate
+from .data.case_files import header_problems
 from .data.manifest import SPLITS, Case
 from .data.phantoms import phantom_grid
-from .data.volumes import entry_bytes, grid_shape, grids, header_problems, missing_bytes
+from .data.resampling import grid_shape
+from .data.volumes import entry_bytes, grids, missing_bytes
 from .network.aunet import AUNet
 from .runtime.errors import InputError
 from .runtime.paths import CACHE

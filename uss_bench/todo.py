@@ -19,9 +19,9 @@ from typing import Protocol
 
 import numpy as np
 
-from .data.datasets import relative_path, write_manifest
-from .data.manifest import Case
-from .data.nifti import axial_slice, read_header, read_nifti, write_on_grid
+from .data.manifest import Case, relative_path, write_manifest
+from .data.nifti import axial_slice, read_nifti, write_on_grid
+from .data.nifti_header import read_header
 from .data.volumes import Volume
 from .network.inference import MonteCarlo
 from .report.pictures import Suggested, suggestions_figure

@@ -14,9 +14,10 @@ import pytest
 from builders import DATA, ROOT
 
 from uss_bench.commands import main
-from uss_bench.data.datasets import assign_splits
+from uss_bench.data.case_files import read_label
 from uss_bench.data.manifest import Case, read_manifest
-from uss_bench.data.volumes import read_label, read_nifti
+from uss_bench.data.nifti import read_nifti
+from uss_bench.data.splits import assign_splits
 
 REAL = DATA / "real" / "chaos03"
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"

@@ -12,16 +12,8 @@ import numpy as np
 import pytest
 from builders import DATA
 
-from uss_bench.data.nifti import (
-    BLOCK,
-    axial_slice,
-    corner_distance,
-    read_header,
-    read_nifti,
-    read_planes,
-    write_nifti,
-    write_on_grid,
-)
+from uss_bench.data.nifti import BLOCK, axial_slice, read_nifti, read_planes, write_nifti, write_on_grid
+from uss_bench.data.nifti_header import corner_distance, read_header
 from uss_bench.runtime.errors import InputError
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="needs the shared data")

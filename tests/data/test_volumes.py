@@ -13,20 +13,12 @@ import pytest
 from scipy import ndimage
 from test_nifti import DATA, SHAPE, SPACING, needs_data, noise, turned
 
-from uss_bench.data import volumes
+from uss_bench.data import case_files, volumes
+from uss_bench.data.case_files import header_problems, read_label
 from uss_bench.data.manifest import Case
 from uss_bench.data.nifti import read_nifti
-from uss_bench.data.volumes import (
-    Volume,
-    grid_shape,
-    grids,
-    header_problems,
-    interpolation_weights,
-    load_volume,
-    missing_bytes,
-    read_label,
-    resample,
-)
+from uss_bench.data.resampling import grid_shape, interpolation_weights, resample
+from uss_bench.data.volumes import Volume, grids, load_volume, missing_bytes
 from uss_bench.runtime import storage
 from uss_bench.runtime.errors import InputError
 from uss_bench.runtime.storage import file_digest, remembered_digest
@@ -428,7 +420,8 @@ def entries(cache):
 def test_a_second_load_reads_the_cache_and_not_the_files(nifti_case, tmp_path, monkeypatch):
     case, cache = nifti_case(noise(), noise(seed=1) > 0, SPACING), tmp_path / "cache"
     first = load_volume(case, SPACING, cache)
-    monkeypatch.setattr(volumes, "read_planes", lambda *_: pytest.fail("read again"))
+    for room in (volumes, case_files):
+        monkeypatch.setattr(room, "read_planes", lambda *_: pytest.fail("read again"))
     second = load_volume(case, SPACING, cache)
     assert second == first
     assert isinstance(second, Volume)

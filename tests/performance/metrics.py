@@ -17,7 +17,8 @@ import torch
 from _timing import alternate, case_of, default_folders, machine, peer, table
 from scipy import ndimage
 
-from uss_bench.data.volumes import load_volume, resample
+from uss_bench.data.resampling import resample
+from uss_bench.data.volumes import load_volume
 from uss_bench.study import metrics
 from uss_bench.study.metrics import METRICS, PAPER_METRICS, segmentation_metrics
 

@@ -7,7 +7,6 @@ inspected, split and written, in the same way for every layout.
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import InputError, refuse
-from ..runtime.seeding import generator
-from ..runtime.storage import natural_key, write_csv
 from . import dicom
+from .case_files import liver_of
 from .layouts import LAYOUTS
-from .manifest import OPTIONAL, REQUIRED, SPLITS, Case, read_manifest
-from .nifti import read_header, read_nifti, write_nifti
-from .volumes import liver_of
+from .manifest import SPLITS, Case, read_manifest, write_manifest
+from .nifti import read_nifti, write_nifti
+from .nifti_header import read_header
+from .splits import assign_splits, parse_shares
 
 LOST = "lost"  # in place of a spacing that no header holds any more
 
@@ -196,106 +195,6 @@ def _look_at_label(case: Case) -> tuple[bool, bool]:
     return bool(liver_of(values, case.label_values, case.ignore_value).any()), unknown
 
 
-def assign_splits(
-    existing: Sequence[Case], new: Sequence[Case], shares: Sequence[float], seed: int
-) -> list[Case]:
-    """Draw splits for new cases.
-
-    Within each site, patients are shared out as near to `shares` as whole patients can be. Those of
-    `existing` keep their split and are counted in. A patient with scans at several sites counts at the first.
-    Partly annotated cases can be trained on alone, so their patients are in the pool.
-
-    Parameters
-    ----------
-    existing, new : sequence of Case
-        Cases with and without splits.
-    shares : sequence of float
-        Shares of the pool, validation and test patients; they sum to 1.
-    seed : int
-        Names the draw, which does not depend on the order of the cases.
-
-    Returns
-    -------
-    list of Case
-        The new cases with their splits, in their order.
-    """
-    split_of = {case.patient_id: "pool" for case in new if case.ignore_value is not None}
-    split_of |= {case.patient_id: case.split for case in existing}
-    site_of = {}
-    for case in (*existing, *new):
-        site_of.setdefault(case.patient_id, case.site)
-    for site in dict.fromkeys(site_of.values()):
-        patients = sorted((patient for patient in site_of if site_of[patient] == site), key=natural_key)
-        fresh = [patient for patient in patients if patient not in split_of]
-        if not fresh:
-            continue
-        taken = Counter(split_of[patient] for patient in patients if patient in split_of)
-        lacking = [
-            max(0, quota - taken[split])
-            for split, quota in zip(SPLITS, _apportion(len(patients), shares), strict=True)
-        ]
-        splits = np.repeat(SPLITS, _apportion(len(fresh), lacking))
-        order = generator(seed, purpose="split", case=site).permutation(len(fresh))
-        split_of.update((fresh[index], str(split)) for index, split in zip(order, splits, strict=True))
-    return [replace(case, split=split_of[case.patient_id]) for case in new]
-
-
-def _apportion(total: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers in the ratio of `weights` that sum to `total`; the largest remainders are rounded up.
-
-    >>> _apportion(7, (0.5, 0.05, 0.45))
-    [4, 0, 3]
-    """
-    shares = np.array(weights) * total / np.sum(weights)
-    counts = np.floor(shares).astype(int)
-    counts[np.argsort(counts - shares, kind="stable")[: total - counts.sum()]] += 1
-    return counts.tolist()
-
-
-def write_manifest(path: Path, cases: Sequence[Case]) -> None:
-    """Write cases as a manifest, with paths relative to it."""
-    extra = dict.fromkeys(column for case in cases for column in case.extra)
-    rows = [dict.fromkeys(extra, "") | case.extra | _row(case, path.parent) for case in cases]
-    write_csv(path, (*REQUIRED, *OPTIONAL, *extra), rows)
-
-
-def _row(case: Case, folder: Path) -> dict:
-    row = {column: getattr(case, column) for column in (*REQUIRED, *OPTIONAL)}
-    return row | {
-        "image": relative_path(case.image, folder),
-        "label": relative_path(case.label, folder),
-        "label_values": ";".join(map(str, case.label_values)),
-        "spacing": "x".join(map(str, reversed(case.spacing or ()))),
-        "initial": None if case.initial is None else int(case.initial),
-    }
-
-
-def relative_path(path: Path, folder: Path) -> str:
-    """POSIX path from a folder.
-
-    Linked folders are resolved, because ".." would lead elsewhere from them; a linked file keeps its name.
-    """
-    return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
-
-
-def _parse_shares(text: str) -> list[float]:
-    try:
-        shares = {name: float(share) for name, share in (part.split("=") for part in text.split(","))}
-    except ValueError:
-        shares = {}
-    if (
-        not shares
-        or not {*shares} <= {*SPLITS}
-        or min(shares.values()) < 0
-        or abs(sum(shares.values()) - 1) > 1e-6
-    ):
-        raise InputError(
-            f"--split {text}: not shares of {', '.join(SPLITS)} that sum to 1; "
-            "write them as pool=0.5,val=0.05,test=0.45"
-        )
-    return [shares.get(split, 0.0) for split in SPLITS]
-
-
 def _parse_spacings(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
     spacings = {}
     for text in texts:
@@ -333,7 +232,7 @@ def run(
     InputError
         An argument, the source or one of its files is at fault; the manifest is then left alone.
     """
-    shares, spacings = _parse_shares(split), _parse_spacings(spacing)
+    shares, spacings = parse_shares(split), _parse_spacings(spacing)
     if output.is_dir():
         raise InputError(f"--output {output}: a folder; name the CSV file to write")
     if output.exists() and not append:

@@ -1,15 +1,17 @@
-"""The data manifest: a CSV with one row per case, read into `Case` records and checked as a whole."""
+"""The data manifest: a CSV with one row per case, read into `Case` records, checked as a whole, written."""
 
 from __future__ import annotations
 
 import csv
 import difflib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..runtime.errors import InputError, refuse
+from ..runtime.storage import write_csv
 
 SPLITS = ("pool", "val", "test")
 REQUIRED = ("case_id", "site", "split", "image", "label")
@@ -132,6 +134,32 @@ def parse_manifest(path: str | Path) -> tuple[list[Case], list[str]]:
     if not rows:
         problems.append("no cases; add one row per case")
     return cases, problems + _conflicts(cases)
+
+
+def write_manifest(path: Path, cases: Sequence[Case]) -> None:
+    """Write cases as a manifest, with paths relative to it."""
+    extra = dict.fromkeys(column for case in cases for column in case.extra)
+    rows = [dict.fromkeys(extra, "") | case.extra | _row(case, path.parent) for case in cases]
+    write_csv(path, (*REQUIRED, *OPTIONAL, *extra), rows)
+
+
+def _row(case: Case, folder: Path) -> dict:
+    row = {column: getattr(case, column) for column in (*REQUIRED, *OPTIONAL)}
+    return row | {
+        "image": relative_path(case.image, folder),
+        "label": relative_path(case.label, folder),
+        "label_values": ";".join(map(str, case.label_values)),
+        "spacing": "x".join(map(str, reversed(case.spacing or ()))),
+        "initial": None if case.initial is None else int(case.initial),
+    }
+
+
+def relative_path(path: Path, folder: Path) -> str:
+    """POSIX path from a folder.
+
+    Linked folders are resolved, because ".." would lead elsewhere from them; a linked file keeps its name.
+    """
+    return Path(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())).as_posix()
 
 
 def _column_problems(columns: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""CT volumes: checked, read, and brought to the working grid and back through a cache.
+"""CT volumes on the working grid, through a cache, and back to the native grid.
 
 All axes are `(z, y, x)`, as `nifti` gives them.
 """
@@ -11,216 +11,25 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from ..runtime.errors import InputError, refuse
 from ..runtime.prefetch import ahead
 from ..runtime.storage import atomic_folder, read_json, remembered_digest, write_json
+from .case_files import header_problems, read_label
 from .manifest import Case
-from .nifti import AFFINE_TOLERANCE, Header, corner_distance, read_header, read_nifti, read_planes
+from .nifti import read_nifti, read_planes
+from .nifti_header import read_header
+from .resampling import grid_shape, interpolation_weights, resample, resample_planes
 
 ARRAYS = IMAGE, LABEL, REFERENCE = "image.npy", "label.npy", "reference.npy"
 CACHE_FORMAT = 8  # raised whenever the cached files would differ
-SPACINGS = (0.1, 20.0)  # mm; a header beyond this range is not believed
 ROUNDING = 1e-4  # an interpolation weight below it is a rounding error
-
-
-def header_problems(case: Case) -> tuple[list[str], list[str]]:
-    """Check a case by the headers of its files, of which an image without a label has one.
-
-    Image and label must have the same shape, and the corners of their volumes must lie within 0.1 voxel of
-    each other. The spacing of the image must be that of a CT, unless the manifest gives another.
-
-    Returns
-    -------
-    problems, warnings : list of str
-        What is wrong and what is doubtful, one line each.
-    """
-    headers, problems, warnings = [], [], []
-    for path in filter(None, (case.image, case.label)):
-        try:
-            headers.append(read_header(path))
-            warnings += headers[-1].warnings
-        except InputError as error:
-            problems.append(str(error))
-    if len(headers) == 2:
-        problems += _mismatch(*headers)
-    spacing = case.spacing or next((header.spacing for header in headers if header.path == case.image), None)
-    if spacing and not all(SPACINGS[0] <= size <= SPACINGS[1] for size in spacing):
-        problems.append(
-            f"{case.image}: spacing {' x '.join(f'{size:g}' for size in reversed(spacing))} mm (x, y, z) "
-            "is not that of a CT; give the true one in the manifest's column spacing, or exclude the case"
-        )
-    problems, warnings = (
-        [f"case {case.case_id}: {line}" for line in lines] for lines in (problems, warnings)
-    )
-    return problems, warnings
-
-
-def _mismatch(image: Header, label: Header) -> list[str]:
-    if image.path.resolve() == label.path.resolve():
-        return [f"{label.path}: image and label are the same file; give the reference segmentation as label"]
-    if image.shape != label.shape:
-        return [
-            f"{label.path}: shape {label.shape} and that of the image {image.shape} (z, y, x) differ; "
-            "give a matching pair"
-        ]
-    apart = corner_distance(image.affine, label.affine, image.shape)
-    if apart <= AFFINE_TOLERANCE:
-        return []
-    return [
-        f"{label.path}: lies {apart:.3g} voxels off its image "
-        f"(affines may differ by {AFFINE_TOLERANCE} voxel at the corners); "
-        "save it with the affine of the image"
-    ]
-
-
-def read_label(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reference liver of a case.
-
-    Returns
-    -------
-    liver : ndarray
-        Bool, `(z, y, x)` on the native grid; False where nobody has annotated.
-    affine : ndarray
-        `(4, 4)`, from `(x, y, z)` indices to mm.
-    unknown : ndarray
-        `(z,)`, how many voxels of each slice nobody has annotated.
-
-    Raises
-    ------
-    InputError
-        As `read_nifti`, or the codes are not whole numbers.
-    """
-    header = read_header(case.label)
-    liver, unknown = np.empty(header.shape, bool), np.zeros(header.shape[0], int)
-    for z, plane in read_planes(header):
-        if plane.dtype.kind == "f" and not (
-            np.isfinite(plane).all() and np.array_equal(plane, np.rint(plane))
-        ):
-            raise InputError(
-                f"{case.label}: labels are not whole numbers; resample masks by nearest neighbour"
-            )
-        liver[z] = liver_of(plane, case.label_values, case.ignore_value)
-        if case.ignore_value is not None:
-            unknown[z] = np.count_nonzero(plane == case.ignore_value)
-    return liver, header.affine, unknown
-
-
-def liver_of(values: np.ndarray, label_values: Sequence[int], ignore_value: int | None = None) -> np.ndarray:
-    """Liver as a bool array from label codes.
-
-    Without `label_values` every code counts but 0 and `ignore_value`.
-
-    >>> liver_of(np.array([0, 1, 2, 3]), (1, 2)).tolist()
-    [False, True, True, False]
-    """
-    if not label_values:
-        return (values != 0) if ignore_value is None else (values != 0) & (values != ignore_value)
-    liver = np.zeros_like(values, bool)
-    for value in label_values:  # numpy.isin takes up to thirteen times the memory of a volume
-        liver |= values == value
-    return liver
-
-
-def resample(
-    volume: np.ndarray,
-    spacing: Sequence[float],
-    new_spacing: Sequence[float],
-    new_shape: tuple[int, ...] | None = None,
-) -> np.ndarray:
-    """Resample a volume linearly onto a grid of another spacing with the same centre.
-
-    Voxel centres keep their physical place. Where the new grid is at least twice as coarse, whole voxels are
-    averaged first, so that a coarse voxel is a mean and not a noisy sample. Beyond the outermost voxel
-    centres their value continues.
-
-    Parameters
-    ----------
-    volume : ndarray
-        `(z, y, x)`, of any real type.
-    spacing, new_spacing : sequence of float
-        `(z, y, x)` in mm.
-    new_shape : tuple of int, optional
-        `(z, y, x)`; by default the one that covers the same extent, see `grid_shape`.
-
-    Returns
-    -------
-    ndarray
-        float32, of `new_shape`; a copy even where nothing changes.
-
-    Examples
-    --------
-    >>> line = np.array([0.0, 8.0, 4.0]).reshape(1, 1, 3)
-    >>> resample(line, (1, 1, 2), (1, 1, 1)).ravel().tolist()
-    [0.0, 2.0, 6.0, 7.0, 5.0, 4.0]
-    """
-    new_shape = new_shape or grid_shape(volume.shape, spacing, new_spacing)
-    result = volume
-    # Shrink early: the axis that loses most goes first.
-    for axis in sorted(range(3), key=lambda axis: new_shape[axis] / volume.shape[axis]):
-        if volume.shape[axis] != new_shape[axis] or spacing[axis] != new_spacing[axis]:
-            weights = interpolation_weights(
-                volume.shape[axis], new_shape[axis], new_spacing[axis] / spacing[axis]
-            )
-            result = _resample_axis(result, axis, weights)
-    return np.array(result, dtype=np.float32, order="C") if result is volume else result
-
-
-def _resample_axis(volume: np.ndarray, axis: int, weights: sparse.csr_array) -> np.ndarray:
-    """Resample one axis by planes, so that no float32 copy of a whole int16 volume is made."""
-    result = np.empty((*volume.shape[:axis], weights.shape[0], *volume.shape[axis + 1 :]), np.float32)
-    across = 0 if axis else 1
-    _, rows, columns = np.moveaxis(volume, across, 0).shape
-    # Rows of odd length: read across, rows of 512 columns would all fall into the same few lines of the
-    # processor's cache.
-    lines = np.empty((rows, columns | 1), np.float32)[:, :columns]
-    for index in range(volume.shape[across]):
-        plane = (slice(None),) * across + (index,)
-        lines[:] = volume[plane]
-        # A plane is `(z, x)`, `(y, x)` or `(y, x)`; a sparse product needs the resampled axis first.
-        result[plane] = (weights @ lines.T).T if axis == 2 else weights @ lines
-    return result
-
-
-def grid_shape(
-    shape: Sequence[int], spacing: Sequence[float], new_spacing: Sequence[float]
-) -> tuple[int, ...]:
-    """Shape of the grid of `new_spacing` that covers the extent of `shape` voxels of `spacing`.
-
-    >>> grid_shape((10, 10, 10), (2.0, 1.0, 0.5), (1.0, 1.0, 1.0))
-    (20, 10, 5)
-    """
-    return tuple(
-        max(1, round(length * old / new))
-        for length, old, new in zip(shape, spacing, new_spacing, strict=True)
-    )
-
-
-@lru_cache(maxsize=8)  # all planes of a volume need the same
-def interpolation_weights(length: int, new_length: int, ratio: float) -> sparse.csr_array:
-    """Weights of linear interpolation at steps of `ratio` voxels about a common centre.
-
-    Returns
-    -------
-    csr_array
-        float32, `(new_length, length)`; rows sum to 1.
-    """
-    block = max(1, int(ratio + 1e-6))  # 4.8 / 1.6 is a little less than 3
-    centres = (np.arange(new_length) - (new_length - 1) / 2) * ratio + (length - 1) / 2
-    position = np.clip(centres[:, None] + np.arange(block) - (block - 1) / 2, 0, length - 1)
-    below = np.floor(position).astype(int)
-    above = np.minimum(below + 1, length - 1)
-    rows = np.broadcast_to(np.arange(new_length)[:, None, None], (new_length, block, 2))
-    shares = np.stack([1 - (position - below), position - below], axis=-1) / block
-    weights = (shares.ravel(), (rows.ravel(), np.stack([below, above], axis=-1).ravel()))
-    return sparse.csr_array(weights, shape=(new_length, length)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -412,7 +221,7 @@ def _write_image(case: Case, spacing: Sequence[float], folder: Path) -> dict[str
             extremes.extend((float(plane.min()), float(plane.max())))
             yield z, plane
 
-    hu = _resample_planes(planes(), header.shape, native_spacing, spacing)
+    hu = resample_planes(planes(), header.shape, native_spacing, spacing)
     np.save(folder / IMAGE, hu.round(out=hu).clip(-32768, 32767, out=hu).astype(np.int16))
     return {
         "shape": hu.shape,
@@ -431,7 +240,7 @@ def _write_label(case: Case, spacing: Sequence[float], folder: Path) -> dict[str
         return {"liver_voxels": 0, "label_codes": [], "ignored": ignored, "partly_ignored": 0}
     native_spacing = case.spacing or header.spacing
     reference, _, unknown = read_label(case)
-    liver = _resample_planes(enumerate(reference), reference.shape, native_spacing, spacing) >= 0.5
+    liver = resample_planes(enumerate(reference), reference.shape, native_spacing, spacing) >= 0.5
     np.save(folder / LABEL, liver.view(np.uint8))
     np.save(folder / REFERENCE, np.packbits(reference))
     liver_voxels = int(np.count_nonzero(reference))
@@ -441,19 +250,3 @@ def _write_label(case: Case, spacing: Sequence[float], folder: Path) -> dict[str
         "ignored": np.flatnonzero(unknown).tolist(),
         "partly_ignored": int(np.count_nonzero((unknown > 0) & (unknown < reference[0].size))),
     }
-
-
-def _resample_planes(
-    planes: Iterable[tuple[int, np.ndarray]],
-    shape: Sequence[int],
-    spacing: Sequence[float],
-    new_spacing: Sequence[float],
-) -> np.ndarray:
-    """Resample a volume of which `planes` yields `(z, plane)`: each plane as it comes, then across them."""
-    new_shape = grid_shape(shape, spacing, new_spacing)
-    half_way = spacing[0], *new_spacing[1:]
-    stack = np.zeros((shape[0], *new_shape[1:]), np.float32)
-    for z, plane in planes:
-        if plane.any():
-            stack[z] = resample(plane[None], spacing, half_way, (1, *new_shape[1:]))[0]
-    return resample(stack, half_way, new_spacing, new_shape)
