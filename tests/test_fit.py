@@ -161,6 +161,19 @@ def test_bad_cases_are_refused_before_any_training(asked, cases, rows, says, mon
     assert not asked.output.exists()
 
 
+def test_what_it_did_not_write_is_never_replaced(asked):
+    rows = asked.manifest.read_bytes()
+    with pytest.raises(InputError, match=r"manifest\.csv: exists, and is not the model of this training"):
+        fit(replace(asked, output=asked.manifest))
+    assert asked.manifest.read_bytes() == rows and not asked.folder.exists()
+    fit(asked)
+    whole = asked.output.read_bytes()
+    with pytest.raises(InputError, match=r"model\.pt: exists, and is not the model of this training"):
+        fit(replace(asked, seed=4, name="other"))
+    fit(asked)
+    assert asked.output.read_bytes() == whole
+
+
 def test_a_folder_as_output_is_refused(asked, tmp_path):
     with pytest.raises(InputError, match="a folder; name the model file"):
         fit(replace(asked, output=tmp_path))

@@ -1,5 +1,6 @@
 """`uss-bench suggest` on tiny CTs: what it asks for, what it refuses, and what it never touches."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from uss_bench.runtime.errors import InputError
 from uss_bench.runtime.storage import read_csv
 from uss_bench.study.models import Models
 from uss_bench.study.strategies import STRATEGIES
-from uss_bench.suggest import Suggest, suggest
+from uss_bench.suggest import Suggest, _case_ids, suggest
 
 IGNORE = 2
 
@@ -35,15 +36,20 @@ def cases(tmp_path):
     return [write_case(tmp_path / "ct", number, "pool") for number in range(3)]
 
 
-@pytest.fixture
-def asked(tmp_path, cases):
-    """Three CTs of 20 slices of 4 mm, on a grid of 8 mm; an untrained net."""
-    settings = config.resolve("smoke", ["data.spacing=8,8,8", "query.min_distance_mm=8"])
+def write_untrained(*overrides):
+    """A model file of an untrained net on a grid of 8 mm."""
+    settings = config.resolve("smoke", ["data.spacing=8,8,8", "query.min_distance_mm=8", *overrides])
     model = AUNet(**vars(settings.network))
     model.draw_weights(torch.Generator().manual_seed(0))
     origin = {"uss_bench": "0.1.0", "seed": 0, "config": config.as_dict(settings)}
     write_model("model.pt", model.state_dict(), origin, {}, {})
-    return Suggest(Path("model.pt"), [case.image for case in cases], 4, Path("todo"), device="cpu")
+    return Path("model.pt")
+
+
+@pytest.fixture
+def asked(cases):
+    """Three CTs of 20 slices of 4 mm."""
+    return Suggest(write_untrained(), [case.image for case in cases], 4, Path("todo"), device="cpu")
 
 
 def partly(case, known):
@@ -154,6 +160,46 @@ def test_equal_names_in_several_folders_get_the_folder_before_them(asked, cases,
     assert {case.case_id for case in read_manifest("todo/manifest.csv")} == {"a_ct", "b_ct"}
 
 
+def test_a_copy_of_a_known_ct_is_that_ct(asked, cases):
+    """Wherever it lies and whatever it is called; so its annotated slices are not suggested again."""
+    known = partly(cases[0], range(10))
+    write_manifest(Path("known.csv"), [known])
+    copy = Path(shutil.copy(known.image, "patient.nii.gz"))
+    suggest(replace(asked, images=[copy], annotated=Path("known.csv"), strategy="rss", slices=50))
+    assert slices_of(asked.output) and all(first >= 10 for _, first, _ in slices_of(asked.output))
+    (case,) = read_manifest("todo/manifest.csv")
+    assert (case.case_id, case.image.resolve()) == (known.case_id, known.image.resolve())
+
+
+def test_notes_on_random_slices_are_about_those_suggested(asked, cases, capsys):
+    write_untrained("query.min_distance_mm=17")  # two slices of 8 mm are nearer, on either side
+    write_manifest(Path("known.csv"), [partly(cases[0], range(8, 10))])
+    of_one = replace(asked, images=asked.images[:1], annotated=Path("known.csv"), strategy="rss")
+    suggest(replace(of_one, slices=9))
+    assert "note: 4 of 9 slices lie nearer than 17 mm" in capsys.readouterr().err
+    suggest(replace(of_one, slices=4, output=Path("four")))
+    near = sum(abs(first - 8) < 17 / 4 for _, first, _ in slices_of(Path("four")))
+    assert near > 0 and f"note: {near} of 4 slices lie nearer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["mean", "scores.json"])
+def test_damaged_scores_are_made_again(asked, file):
+    suggest(asked)
+    kept = sorted(Path("runs").glob(f"suggest-*/*/{file}"))
+    assert len(kept) == 3
+    kept[0].write_bytes(kept[0].read_bytes()[:20])
+    kept[1].unlink()
+    suggest(replace(asked, output=Path("again")))
+    for path in asked.output.iterdir():
+        assert path.read_bytes() == (Path("again") / path.name).read_bytes(), path.name
+
+
+def test_here_is_called_after_the_folder(tmp_path, monkeypatch):
+    (tmp_path / "series").mkdir()
+    monkeypatch.chdir(tmp_path / "series")
+    assert _case_ids([Path(".")]) == {Path("."): "series"}
+
+
 def test_a_dicom_folder_is_converted_into_the_output(asked, tmp_path):
     sitk = pytest.importorskip("SimpleITK")
     volume = np.asarray(nib.load(asked.images[0]).dataobj).transpose(2, 1, 0)
@@ -173,6 +219,12 @@ def test_a_dicom_folder_is_converted_into_the_output(asked, tmp_path):
     assert case.image == Path("todo/series.nii.gz")
     np.testing.assert_array_equal(read_nifti(case.image)[0], volume[:, ::-1, ::-1])
     assert read_nifti(case.label)[0].shape == volume.shape
+    again = replace(asked, annotated=Path("todo/manifest.csv"), output=Path("todo-2"), strategy="rss")
+    suggest(replace(again, images=[folder], slices=2))  # the second round, from the same folder
+    (case,) = read_manifest("todo-2/manifest.csv")
+    assert case.image.resolve() == tmp_path / "todo" / "series.nii.gz"
+    assert case.label == Path("todo-2/series_todo.nii.gz")
+    assert not Path("todo-2/series.nii.gz").exists()
 
 
 # --- refusals ---
@@ -243,6 +295,30 @@ def test_another_ct_of_the_name_of_a_known_case_is_refused(asked, cases):
     write_manifest(Path("known.csv"), [replace(cases[1], case_id="0")])
     with pytest.raises(InputError, match="another CT is called 0 already"):
         suggest(replace(asked, images=[cases[0].image], annotated=Path("known.csv")))
+
+
+@pytest.mark.parametrize(
+    ("row", "images", "says"),
+    [
+        ({"patient_id": "0", "split": "val"}, lambda c: [c[0].image], "patient 0: in splits pool, val"),
+        ({}, lambda c: [c[1].label], "1_liver.nii.gz: the label of case case-1; give CTs alone"),
+        ({"case_id": "LiTS/1"}, lambda c: [c[1].image], "case LiTS/1: its id is no name for a file"),
+    ],
+)
+def test_what_the_next_fit_would_refuse_is_refused_before_any_scoring(asked, cases, row, images, says):
+    write_manifest(Path("known.csv"), [replace(partly(cases[1], range(4, 6)), **row)])
+    with pytest.raises(InputError, match=says):
+        suggest(replace(asked, images=images(cases), annotated=Path("known.csv")))
+    assert not asked.output.exists() and not Path("runs").exists()
+
+
+def test_an_output_that_would_not_stay_empty_is_refused(asked, tmp_path):
+    with pytest.raises(InputError, match="--output here: --runs here/runs lies in it"):
+        suggest(replace(asked, output=Path("here"), runs=Path("here/runs")))
+    (tmp_path / "empty").mkdir()
+    Path("link").symlink_to(tmp_path / "empty")
+    suggest(replace(asked, output=Path("link")))
+    assert slices_of(tmp_path / "empty")
 
 
 def test_the_command_line_ends_with_code_2_and_one_line(asked, monkeypatch, capsys):

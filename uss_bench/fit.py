@@ -14,7 +14,7 @@ from . import config
 from .data.volumes import Volume
 from .identity import OF_RUN, file_digests, refuse_another_origin, refuse_other_files
 from .intake import check_annotated, load_volumes, prepare_cases
-from .model_file import write_model
+from .model_file import is_model_of, write_model
 from .plan import check_disk
 from .provenance import provenance
 from .request import Checked, check_writable
@@ -80,6 +80,10 @@ def fit(asked: Fit) -> None:
     checked = _check(asked)
     origin = provenance(checked, asked.manifest, asked.seed)
     refuse_another_origin(asked.folder, RUN, OF_RUN, origin)
+    if asked.output.exists() and not is_model_of(asked.output, origin):
+        raise InputError(
+            f"--output {asked.output}: exists, and is not the model of this training; name another file"
+        )
     progress = Progress(1, sys.stderr)
     with ExitStack() as stack:
         stack.callback(remove_if_empty, asked.folder)  # at last, where nothing came of it

@@ -61,6 +61,15 @@ def write_model(
     save_checkpoint(path, {"format": FORMAT, "version": VERSION, **content})
 
 
+def is_model_of(path: str | Path, provenance: Mapping[str, Any]) -> bool:
+    """Whether a file holds the model of a training with this provenance."""
+    try:
+        content = load_checkpoint(path)
+    except (OSError, InputError):
+        return False
+    return isinstance(content, dict) and content.get("provenance") == provenance
+
+
 def read_model(path: str | Path) -> FittedModel:
     """Read a model file, with its tensors on the CPU.
 
@@ -77,10 +86,10 @@ def read_model(path: str | Path) -> FittedModel:
         raise InputError(f"{path}: no model file, or a damaged one; {ADVICE}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: weights alone, without what is needed to use them; {ADVICE}")
-    origin = content["provenance"]
-    again = f"it was written by uss-bench {origin['uss_bench']}; use that, or fit the model again"
-    if content["version"] != VERSION:
-        raise InputError(f"{path}: version {content['version']} of the format, not {VERSION}; {again}")
+    origin = content.get("provenance", {})
+    again = f"it was written by uss-bench {origin.get('uss_bench', '?')}; use that, or fit the model again"
+    if content.get("version") != VERSION:
+        raise InputError(f"{path}: version {content.get('version')} of the format, not {VERSION}; {again}")
     try:
         settings = config.from_dict(origin["config"])
     except InputError:

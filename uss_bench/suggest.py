@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 
 from .data import dicom
-from .data.manifest import Case, read_manifest
+from .data.manifest import Case, conflicts, read_manifest
 from .data.nifti import write_nifti
 from .data.volumes import Volume
 from .intake import file_problems, load_volumes
@@ -27,7 +31,7 @@ from .runtime.errors import InputError, refuse
 from .runtime.machine import choose_device, keep_freed_memory, make_deterministic
 from .runtime.paths import CACHE
 from .runtime.progress import Progress
-from .runtime.storage import atomic_folder, read_json, write_json
+from .runtime.storage import atomic_folder, file_digest, read_json, write_json
 from .study import own
 from .study.annotation import Annotations
 from .study.keys import FITTED
@@ -43,6 +47,8 @@ NIFTI = (".nii", ".nii.gz")
 ENDINGS = (*NIFTI, ".mha", ".mhd", ".nrrd")
 SITE = "unknown"  # of CTs that no manifest names
 MEAN, SCORES = "mean", "scores.json"  # what is kept of a CT
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,15 +98,16 @@ def suggest(asked: Suggest) -> None:
     device = choose_device(asked.device)
     make_deterministic()
     keep_freed_memory()
-    _check_output(asked.output)
+    _check_output(asked.output, asked.runs)
     if asked.slices < 1:
         raise InputError(f"--slices {asked.slices}: nothing to suggest; ask for at least one")
     manifest_cases = read_manifest(asked.annotated) if asked.annotated else []
     progress = Progress(0, sys.stderr)
-    with atomic_folder(asked.output, shared=False) as folder:
+    with atomic_folder(asked.output.resolve(), shared=False) as folder:
         cases = _cases(asked.images, manifest_cases, folder, progress)
         volumes = _volumes(cases, fitted, Path(asked.runs) / CACHE, progress)
-        home = Path(asked.runs) / f"suggest-{_short_digest(fitted.digest, code_digest())}"
+        made_by = (fitted.digest, code_digest(), device.type, torch.__version__)
+        home = Path(asked.runs) / f"suggest-{_short_digest(*made_by)}"
         models = Models(fitted.settings, {"pool": volumes}, home, fitted.seed, device, progress)
         scoring = Scoring(models, fitted, home)
         queries = _choose(scoring, strategy, asked.slices)
@@ -131,14 +138,16 @@ def _is_of_use(strategy: Strategy) -> bool:
     return strategy.by_slices and not strategy.is_oracle
 
 
-def _check_output(folder: Path) -> None:
-    """Refuse to touch what may have been corrected."""
+def _check_output(folder: Path, runs: Path) -> None:
+    """Refuse to touch what may have been corrected, and a folder that will not stay empty."""
+    if Path(runs).resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"--output {folder}: --runs {runs} lies in it; name a folder of its own")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(
             f"--output {folder}: exists, and may hold corrected files, which are never overwritten; "
             "name a new folder"
         )
-    check_writable(folder.absolute().parent, "--output")
+    check_writable(folder.resolve().parent, "--output")
 
 
 # --- the CTs ---
@@ -152,34 +161,59 @@ def _cases(
     CTs that are not NIfTI are converted into `folder`.
     """
     known = {os.path.realpath(case.image): case for case in manifest_cases}
+    labels = {os.path.realpath(case.label): case for case in manifest_cases}
     images = {os.path.realpath(path): path for path in images}  # each once
     names = _case_ids([path for place, path in images.items() if place not in known])
-    taken = {case.case_id for case in manifest_cases}
-    cases, problems = [], []
+    cases, problems, taken = {}, [], {case.case_id: case for case in manifest_cases}
     for place, path in images.items():
-        case = known.get(place)
-        if case is None:
-            case = Case(names[path], SITE, "pool", path, None, names[path], label_values=(1,))
-            if case.case_id in taken:
-                problems.append(
-                    f"{path}: another CT is called {case.case_id} already; rename the file, "
-                    "or give the one that the manifest names"
-                )
-            taken.add(case.case_id)
-            if not path.name.lower().endswith(NIFTI) and path.exists():
-                progress.now(f"converting {path}")
-                case = replace(case, image=folder / f"{case.case_id}.nii.gz")
-                try:
-                    write_nifti(case.image, *dicom.read_image(path))
-                except InputError as error:
-                    problems.append(str(error))
-                    continue
-        cases.append(case)
-    faults, doubts = file_problems(cases)
+        if place in labels and place not in known:
+            problems.append(f"{path}: the label of case {labels[place].case_id}; give CTs alone")
+            continue
+        try:
+            case = known.get(place) or _unlisted(path, names[path], manifest_cases, folder, progress)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if taken.setdefault(case.case_id, case) == case:
+            cases[case.case_id] = case
+        else:
+            problems.append(f"{path}: another CT is called {case.case_id} already; rename it")
+    new = [case for case in cases.values() if case.label is None]
+    problems += conflicts([*manifest_cases, *new])
+    problems += [
+        f"case {name}: its id is no name for a file; change it in the manifest"
+        for name in cases
+        if Path(name).name != name
+    ]
+    faults, doubts = file_problems(list(cases.values()))
     refuse(f"{len(problems + faults)} problem(s) with the CTs", problems + faults)
     for doubt in doubts:
         progress.say(f"warning: {doubt}")
-    return cases
+    return list(cases.values())
+
+
+def _unlisted(
+    path: Path, name: str, manifest_cases: Sequence[Case], folder: Path, progress: Progress
+) -> Case:
+    """The case of a CT whose path no manifest names: a copy of one that it names, or a new one."""
+    image = path
+    if not path.name.lower().endswith(NIFTI) and path.exists():
+        progress.now(f"converting {path}")
+        image = folder / f"{name}.nii.gz"
+        write_nifti(image, *dicom.read_image(path))
+    copied = next((case for case in manifest_cases if _same_content(image, case.image)), None)
+    if copied is None:
+        return Case(name, SITE, "pool", image, None, name, label_values=(1,))
+    if image is not path:
+        image.unlink()
+    return copied
+
+
+def _same_content(path: Path, other: Path) -> bool:
+    try:
+        return path.stat().st_size == other.stat().st_size and file_digest(path) == file_digest(other)
+    except OSError:  # said of every missing file elsewhere
+        return False
 
 
 def _case_ids(paths: Sequence[Path]) -> dict[Path, str]:
@@ -190,11 +224,12 @@ def _case_ids(paths: Sequence[Path]) -> dict[Path, str]:
     """
     stems = {}
     for path in paths:
-        ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), "")
-        stems[path] = path.name[: len(path.name) - len(ending)]
+        name = Path(os.path.abspath(path)).name  # of "." too
+        ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
+        stems[path] = name[: len(name) - len(ending)]
     count = Counter(stems.values())
     return {
-        path: f"{path.absolute().parent.name}_{stem}" if count[stem] > 1 else stem
+        path: f"{Path(os.path.abspath(path)).parent.name}_{stem}" if count[stem] > 1 else stem
         for path, stem in stems.items()
     }
 
@@ -229,26 +264,31 @@ class Scoring:
         self.models, self._home = models, home
         models.use(FITTED, fitted.state)
 
-    def scores(self, case_id: str) -> dict:
-        """As `Models.score` gives them."""
-        return read_json(self._entry(case_id) / SCORES)
+    def scores(self, case_id: str) -> tuple[dict, bool]:
+        """As `Models.score` gives them, and whether they were found on disk."""
+        return self._kept(case_id, lambda entry: read_json(entry / SCORES))
 
     def uncertainty(self, case_id: str) -> MonteCarlo:
         """Mean liver probability in steps of 1/255, and its entropy."""
-        volume = self.models.volumes["pool"][case_id]
-        mean = kept_mean(self._entry(case_id) / MEAN, volume.shape) / np.float32(STEPS)
+        shape = self.models.volumes["pool"][case_id].shape
+        kept, _ = self._kept(case_id, lambda entry: kept_mean(entry / MEAN, shape))
+        mean = kept / np.float32(STEPS)
         return MonteCarlo(mean, predictive_entropy(mean))
 
-    def _entry(self, case_id: str) -> Path:
+    def _kept(self, case_id: str, read: Callable[[Path], T]) -> tuple[T, bool]:
+        """What `read` finds in the entry of a CT, made anew if damaged, and whether it was there."""
         volume, progress = self.models.volumes["pool"][case_id], self.models.progress
         entry = self._home / _short_digest(case_id, volume.folder.name)
-        if not entry.exists():
-            progress.now(f"uncertainty of {case_id}")
-            found = self.models.uncertainty(FITTED, case_id, EVERYTHING)
-            with atomic_folder(entry) as partial:
-                keep_mean(partial / MEAN, found.mean)
-                write_json(partial / SCORES, self.models.scores_of(case_id, found))
-        return entry
+        try:
+            return read(entry), True
+        except (FileNotFoundError, InputError, zlib.error, ValueError):
+            shutil.rmtree(entry, ignore_errors=True)
+        progress.now(f"uncertainty of {case_id}")
+        found = self.models.uncertainty(FITTED, case_id, EVERYTHING)
+        with atomic_folder(entry) as partial:
+            keep_mean(partial / MEAN, found.mean)
+            write_json(partial / SCORES, self.models.scores_of(case_id, found))
+        return read(entry), False
 
 
 def _choose(scoring: Scoring, strategy: Strategy, count: int) -> list[Query]:
@@ -260,15 +300,16 @@ def _choose(scoring: Scoring, strategy: Strategy, count: int) -> list[Query]:
     scores = []
     progress.total = len(open_cases) if strategy.needs else 0
     for case_id in open_cases if strategy.needs else ():
-        scores.append(scoring.scores(case_id))
-        progress.finished(f"uncertainty of {case_id}", True)
+        score, was_kept = scoring.scores(case_id)
+        scores.append(score)
+        progress.finished(f"uncertainty of {case_id}", not was_kept)
     querying = Querying(models.config, volumes, models.seed)
     found = querying.query(strategy, TrainingSet(FITTED, annotations), count, scores)
-    queries = found["queries"][:count]
+    queries = found["queries"]
     if not queries:
         raise InputError(
             f"no slice to suggest in {len(volumes)} CTs, {len(volumes) - len(open_cases)} of which are "
-            "annotated as a whole; give other CTs"
+            "annotated as a whole; give other CTs" + (", or another --strategy" if open_cases else "")
         )
     for note in found["notes"]:
         progress.say(f"note: {note}")

@@ -28,8 +28,8 @@ from .report.pictures import Suggested, suggestions_figure
 from .report.style import has_matplotlib, our_style, save
 from .runtime.storage import write_csv
 from .study.evaluation import THRESHOLD
+from .study.pool import Query
 from .study.showcase import WINDOW
-from .study.strategies import Query
 
 COLUMNS = ("file", "slice", "first", "last", "position_mm", "score")
 LIVER, IGNORE = 1, 2  # codes of new labels; nnU-Net wants the ignored one to come last
@@ -140,9 +140,9 @@ def _write_label(folder: Path, volume: Volume, mean: np.ndarray, slices: Sequenc
         label = np.full(volume.native_shape, IGNORE, np.uint8)
     else:
         label = read_nifti(case.label)[0]
-        low, high = int(label.min()), int(label.max())
-        label = label.astype(np.uint8 if 0 <= low <= high <= 255 else np.int32)
     liver = next(iter(case.label_values), LIVER if case.ignore_value != LIVER else IGNORE)
+    low, high = min(int(label.min()), liver), max(int(label.max()), liver)
+    label = label.astype(np.uint8 if 0 <= low <= high <= 255 else np.int32)
     proposal = np.where(volume.to_native(mean) >= THRESHOLD, label.dtype.type(liver), label.dtype.type(0))
     for z in {int(z) for working in slices for z in volume.native_slices[working]}:
         unknown = label[z] == case.ignore_value

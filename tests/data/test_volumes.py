@@ -391,7 +391,7 @@ def test_both_files_are_looked_at_even_if_one_is_faulty(nifti_case, tmp_path):
     case.label.write_bytes(b"")
     problems, _ = header_problems(case)
     assert [problem.split(": ")[1:3] for problem in problems] == [
-        [str(case.image), "does not exist; correct the path in the manifest, or restore the file"],
+        [str(case.image), "does not exist; correct the path, or restore the file"],
         [str(case.label), "an empty file; copy it again"],
     ]
     assert len(header_problems(replace(case, label=case.image))[0]) == 2

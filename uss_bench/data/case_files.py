@@ -38,7 +38,8 @@ def header_problems(case: Case) -> tuple[list[str], list[str]]:
     if spacing and not all(SPACINGS[0] <= size <= SPACINGS[1] for size in spacing):
         problems.append(
             f"{case.image}: spacing {' x '.join(f'{size:g}' for size in reversed(spacing))} mm (x, y, z) "
-            "is not that of a CT; give the true one in the manifest's column spacing, or exclude the case"
+            "is not that of a CT; correct the file, give the true one in the manifest's column spacing, "
+            "or exclude the case"
         )
     problems, warnings = (
         [f"case {case.case_id}: {line}" for line in lines] for lines in (problems, warnings)

@@ -116,7 +116,7 @@ def parse_manifest(path: str | Path) -> tuple[list[Case], list[str]]:
             rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise InputError(
-            f"{path}: cannot read the manifest ({error.strerror}); give an existing CSV file with --manifest"
+            f"{path}: cannot read the manifest ({error.strerror}); give an existing CSV file"
         ) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(
@@ -133,7 +133,7 @@ def parse_manifest(path: str | Path) -> tuple[list[Case], list[str]]:
         problems += [f"line {line}: {fault}" for fault in faults]
     if not rows:
         problems.append("no cases; add one row per case")
-    return cases, problems + _conflicts(cases)
+    return cases, problems + conflicts(cases)
 
 
 def write_manifest(path: Path, cases: Sequence[Case]) -> None:
@@ -272,8 +272,8 @@ def _parse_ignore_value(text: str | None) -> int | None:
     return value
 
 
-def _conflicts(cases: Sequence[Case]) -> list[str]:
-    """Faults between rows."""
+def conflicts(cases: Sequence[Case]) -> list[str]:
+    """Faults between the rows of a manifest, one line each."""
     problems = [
         f"case_id {case_id}: {count} rows; ids must be unique"
         for case_id, count in Counter(case.case_id for case in cases).items()

@@ -193,7 +193,7 @@ def _raw_start(path: Path) -> bytes:
             return file.read(LONGEST_HEADER)
     except FileNotFoundError:
         what = "a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise InputError(f"{path}: {what}; correct the path in the manifest, or restore the file") from None
+        raise InputError(f"{path}: {what}; correct the path, or restore the file") from None
     except PermissionError:
         raise InputError(
             f"{path}: no permission to read it; change the mode or owner of the file and its folders"

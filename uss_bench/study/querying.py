@@ -73,6 +73,8 @@ class Querying:
         pool = self._pool(strategy, before, scores)
         draws = generator(self.seed, strategy.name, pool.iteration, "query")
         queries = list(strategy.choose(pool, count, draws))
+        if not strategy.until_liver and not strategy.replays:
+            queries = queries[:count]
         notes = [
             f"no liver predicted in {case_id}: uncertainty over the whole volume"
             for case_id, score in scores.items()
