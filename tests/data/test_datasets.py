@@ -394,6 +394,16 @@ def test_nnunet_cases_with_ignored_voxels_are_pool_cases_with_an_ignore_value(im
     assert read_label(cases["case_3"])[2].tolist() == [16, 0, 0, 0]
 
 
+def test_partly_annotated_cases_alone_are_for_fit_and_no_share_helps(imported, source):
+    save_decathlon(source, {"liver": 1, "ignore": 2}, ["a", "b"], "_0000")
+    partly = LIVER.copy()
+    partly[..., 0] = 2
+    for name in "ab":
+        save(source / f"labelsTr/{name}.nii.gz", partly)
+    _, printed = imported("nnunet")
+    assert printed.count("use `uss-bench fit`") == 2 and "larger share" not in printed
+
+
 def test_nnunet_ignores_one_code(imported, source):
     save_decathlon(source, {"liver": 1, "ignore": [2, 3]}, ["a"], "_0000")
     assert 'label "ignore" has 2 values' in imported("nnunet", error=True)
@@ -606,7 +616,7 @@ def test_summary_counts_sites_and_names_splits_that_lack_cases(imported, source)
         ["site", "pool", "val", "test"],
         ["LiTS", "6", "0", "4"],
     ]
-    assert "no val case" in printed
+    assert "no val case: a run needs at least one; append more cases, or give it a larger share" in printed
 
 
 @pytest.mark.whole

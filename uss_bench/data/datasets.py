@@ -261,12 +261,12 @@ def _print_summary(cases: Sequence[Case]) -> None:
     for patient, times in Counter(case.patient_id for case in cases).items():
         if times > 1:
             print(f"patient {patient} has {times} cases, kept in one split")
+    advice = "append more cases, or give it a larger share in --split"
+    if all(case.ignore_value is not None for case in cases):
+        advice = "partly annotated cases are for the pool alone, so append others, or use `uss-bench fit`"
     for split in SPLITS:
         if not any(case.split == split for case in cases):
-            print(
-                f"no {split} case: a run needs at least one; "
-                f"append more cases, or give {split} a larger share in --split"
-            )
+            print(f"no {split} case: a run needs at least one; {advice}")
 
 
 HELP = {
