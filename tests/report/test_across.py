@@ -226,7 +226,8 @@ def test_pair_tables_show_what_the_file_says(text):
         expected = comparisons[(comparisons["metric"] == metric) & (comparisons["budget"] != "effort curve")]
         assert len(rows) == len(expected) == 3 * 6
         for row, (_, line) in zip(rows, expected.iterrows(), strict=True):
-            assert row[:2] == [f"{line['first']} − {line['second']}", line["budget"]]
+            models = line["budget"].replace("converged", "final")  # all ended at their limit
+            assert row[:2] == [f"{line['first']} − {line['second']}", models]
             numbers = [float(number) for number in re.findall(r"[-+]?\d+\.\d+", row[2])]
             assert numbers == [round(line[name], places) for name in ("mean", "low", "high")]
             assert row[6].strip("*") == line["verdict"]
@@ -254,7 +255,7 @@ def test_key_table_by_counting(text, cases):
     liver = read(paths.ANNOTATION)
     for name in STRATEGIES:
         own = means["converged", name]
-        cells = table[f"{name} (converged)"]
+        cells = table[f"{name} (final)"]
         assert cells[1] == f"{own.mean():.3f} ± {own.std():.3f}"
         counts = liver[(liver["strategy"] == name) & (liver["iteration"] == 2)]["annotated_liver_slices"]
         slices = counts / 3 if name in ("UVS", "RVS") else 16 / 3 + counts - 16
@@ -273,7 +274,7 @@ def test_spread_of_the_twins(text, cases):
 
 def test_where_the_seeds_come_from(text):
     section = section_of(text, "Seeds")
-    assert "Device: CPU (seeds 0, 1 and 2); NVIDIA H100 80GB HBM3 (seeds 10)." in section
+    assert "Device: CPU (seeds 0, 1 and 2); NVIDIA H100 80GB HBM3 (seed 10)." in section
     assert section.count("torch 2.13.0") == 1
 
 
@@ -466,7 +467,7 @@ def test_curves_bands_and_differences(illustrated, cases):
     found = read(paths.COMPARISONS).set_index(["metric", "budget", "first", "second"])
     expected = found.loc["DICE", "converged", "USS", "RSS"][["low", "high"]].to_numpy(float)
     assert bars[0].get_segments()[2][:, 1] == pytest.approx(expected, rel=1e-4, abs=1e-6)
-    assert [label.get_text() for label in axes[2].get_xticklabels()] == ["1", "2", "converged"]
+    assert [label.get_text() for label in axes[2].get_xticklabels()] == ["1", "2", "final"]
 
 
 def test_what_differences_are_taken_from():
@@ -532,7 +533,7 @@ def test_devices_and_libraries_may_differ(tmp_path, reports):
     storage.write_json(reports[1] / paths.PROVENANCE, {**origin, "device": "a GPU"})
     assert report_only(tmp_path, 0, 1, 2) == 0
     text = (tmp_path / "made" / "report.md").read_text(encoding="utf-8")
-    assert "Device: CPU (seeds 0 and 2); a GPU (seeds 1)." in text
+    assert "Device: CPU (seeds 0 and 2); a GPU (seed 1)." in text
 
 
 def test_a_missing_seed_is_named(tmp_path, reports, capsys):

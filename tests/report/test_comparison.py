@@ -65,11 +65,11 @@ def test_the_same_pair_supported_here_and_there():
     tests = made_up(DICE_converged=("USS", {"UVS": 0.2, "RVS": 0.04, "RSS": 0.0005}))
     cells = cells_of(comparison.supported(tests, NO_FITS))
     assert cells == {
-        ("Converged: RVS, USS", "Metric"): "DICE", ("Converged: USS, RSS", "Metric"): "DICE",
-        ("Converged: RVS, USS", "published"): r"USS ahead\*\*\*",
-        ("Converged: RVS, USS", "here"): r"USS ahead\*",
-        ("Converged: USS, RSS", "published"): r"USS ahead\*\*\*",
-        ("Converged: USS, RSS", "here"): r"USS ahead\*\*\*",
+        ("Final models: RVS, USS", "Metric"): "DICE", ("Final models: USS, RSS", "Metric"): "DICE",
+        ("Final models: RVS, USS", "published"): r"USS ahead\*\*\*",
+        ("Final models: RVS, USS", "here"): r"USS ahead\*",
+        ("Final models: USS, RSS", "published"): r"USS ahead\*\*\*",
+        ("Final models: USS, RSS", "here"): r"USS ahead\*\*\*",
     }  # fmt: skip
 
 
@@ -77,8 +77,8 @@ def test_the_opposite_direction():
     """RSS is the best here and differs from USS, and from UVS, which the paper has no test of."""
     tests = made_up(DICE_converged=("RSS", {"UVS": 0.001, "RVS": 0.3, "USS": 0.01}))
     cells = cells_of(comparison.supported(tests, NO_FITS))
-    assert {row for row, _ in cells} == {"Converged: USS, RSS"}
-    assert cells["Converged: USS, RSS", "here"] == r"RSS ahead\*"
+    assert {row for row, _ in cells} == {"Final models: USS, RSS"}
+    assert cells["Final models: USS, RSS", "here"] == r"RSS ahead\*"
 
 
 def test_what_either_side_does_not_support_is_left_out():

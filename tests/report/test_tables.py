@@ -175,18 +175,18 @@ def test_table_2(results):
 def test_table_3(results):
     header, rows = parsed(tables.training_steps(results))
     assert header == ["", *STRATEGIES, "no query"]
-    assert [row[0] for row in rows] == ["initial", "iter. 1", "iter. 2", "iter. 2 (converged)", "data pool"]
+    assert [row[0] for row in rows] == ["initial", "iter. 1", "iter. 2", "iter. 2 (final)", "data pool"]
     names = {"initial": "initial", "data pool": "data pool"}
     expected = {}
     for row in rows_of("training"):
         title = names.get(
-            row["model"], f"iter. {row['iteration']}{' (converged)' * (row['model'] == 'converged')}"
+            row["model"], f"iter. {row['iteration']}{' (final)' * (row['model'] == 'converged')}"
         )
         expected[title, row["strategy"] or "no query"] = f"{row['best_step']} of {row['last_step']}"
     assert {
         place: cell for place, cell in cells_of(tables.training_steps(results)).items() if cell
     } == expected
-    assert expected["iter. 2 (converged)", "RVS"] == "320 of 640"
+    assert expected["iter. 2 (final)", "RVS"] == "320 of 640"
 
 
 @pytest.mark.parametrize("metric", DECIMALS)
@@ -264,7 +264,7 @@ MISSED = ("RVS", "iteration", "1")
 @pytest.mark.parametrize("metric", DECIMALS)
 def test_every_test_with_holms_correction(metric, model):
     found = found_tests(metric, model)
-    header, rows = parsed(tables.corrected_tests({model: {metric: found}}, STRATEGIES))
+    header, rows = parsed(tables.corrected_tests({model: {metric: found}}, STRATEGIES, "final"))
     assert header == ["Metric", "Models", "zeros", *STRATEGIES]
     iterations = ("1", "2") if model == "iteration" else ("2",)
     keys = [
@@ -276,7 +276,7 @@ def test_every_test_with_holms_correction(metric, model):
         running = max(running, (len(keys) - done) * p_values[place])
         corrected[keys[place]] = min(1.0, running)
     for row, k in zip(rows, iterations, strict=True):
-        assert row[:2] == [metric, "converged" if model == "converged" else f"iter. {k}"]
+        assert row[:2] == [metric, "final" if model == "converged" else f"iter. {k}"]
         zeros = []
         for strategy, cell in zip(STRATEGIES, row[3:], strict=True):
             if strategy == best_of(metric, model, k):
@@ -303,8 +303,8 @@ def test_a_family_of_tests_is_one_metric_in_one_table():
         kind: {metric: found_tests(metric, kind) for metric in DECIMALS}
         for kind in ("iteration", "converged")
     }
-    together = tables.corrected_tests(both, STRATEGIES).splitlines()
-    assert together[:4] == tables.corrected_tests(one, STRATEGIES).splitlines()
+    together = tables.corrected_tests(both, STRATEGIES, "final").splitlines()
+    assert together[:4] == tables.corrected_tests(one, STRATEGIES, "final").splitlines()
     assert len(together) == 2 + 4 * 2 + 4
 
 
@@ -392,7 +392,7 @@ def test_one_strategy_has_nothing_to_compare_with(results):
     for table in (tables.metric_by_iteration(found, "DICE", tests["iteration"]), shown):
         assert "*" not in table
     assert [row[0] for row in parsed(shown)[1]] == ["USS", "data pool"]
-    assert tables.corrected_tests({"converged": {"DICE": tests["converged"]}}, ["USS"]) == ""
+    assert tables.corrected_tests({"converged": {"DICE": tests["converged"]}}, ["USS"], "final") == ""
     assert all("cannot separate" in fit.failure for fit in tables.effects(found).values())
 
 
@@ -406,12 +406,12 @@ def test_of_many_strategies_rows_and_columns_change_places():
     def cell(key):
         return "-".join(map(str, key))
 
-    turned = cells_of(tables.by_iteration(names, [1, 2], cell, with_converged=True))
+    turned = cells_of(tables.by_iteration(names, [1, 2], cell, "final"))
     halves = {}
     for part in (names[:3], names[3:]):
-        halves |= cells_of(tables.by_iteration(part, [1, 2], cell, with_converged=True))
+        halves |= cells_of(tables.by_iteration(part, [1, 2], cell, "final"))
     assert {(column, row): text for (row, column), text in halves.items()} == turned
-    assert turned["S0", "iter. 2 (converged)"] == "converged-S0-2"
+    assert turned["S0", "iter. 2 (final)"] == "converged-S0-2"
 
 
 def test_an_oracle_is_compared_with_nobody_and_never_the_best(tmp_path):

@@ -130,8 +130,8 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     )
     yield (
         "## Is one strategy better than another?\n\n"
-        "Paired differences of the means over seeds and cases, of the converged models and of those of the "
-        f"last iteration; what stands behind them is said under How this was computed.{which}"
+        f"Paired differences of the means over seeds and cases, of the {seeds.final_word} models and of "
+        f"those of the last iteration; what stands behind them is said under How this was computed.{which}"
     )
     for metric in COMPARED:
         table = _pair_table(seeds, comparisons, metric, [budget.title for budget in seeds.budgets[:2]])
@@ -151,7 +151,7 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
 def _pair_table(seeds: Seeds, comparisons: Sequence[Comparison], metric: str, budgets: Iterable[str]) -> str:
     """The pairs that there is room for, budget by budget."""
     pairs = [each for budget in budgets for each in chosen(comparisons, metric, budget)]
-    return across_tables.pair_table(shown(pairs, seeds.strategies))
+    return across_tables.pair_table(shown(pairs, seeds.strategies), seeds.final_word)
 
 
 def _components(seeds: Seeds) -> str:
@@ -177,11 +177,12 @@ def _method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         "form; the bootstrap itself covers too rarely where few seeds differ much. The project's slow tests "
         "measure both, and the rates of false verdicts.\n\n"
         "P is the probability that the first strategy scores better than the second with another seed on "
-        "another case, ties counting half. Verdicts: better or worse, where the interval leaves zero out; "
-        f"equivalent, where it lies within ± {ropes}, on whichever side of zero; else undecided. Distances "
-        "have no such region. The seeds that would decide are those that on as many cases would give a "
-        f"verdict with a chance of {100 * POWER:.0f}%, were these estimates the truth (> {MOST_SEEDS}: also "
-        "where no number of seeds is enough, because the cases are too few)."
+        "another case, ties counting half. Near 0 and 1 its interval counts seeds or cases, whichever are "
+        "fewer, so it may hold 0.5 beside a verdict, which is on means. Verdicts: better or worse, where the "
+        f"interval leaves zero out; equivalent, where it lies within ± {ropes}, on whichever side of zero; "
+        "else undecided. Distances have no such region. The seeds that would decide are those that on as "
+        f"many cases would give a verdict with a chance of {100 * POWER:.0f}%, were these estimates the "
+        f"truth (> {MOST_SEEDS}: also where no number of seeds is enough, because the cases are too few)."
     )
     if comparisons:
         budgets = len(seeds.budgets)
@@ -219,7 +220,7 @@ def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
         note = ""  # once is enough
     yield (
         "### Poor cases\n\n5th percentile of DICE and 95th of the others over cases, likewise over seeds, of "
-        f"the converged models and the data pool's.\n\n{across_tables.percentiles(seeds)}"
+        f"the {seeds.final_word} models and the data pool's.\n\n{across_tables.percentiles(seeds)}"
     )
     yield (
         f"Every comparison: [{COMPARISONS}]({COMPARISONS}). Every mean: [{SEEDS}]({SEEDS}). The other files "

@@ -86,7 +86,7 @@ def _differences(axis: Any, seeds: Seeds, metric: str) -> None:
         ends = np.array([(each.low, each.high) for each in found]).T
         style = _line(name, name in highlighted(seeds.strategies)) | {"linestyle": "none"}
         axis.errorbar(positions, means, np.abs(ends - means), elinewidth=0.9, capsize=2, **style)
-    axis.set_xticks(range(len(budgets)), [*seeds.first.iterations, "converged"])
+    axis.set_xticks(range(len(budgets)), [*seeds.first.iterations, seeds.final_word])
     axis.set_title(f"{titled(metric)}, difference from {reference}", loc="left")
 
 
@@ -123,7 +123,7 @@ def describe(seeds: Seeds) -> tuple[str, str]:
     if len(seeds.strategies) > 1:
         caption += (
             f" Below: paired differences from {reference_of(seeds.strategies)} after the same iteration "
-            "and, at the right, of the converged models, with 95% intervals over seeds and cases; "
+            f"and, at the right, of the {seeds.final_word} models, with 95% intervals over seeds and cases; "
             f"grey: ± {ROPES['DICE']:g} DICE, taken as equivalent."
         )
     return alt, caption

@@ -27,7 +27,7 @@ def summary(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     answers = [
         _headroom(seeds),
         _gain(seeds),
-        *(_strategies(comparisons, budget) for budget in seeds.budgets[:2]),
+        *(_strategies(comparisons, budget, seeds.final_word) for budget in seeds.budgets[:2]),
         _distances(seeds, comparisons),
         _retraining(seeds),
         _unconverged(seeds),
@@ -58,13 +58,13 @@ def _headroom(seeds: Seeds) -> str:
     if 0 < SATURATED * pool.mean() <= initial.mean():
         share = 100 * initial.mean() / pool.mean()
         text += f" Warning: the initial model is at {share:.0f}% of the pool model already."
-    converged = [seeds.means(seeds.budgets[0].key(name), "DICE") for name in seeds.strategies]
-    above = int((np.array(converged) > pool).sum())
+    final = [seeds.means(seeds.budgets[0].key(name), "DICE") for name in seeds.strategies]
+    above = int((np.array(final) > pool).sum())
     if above:
-        total = len(converged) * len(pool)
+        total = len(final) * len(pool)
         text += (
-            f" The pool model is no upper bound: {above} of {total} converged models of strategies (one per "
-            "seed) score higher."
+            f" The pool model is no upper bound: {above} of {total} {seeds.final_word} models of strategies "
+            "(one per seed) score higher."
         )
     return text
 
@@ -90,12 +90,12 @@ def _gain(seeds: Seeds) -> str:
     )
 
 
-def _strategies(comparisons: Sequence[Comparison], budget: Budget) -> str:
+def _strategies(comparisons: Sequence[Comparison], budget: Budget, final_word: str) -> str:
     """Whether any strategy is better than another in mean DICE at a budget."""
     pairs = sorted(chosen(comparisons, "DICE", budget.title), key=lambda each: -abs(each.found.mean))
     if not pairs:
         return ""
-    models = "converged models" if budget.kind == "converged" else f"models of {budget.title}"
+    models = f"{final_word} models" if budget.kind == "converged" else f"models of {budget.title}"
     decided = [each for each in pairs if each.decided]
     if decided:
         holding = _count(sum(each.p_holm < 0.05 for each in decided))
@@ -138,7 +138,7 @@ def _distances(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     decided = listed(
         f"{_count(sum(each.decided for each in found))} in {name}" for name, found in pairs.items()
     )
-    return f"Of the converged pairs, {decided} differ."
+    return f"Of the {seeds.final_word} pairs, {decided} differ."
 
 
 def _retraining(seeds: Seeds) -> str:
@@ -154,10 +154,13 @@ def _retraining(seeds: Seeds) -> str:
         )
     if len(seeds.strategies) > 1:
         parts = budget_components(seeds, seeds.budgets[0], "DICE")
-        within, between = (parts[source] ** 0.5 for source in ("strategy × seed", "strategy"))
+        within, between = (
+            f"{parts[source] ** 0.5:.3f}" if parts[source] else "an amount not told from 0"
+            for source in ("strategy × seed", "strategy")
+        )
         text += (
-            " Among converged models, chance within a seed (strategy × seed) is estimated to move it by "
-            f"{within:.3f}, the strategy by {between:.3f}."
+            f" Among {seeds.final_word} models, chance within a seed (strategy × seed) is estimated to move "
+            f"it by {within}, the strategy by {between}."
         )
     return text
 

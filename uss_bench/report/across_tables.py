@@ -18,15 +18,15 @@ from .words import listed, markdown_table, p_text, signed, titled, value_text
 
 
 def key_table(seeds: Seeds) -> str:
-    """Effort and mean scores of the initial, the converged and the data pool models over seeds."""
-    converged = {f"{name} (converged)": seeds.budgets[0].key(name) for name in seeds.strategies}
+    """Effort and mean scores of the initial, the final and the data pool models over seeds."""
+    final = {f"{name} ({seeds.final_word})": seeds.budgets[0].key(name) for name in seeds.strategies}
     rows = [
         [
             name,
             mean_and_deviation(seeds.effort(key), ".0f"),
             *(mean_and_deviation(seeds.means(key, metric), _format(metric)) for metric in PAPER_METRICS),
         ]
-        for name, key in {INITIAL.kind: INITIAL, **converged, DATA_POOL.kind: DATA_POOL}.items()
+        for name, key in {INITIAL.kind: INITIAL, **final, DATA_POOL.kind: DATA_POOL}.items()
     ]
     return markdown_table(["Model", "equivalent slices", *map(titled, PAPER_METRICS)], rows)
 
@@ -47,14 +47,15 @@ def _format(metric: str) -> str:
 # --- pairs of strategies ---
 
 
-def pair_table(comparisons: Iterable[Comparison]) -> str:
-    """Comparisons of one metric, one per row."""
+def pair_table(comparisons: Iterable[Comparison], final_word: str) -> str:
+    """Comparisons of one metric, one per row; final models are called as `final_word` says."""
     rows = []
     for each in comparisons:
         found = each.found
         low, high = found.improvement_low, found.improvement_high
         rows.append([
-            f"{each.first} − {each.second}", each.budget, difference_text(each),
+            f"{each.first} − {each.second}",
+            each.budget.replace("converged", final_word), difference_text(each),
             f"{found.improvement:.2f} [{low:.2f}, {high:.2f}]", p_text(found.p), p_text(each.p_holm),
             f"**{found.verdict}**" if each.decided else found.verdict, _seeds_text(each),
         ])  # fmt: skip
@@ -106,7 +107,7 @@ def areas(seeds: Seeds) -> str:
 
 
 def components(seeds: Seeds) -> str:
-    """Standard deviation of each variance component, for the converged models and the last iteration's."""
+    """Standard deviation of each variance component, for the final models and the last iteration's."""
     budgets = seeds.budgets[:2]
     found = {(metric, budget): budget_components(seeds, budget, metric) for metric in COMPARED
              for budget in budgets}  # fmt: skip
@@ -120,7 +121,8 @@ def components(seeds: Seeds) -> str:
         ]
         for source in COMPONENTS
     ]
-    header = [f"{titled(metric)}, {budget.title}" for metric, budget in found]
+    words = [seeds.final_word if budget.kind == "converged" else budget.title for budget in budgets]
+    header = [f"{titled(metric)}, {word}" for metric in COMPARED for word in words]
     return markdown_table(["Source", *header], rows)
 
 
@@ -145,7 +147,7 @@ def spreads(seeds: Seeds, metric: str) -> str:
     def cell(key: ModelKey) -> str:
         return spread(metric, seeds.means(key, metric))
 
-    return by_iteration(seeds.strategies, seeds.first.iterations, cell, with_converged=True)
+    return by_iteration(seeds.strategies, seeds.first.iterations, cell, seeds.final_word)
 
 
 def spread(metric: str, numbers: np.ndarray) -> str:
@@ -190,7 +192,7 @@ def origins(seeds: Seeds) -> str:
         for seed, run in seeds.runs.items():
             of.setdefault(text_of(run.provenance), []).append(seed)
         texts = [
-            text if len(of) == 1 else f"{text} (seeds {listed(map(str, numbers))})"
+            text if len(of) == 1 else f"{text} (seed{'s' * (len(numbers) > 1)} {listed(map(str, numbers))})"
             for text, numbers in of.items()
         ]
         lines.append(f"{what}: {'; '.join(texts)}.")

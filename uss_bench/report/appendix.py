@@ -24,15 +24,19 @@ def notes(results: Results) -> str:
 
 
 def settings(results: Results) -> str:
-    """Every setting that differs from the paper's, made from the settings of both."""
+    """Every setting that differs from those of the preset `paper`, made from the settings of both."""
     paper, here = (_by_name(results.provenance.get(name, {})) for name in ("paper_config", "config"))
     rows = [
         [name, paper.get(name, "not known"), value]
         for name, value in here.items()
         if paper.get(name, ...) != value
     ]
-    table = markdown_table(["setting", "paper", "here"], rows) if rows else "None: these are the paper's."
-    return f"## Paper and here\n\n### Settings that differ\n\n{table}"
+    table = markdown_table(["setting", "`paper`", "here"], rows) if rows else "None differs."
+    return (
+        "## Paper and here\n\n### Settings that differ\n\nThe preset `paper` has the paper's settings, and "
+        "this project's where the paper gives none: widths, window and scale of intensities, tiles, "
+        f"patience.\n\n{table}"
+    )
 
 
 def _by_name(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -45,8 +49,10 @@ def deviations(results: Results) -> str:
     points = [
         "The network's widths are not published; (32, 72, 88, 168, 336) meet the published geometry and "
         "parameter count. Dropout is element-wise, behind every concatenation.",
-        "Weights start by the rule of He et al., the same for all models of a seed but twins; converged "
-        "models are trained anew, not continued, and the data pool's like them.",
+        "Weights start by the rule of He et al., the same for all models of a seed but twins, which the "
+        "paper does not train; final models are trained anew, not continued, and the data pool's like them. "
+        "Converged means that validations brought nothing better for as long as the patience.",
+        "On CUDA, convolutions round their inputs to TF32, as is PyTorch's default, where the device can.",
         f"Intensities are clipped to {data['window']} HU and divided by {data['scale']:g}. The halo of a "
         "patch is real context where the volume has it, and reflected where it has not.",
         "An epoch is one pass over the cells that hold an annotated voxel; a lone annotated slice lies at a "
@@ -79,7 +85,7 @@ def _rules(results: Results) -> list[str]:
     if any(strategy.by_slices for strategy in ran):
         rules.append(
             f"N_S is a third of the mean number of liver slices that an iteration of {BUDGET} adds, "
-            "unless it is set."
+            "unless it is set; the paper rounds it to 200."
         )
     for name, origin in results.provenance.get("further_strategies", {}).items():
         what = f"repeats the queries of {origin['replays']} from" if "replays" in origin else "is defined in"

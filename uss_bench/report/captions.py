@@ -45,7 +45,8 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
         f"Mean DICE and HD of the iterations' models over n = {len(results.cases)} test cases, against "
         f"equivalent slices, from the initial model with {initial:.0f} on. Horizontal lines: initial model "
         f"(dotted) and data pool model (dash-dotted, {pool:.0f} equivalent slices). {intervals}: 95% "
-        "interval of the paired difference from the initial model (bootstrap over cases)."
+        "interval of the paired difference from the initial model (bootstrap over cases), about "
+        "each mean."
     )
     if results.twins:
         caption += " Grey crosses: the initial annotations, retrained under other weights and batches."
@@ -142,9 +143,12 @@ def describe_converged(results: Results, slices: Arrays) -> Texts:
         f"Median DICE: {changes}."
     )
     stopped = f", {len(results.stopped)} of them to a limit of steps" if results.stopped else ""
+    trained = f"with the iterations' limit of training (white) and until convergence (filled{stopped})"
+    if results.retrained:
+        trained = "in the iteration (white) and once more under other batches, for as many steps (filled)"
     caption = (
-        f"Models trained on the annotations of iteration {last}: with the iterations' limit of training "
-        f"(white) and until convergence (filled{stopped}); and the data pool model, its median as a line. "
+        f"Models trained on the annotations of iteration {last}: {trained}; and the data pool model, its "
+        "median as a line. "
         f"Boxes as in Figure 3, on the same n = {len(results.cases)} test cases."
     )
     return alt, caption + _missed_text(results, [*_last_iteration(results), *final.values()])

@@ -43,7 +43,7 @@ def supported(tests: Mapping[str, Mapping[str, Tests]], fits: Mapping[str, Quant
 
 def _supported_pairs(tests: Mapping[str, Mapping[str, Tests]]) -> Iterator[list[str]]:
     """Pairs of strategies that were tested both here and there: one is the best here, one the best there."""
-    for kind, title in (("iteration", "Last iteration"), ("converged", "Converged")):
+    for kind, title in (("iteration", "Last iteration"), ("converged", "Final models")):
         for metric in PAPER_METRICS:
             last = list(tests[kind][metric].values())[-1]
             for strategy, test in last.items():

@@ -78,8 +78,8 @@ def _training_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[
     yield pictures.get(2)
     yield pictures.get(4)
     yield (
-        "### Table 3. Training steps\n\nStep of the evaluated checkpoint, which has the best validation "
-        f"Jaccard index, of steps trained.\n\n{tables.training_steps(results)}"
+        "### Table 3. Training steps\n\nThe evaluated step, which has the best validation Jaccard index, of "
+        f"the steps trained.\n\n{tables.training_steps(results)}"
     )
     yield pictures.get(3)
 
@@ -97,7 +97,7 @@ def _score_tables(results: Results, pictures: Mapping[int, str], tests: AllTests
     found = {metric: tests["converged"][metric] for metric in PAPER_METRICS}
     yield (
         f"#### Table 8. {results.final_title}\n\nTrained on the annotations of the last iteration, the data "
-        "pool model on the whole pool. It takes no part in the comparison"
+        "pool model on the whole pool. The data pool model takes no part in the comparison"
         f"{', nor does an oracle' * (results.contenders != results.strategies)}."
         f"\n\n{tables.converged(results, found)}"
     )
@@ -134,6 +134,17 @@ def _effects(results: Results, fits: Mapping[str, QuantileEffects]) -> str:
         f"\n\n{tables.effects_table(fits, cases)}{failed}\n\nn = {next(iter(fits.values())).n}: each of "
         f"{cases} cases enters once per model. p comes from exchanging, within each case, the models that "
         f"differ in the effect alone{scope} of these trained models, not of retraining."
+        f"{_why_intervals(cases)}"
+    )
+
+
+def _why_intervals(cases: int) -> str:
+    """Why effects on a percentile have intervals where the percentile itself has none."""
+    if not EFFECT_CASES <= cases < PERCENTILE_CASES:
+        return ""
+    return (
+        " The effects have intervals though the intercept, a percentile of so few cases, has none: those of "
+        "effects were found to cover from n = 40 on."
     )
 
 
@@ -167,6 +178,9 @@ def _further_results(results: Results) -> Iterator[str]:
         "### Paired differences\n\nFirst mean minus second over the same test cases, of the models of Table "
         f"8 [95% interval of a bootstrap over cases].\n\n{further.mean_differences(results)}"
     )
+    again, what = further.retraining_differences(results)
+    if again:
+        yield f"What retraining alone does, likewise: {what}.\n\n{again}"
     percentiles = further.percentile_differences(results)
     yield (
         f"The 5th percentile of DICE and the 95th of the others, likewise:\n\n{percentiles}"
@@ -195,7 +209,7 @@ def _further_results(results: Results) -> Iterator[str]:
 
 def _tests(results: Results, tests: AllTests) -> str:
     """Every comparison behind the stars; nothing with one strategy."""
-    listing = tables.corrected_tests(tests, results.contenders)
+    listing = tables.corrected_tests(tests, results.contenders, results.final_word)
     if not listing:
         return ""
     return (

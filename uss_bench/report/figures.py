@@ -54,7 +54,7 @@ DRAWINGS = {
     3: Drawing("iterations", plots.iterations_figure, captions.describe_iterations),
     4: Drawing("queried slices", pictures.queries_figure, captions.describe_queries, "query_case"),
     5: Drawing("segmentations", pictures.cases_figure, captions.describe_cases, "case_id"),
-    6: Drawing("converged models", plots.converged_figure, captions.describe_converged),
+    6: Drawing("final models", plots.converged_figure, captions.describe_converged),
     # Which the paper lacks:
     UNCERTAINTY: Drawing("uncertainties", uncertainty_figure, describe_uncertainty),
 }

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ..study.keys import DATA_POOL, ModelKey
+from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import BASELINE, FEATURED
 from .results import Results
@@ -17,6 +17,7 @@ from .tables import many
 from .words import listed, markdown_table, titled, turned_table, value_text
 
 ALL_PAIRS = 4  # strategies of which every pair is shown
+Pair = tuple[tuple[str, ModelKey], tuple[str, ModelKey]]  # names and keys of two models
 
 
 def mean_differences(results: Results) -> str:
@@ -31,9 +32,31 @@ def percentile_differences(results: Results) -> str:
     return _differences(results, lambda metric: partial(np.quantile, q=METRICS[metric].robust_quantile))
 
 
+def retraining_differences(results: Results) -> tuple[str, str]:
+    """Differences between models of the same annotations, and what these models are; empty without twins."""
+    if not results.twins:
+        return "", ""
+    pairs = [((key.title, key), (INITIAL.title, INITIAL)) for key in results.twins]
+    what = ["the initial model under other weights and batches"]
+    if results.retrained:
+        last = {strategy: ModelKey.of_iteration(strategy, results.last) for strategy in results.contenders}
+        pairs += [
+            ((f"{strategy} final", results.final_models[strategy]), (f"iteration {results.last}", key))
+            for strategy, key in last.items()
+        ]
+        what.append(f"the models of iteration {results.last} under other batches")
+    return _table(results, pairs, lambda metric: np.mean), listed(what)
+
+
 def _differences(results: Results, statistic_of: Callable[[str], Callable[..., np.ndarray]]) -> str:
+    return _table(results, _pairs(results), statistic_of)
+
+
+def _table(
+    results: Results, pairs: Sequence[Pair], statistic_of: Callable[[str], Callable[..., np.ndarray]]
+) -> str:
     seed, rows = results.provenance["seed"], []
-    for (first, one), (second, other) in _pairs(results):
+    for (first, one), (second, other) in pairs:
         cells = []
         for metric in PAPER_METRICS:
             values, statistic = [results.scores[key][metric] for key in (one, other)], statistic_of(metric)
@@ -45,7 +68,7 @@ def _differences(results: Results, statistic_of: Callable[[str], Callable[..., n
     return markdown_table(["Models", *map(titled, PAPER_METRICS)], rows)
 
 
-def _pairs(results: Results) -> list[tuple[tuple[str, ModelKey], tuple[str, ModelKey]]]:
+def _pairs(results: Results) -> list[Pair]:
     """Pairs of final models: all, or of many strategies those with the featured, the baseline or the pool."""
     anchors = {FEATURED, BASELINE, DATA_POOL.kind}
     compared = {*results.contenders, DATA_POOL.kind}

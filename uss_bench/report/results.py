@@ -191,6 +191,23 @@ class Results:
         return [key for key in converging if limit and self.training[key]["last_step"] >= limit]
 
     @property
+    def final_word(self) -> str:
+        """ "converged", or "final" where a limit of steps ended any model that trains until convergence."""
+        return "final" if self.stopped else "converged"
+
+    @property
+    def retrained(self) -> bool:
+        """Whether the final models are the last iteration's once more, but for their batches."""
+        steps = {
+            training["last_step"]
+            for key, training in self.training.items()
+            if key.kind in ("iteration", "converged") and key.iteration == self.last
+        }
+        return len(steps) == 1 and all(
+            ModelKey.of_converged(strategy, self.last) in self.stopped for strategy in self.strategies
+        )
+
+    @property
     def final_title(self) -> str:
         """What the models that train until convergence are called, by how they ended."""
         stopped, limit = len(self.stopped), self.provenance["config"]["training"]["converged_max_steps"]

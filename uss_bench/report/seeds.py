@@ -74,10 +74,15 @@ class Seeds:
 
     @property
     def budgets(self) -> list[Budget]:
-        """The converged models, then the iterations from the last to the first."""
+        """The final models, then the iterations from the last to the first."""
         last = self.first.last
         iterations = [Budget(f"iteration {k}", "iteration", k) for k in reversed(self.first.iterations)]
         return [Budget("converged", "converged", last), *iterations]
+
+    @property
+    def final_word(self) -> str:
+        """What final models are called: "converged" where those of all seeds are."""
+        return "final" if any(run.stopped for run in self.runs.values()) else "converged"
 
     @property
     def twins(self) -> list[ModelKey]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -32,7 +33,11 @@ def summary(results: Results) -> str:
 
 
 def _dice(results: Results, key: ModelKey) -> float:
-    return float(results.scores[key]["DICE"].mean())
+    return _mean(results, key, "DICE")
+
+
+def _mean(results: Results, key: ModelKey, metric: str) -> float:
+    return float(results.scores[key][metric].mean())
 
 
 def _headroom(results: Results) -> str:
@@ -41,7 +46,7 @@ def _headroom(results: Results) -> str:
     text = (
         f"On {plural(len(results.cases), 'test case')}, the initial model reaches a mean DICE of "
         f"{initial:.3f} and the model trained on the whole pool {pool:.3f}: a headroom of "
-        f"{pool - initial:.3f}."
+        f"{round(pool, 3) - round(initial, 3):.3f}."
     )
     if 0 < SATURATED * pool <= initial:
         text += f" Warning: the initial model is at {100 * initial / pool:.0f}% of the pool model already."
@@ -68,26 +73,40 @@ def _gain(results: Results) -> str:
 
 
 def _spread(results: Results) -> str:
+    """How far retraining moves a score, and how many pairs of strategies lie farther apart."""
     if not results.twins:
         return "Without twins (`query.twins`), nothing here says how far retraining alone moves a score."
-    initial = results.scores[INITIAL]["DICE"]
-    shifts = [abs(_dice(results, key) - initial.mean()) for key in results.twins]
-    by_case = np.mean([np.abs(results.scores[key]["DICE"] - initial).mean() for key in results.twins])
+    twins = [(key, INITIAL) for key in results.twins]
+    keys = [key for key in results.final_models.values() if key.strategy]
+    # Pair by pair: the widest of several differences exceeds one of the same size more often than not.
+    pairs = list(combinations(keys, 2))
+    dice, distance = (
+        [[abs(_mean(results, one, metric) - _mean(results, other, metric)) for one, other in models]
+         for models in (twins, pairs)]
+        for metric in ("DICE", "HD")
+    )  # fmt: skip
     text = (
         "Retrained under other weights and batches, the initial annotations give a mean DICE that differs "
-        f"by {max(shifts):.3f}, case by case by {by_case:.3f} on average."
+        f"by {max(dice[0]):.3f}, case by case by {_by_case(results, twins):.3f} on average, and a mean HD "
+        f"that differs by {max(distance[0]):.1f} mm."
     )
-    if len(results.strategies) > 1:
-        means = [_dice(results, key) for key in results.final_models.values() if key.strategy]
-        # Pair by pair: the widest of several differences exceeds one of the same size more often than not.
-        apart = [abs(one - other) for one, other in combinations(means, 2)]
-        wider = sum(difference > max(shifts) for difference in apart)
+    if pairs:
+        wider, farther = (
+            sum(difference > max(shifts) for difference in apart) for shifts, apart in (dice, distance)
+        )
         text += (
-            f" The strategies' final models lie up to {max(apart):.3f} apart; of "
-            f"{plural(len(apart), 'pair')}, {wider or 'none'} by more than that. "
-            "One seed does not say which strategy is to be preferred."
+            f" The strategies' final models lie up to {max(dice[1]):.3f} apart, case by case "
+            f"{_by_case(results, pairs):.3f} on average, and up to {max(distance[1]):.1f} mm; of "
+            f"{plural(len(pairs), 'pair')}, {wider or 'none'} by more than that in DICE and "
+            f"{farther or 'none'} in HD. One seed does not say which strategy is to be preferred."
         )
     return text
+
+
+def _by_case(results: Results, pairs: Sequence[tuple[ModelKey, ModelKey]]) -> float:
+    """How far the DICE of the same case lies apart, on average over cases and pairs of models."""
+    scores = ((results.scores[key]["DICE"] for key in pair) for pair in pairs)
+    return float(np.mean([np.abs(one - other).mean() for one, other in scores]))
 
 
 def _unconverged(results: Results) -> str:

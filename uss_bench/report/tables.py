@@ -77,29 +77,29 @@ def training_steps(results: Results) -> str:
         training = results.training[key]
         return f"{training['best_step']} of {training['last_step']}"
 
-    return by_iteration(results.strategies, results.iterations, cell, with_converged=True)
+    return by_iteration(results.strategies, results.iterations, cell, results.final_word)
 
 
 def by_iteration(
     strategies: Sequence[str],
     iterations: Sequence[int],
     cell: Callable[[ModelKey], str],
-    with_converged: bool = False,
+    final_word: str = "",
 ) -> str:
     """The layout of Tables 2-7.
 
     Rows are the initial model, the iterations and the data pool; there is one column per strategy, and one
     for models without a strategy. With many strategies the table is turned. `cell(key)` gives the text of a
-    model's cell.
+    model's cell. With a `final_word`, a row so called has the final models.
     """
     blanks = [""] * len(strategies)
     rows = [["initial", *blanks, cell(INITIAL)]]
     for iteration in iterations:
         keys = [ModelKey.of_iteration(strategy, iteration) for strategy in strategies]
         rows.append([f"iter. {iteration}", *map(cell, keys), ""])
-    if with_converged:
+    if final_word:
         keys = [ModelKey.of_converged(strategy, iterations[-1]) for strategy in strategies]
-        rows.append([f"iter. {iterations[-1]} (converged)", *map(cell, keys), ""])
+        rows.append([f"iter. {iterations[-1]} ({final_word})", *map(cell, keys), ""])
     rows.append(["data pool", *blanks, cell(DATA_POOL)])
     header = ["", *strategies, "no query"]
     return (turned_table if many(strategies) else markdown_table)(header, rows)
@@ -149,7 +149,7 @@ def metric_by_iteration(results: Results, metric: str, tests: Tests) -> str:
 
 
 def converged(results: Results, tests: Mapping[str, Tests]) -> str:
-    """Table 8: metrics of the converged models; the data pool's model takes no part in the comparison."""
+    """Table 8: metrics of the final models; the data pool's model takes no part in the comparison."""
     rows = [
         [
             name,
@@ -184,7 +184,9 @@ def score_cell(metric: str, values: Sequence[float], best: bool = False, marks: 
     return (f"**{text}**" if best else text) + escaped(marks)
 
 
-def corrected_tests(tests: Mapping[str, Mapping[str, Tests]], strategies: Sequence[str]) -> str:
+def corrected_tests(
+    tests: Mapping[str, Mapping[str, Tests]], strategies: Sequence[str], final_word: str
+) -> str:
     """Every test: p / Holm's p over the tests of its metric in one table / effect size; "" without any.
 
     Parameters
@@ -193,6 +195,8 @@ def corrected_tests(tests: Mapping[str, Mapping[str, Tests]], strategies: Sequen
         `{kind of model: {metric: tests}}`.
     strategies : sequence of str
         Names of the columns.
+    final_word : str
+        What the final models are called.
     """
     rows = []
     for kind, by_metric in tests.items():
@@ -204,7 +208,7 @@ def corrected_tests(tests: Mapping[str, Mapping[str, Tests]], strategies: Sequen
                     continue
                 cells = {strategy: _test_cell(test, next(adjusted)) for strategy, test in row.items()}
                 zeros, best = [test.zeros for test in row.values()], next(iter(row.values())).best
-                model = f"iter. {iteration}" if kind == "iteration" else kind
+                model = f"iter. {iteration}" if kind == "iteration" else final_word
                 columns = [cells.get(strategy, "best" * (strategy == best)) for strategy in strategies]
                 rows.append([metric, model, span(min(zeros), max(zeros)), *columns])
     table = turned_tables if many(strategies) else markdown_table

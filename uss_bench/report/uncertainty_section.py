@@ -41,7 +41,7 @@ RANKING = (
 LESSONS = (
     "Of the queried slices, those on which the querying model was right already (slice DICE of at least "
     f"{RIGHT:g}; 1 where liver is neither there nor predicted). In brackets: the same share of all slices "
-    "not yet annotated in the volumes that it scored, which a random choice would meet. Strategies by chance "
+    "not yet annotated in the volumes that it scored, which a random choice would meet. Random strategies "
     "have no model that scored the pool after the first query; a queried volume counts with all its slices."
 )
 DISTANCE = (

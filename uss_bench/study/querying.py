@@ -90,7 +90,8 @@ class Querying:
         if strategy.by_slices and (near := self._near(queries, before.annotations)):
             distance = self.config.query.min_distance_mm
             notes.append(
-                f"{near} of {len(queries)} slices lie nearer than {distance:g} mm to an annotated one"
+                f"{near} of {len(queries)} slices lie{'s' * (near == 1)} nearer than {distance:g} mm to an "
+                "annotated one"
             )
         return {"queries": queries, "notes": notes}
 
