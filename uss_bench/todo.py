@@ -157,7 +157,7 @@ def _write_label(folder: Path, volume: Volume, mean: np.ndarray, slices: Sequenc
 
 def _picture(number: int, suggestion: Suggestion, volume: Volume, found: MonteCarlo) -> Suggested:
     """A suggested slice as the working grid shows it."""
-    query, ranging = suggestion.query, f"{suggestion.slice} ({suggestion.first} to {suggestion.last})"
+    query, ranging = suggestion.query, f"{suggestion.slice} ({suggestion.first}–{suggestion.last})"
     score = "" if query.score is None else f", {query.score:.3f}"
     name = query.case_id if len(query.case_id) <= LONGEST_NAME else f"{query.case_id[:LONGEST_NAME]}..."
     title = f"{number + 1}. {name}\nslice {ranging}{score}"
