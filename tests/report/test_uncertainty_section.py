@@ -5,6 +5,7 @@ import gzip
 import math
 import re
 import shutil
+import statistics
 from collections import defaultdict
 from pathlib import Path
 
@@ -79,11 +80,13 @@ def test_ranking(text, rows):
         assert found[title][1] == f"{stats.spearmanr(size, wrong).statistic:.2f}"
         correlation = stats.spearmanr(*numbers(free, "uncertainty", "wrong_voxels")).statistic
         assert found[title][2] == f"{correlation:.2f} ({len(free)})"
+        of_free, of_liver = (statistics.fmean(*numbers(part, "uncertainty")) for part in (free, liver))
+        assert found[title][3] == f"{of_free / of_liver:.2f}"
         uncertainty, wrong = numbers(left, "uncertainty", "wrong_voxels")
         assert len(set(uncertainty)) == len(uncertainty)
         here, best, chance = area(uncertainty, wrong), area(wrong, wrong), sum(wrong) / len(wrong)
         gain = (chance - here) / (chance - best)
-        assert found[title][3:6] == [f"{value:.2f}" for value in (here, here - best, gain)]
+        assert found[title][4:7] == [f"{value:.2f}" for value in (here, here - best, gain)]
 
 
 def test_calibration(text):
@@ -101,7 +104,7 @@ def test_calibration(text):
         ]
         expected = sum(count * gap for count, gap in gaps) / sum(count for count, _ in gaps)
         average = sum(gap for _, gap in gaps) / len(gaps)
-        assert found[title][6:] == [f"{expected:.4f}", f"{average:.4f}"]
+        assert found[title][7:] == [f"{expected:.4f}", f"{average:.4f}"]
 
 
 def test_lessons(text, rows):

@@ -31,7 +31,8 @@ INTRODUCTION = (
 RANKING = (
     "ρ: Spearman's rank correlation of a slice's uncertainty with its number of errors, apart for slices "
     "that show liver in the reference and those that do not; *by size*: that of the size of the predicted "
-    "liver, which knows nothing of uncertainty. AURC: area under the risk-coverage curve, the mean errors "
+    "liver, which knows nothing of uncertainty; *free : liver*: mean uncertainty of liver-free slices over "
+    "that of liver slices. AURC: area under the risk-coverage curve, the mean errors "
     "per slice of the least uncertain slices, over every coverage; E-AURC: by how much it exceeds that of "
     "the best possible order (Geifman et al., ICLR 2019). Gain: the share of the way from a random order (0) "
     "to the best (1). ECE: difference between the share of liver and the mean probability in 15 bins of "
@@ -80,16 +81,21 @@ def ranking_table(found: Uncertainties) -> str:
                 _correlation(with_liver, with_liver.uncertainty),
                 _number(rank_correlation(with_liver.predicted, with_liver.wrong)),
                 _correlation(without, without.uncertainty),
+                _ratio(without.uncertainty, with_liver.uncertainty),
                 *(map(_number, (risk.area, risk.excess, risk.gain)) if risk else ["–"] * 3),
                 *(f"{error:.4f}" for error in (bins.expected_error, bins.average_error)),
             ]
         )
-    correlations = ["ρ, liver slices (n)", "by size", "ρ, liver-free slices (n)"]
-    return markdown_table(["Model", *correlations, "AURC", "E-AURC", "gain", "ECE", "ACE"], rows)
+    by_liver = ["ρ, liver slices (n)", "by size", "ρ, liver-free slices (n)", "free : liver"]
+    return markdown_table(["Model", *by_liver, "AURC", "E-AURC", "gain", "ECE", "ACE"], rows)
 
 
 def _correlation(slices: PoolSlices, score: np.ndarray) -> str:
     return f"{_number(rank_correlation(score, slices.wrong))} ({len(slices.wrong)})"
+
+
+def _ratio(values: np.ndarray, others: np.ndarray) -> str:
+    return f"{values.mean() / others.mean():.2f}" if len(values) and len(others) and others.any() else "–"
 
 
 def _number(value: float) -> str:
