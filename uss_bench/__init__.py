@@ -29,7 +29,7 @@ Masks are compared by `segmentation_metrics`, and `read_manifest` lists the case
 ...     read_manifest("absent.csv")
 ... except InputError as error:
 ...     print(error)
-absent.csv: cannot read the manifest (No such file or directory); give an existing CSV file with --manifest
+absent.csv: cannot read the manifest (No such file or directory); give an existing CSV file
 
 A strategy is a function that chooses queries from a pool:
 

@@ -255,7 +255,7 @@ def test_a_file_that_is_no_manifest_is_named_with_its_fault(read, lines, says):
 
 
 def test_a_manifest_that_cannot_be_read_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match=r"absent\.csv.*--manifest"):
+    with pytest.raises(InputError, match=r"absent\.csv: cannot read the manifest .*give an existing CSV"):
         read_manifest(tmp_path / "absent.csv")
     with pytest.raises(InputError, match="cannot read"):
         read_manifest(tmp_path)
