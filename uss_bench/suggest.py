@@ -222,14 +222,14 @@ def _case_ids(paths: Sequence[Path]) -> dict[Path, str]:
     >>> sorted(_case_ids([Path("a/ct.nii.gz"), Path("b/ct.nii.gz"), Path("b/liver.nii")]).values())
     ['a_ct', 'b_ct', 'liver']
     """
+    places = {path: Path(os.path.abspath(path)) for path in paths}  # "." has a name too
     stems = {}
-    for path in paths:
-        name = Path(os.path.abspath(path)).name  # of "." too
-        ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), "")
-        stems[path] = name[: len(name) - len(ending)]
+    for path, place in places.items():
+        ending = next((ending for ending in ENDINGS if place.name.lower().endswith(ending)), "")
+        stems[path] = place.name[: len(place.name) - len(ending)]
     count = Counter(stems.values())
     return {
-        path: f"{Path(os.path.abspath(path)).parent.name}_{stem}" if count[stem] > 1 else stem
+        path: f"{places[path].parent.name}_{stem}" if count[stem] > 1 else stem
         for path, stem in stems.items()
     }
 

@@ -318,29 +318,28 @@ def test_summary_answers_from_the_numbers(text):
     )
 
 
-def twin(shift):
-    """Edit that adds a twin of the initial model whose DICE differs by `shift`, up and down in turn."""
+def add_twin(folder, shift):
+    """A twin of the initial model whose DICE differs by `shift`, up and down in turn, and by 0.001 more."""
 
-    def edit(row):
-        if row["model"] != "initial":
-            return [row]
+    def scored(row):
         sign = 1 if int(row["case_id"].split("-")[1]) % 2 else -1
-        return [
-            row,
-            row | {"model": "twin", "iteration": "1", "DICE": float(row["DICE"]) + sign * shift + 0.001},
-        ]
+        return {"DICE": float(row["DICE"]) + sign * shift + 0.001}
 
-    return edit
+    for table, differs in (("cases", scored), ("training", lambda row: {})):
+        change(
+            folder,
+            table,
+            lambda row, differs=differs: (
+                [row, row | {"model": "twin", "iteration": "1"} | differs(row)]
+                if row["model"] == "initial"
+                else [row]
+            ),
+        )
 
 
 def test_what_strategies_differ_by_stands_beside_what_retraining_does(folder, no_matplotlib):
     """The twin differs by 0.02 in every case, and by 0.001 in the mean: 0.021 and 0.019 in turn."""
-    change(folder, "cases", twin(0.02))
-    change(
-        folder,
-        "training",
-        lambda row: [row, row | {"model": "twin", "iteration": "1"}][: 1 + (row["model"] == "initial")],
-    )
+    add_twin(folder, 0.02)
     summary = text_of(folder).split("\n\n")[1]
     means = [mean_dice("converged", strategy, "2") for strategy in STRATEGIES]
     assert "gives a mean DICE" not in summary
@@ -366,12 +365,7 @@ def test_what_strategies_differ_by_stands_beside_what_retraining_does(folder, no
 
 def test_what_retraining_alone_does_stands_below_the_pairs(folder, no_matplotlib):
     """The twin differs by 0.02 up and down; the final models are retrained only if all end at one limit."""
-    change(folder, "cases", twin(0.02))
-    change(
-        folder,
-        "training",
-        lambda row: [row, row | {"model": "twin", "iteration": "1"}][: 1 + (row["model"] == "initial")],
-    )
+    add_twin(folder, 0.02)
     section = section_of(text_of(folder), "Paired differences")
     assert "the initial model under other weights and batches.\n" in section
     assert "under other batches" not in section

@@ -192,7 +192,7 @@ class Results:
 
     @property
     def final_word(self) -> str:
-        """ "converged", or "final" where a limit of steps ended any model that trains until convergence."""
+        """What final models are called: "converged", or "final" where a limit of steps ended any of them."""
         return "final" if self.stopped else "converged"
 
     @property

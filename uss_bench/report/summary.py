@@ -80,27 +80,27 @@ def _spread(results: Results) -> str:
     keys = [key for key in results.final_models.values() if key.strategy]
     # Pair by pair: the widest of several differences exceeds one of the same size more often than not.
     pairs = list(combinations(keys, 2))
-    dice, distance = (
-        [[abs(_mean(results, one, metric) - _mean(results, other, metric)) for one, other in models]
-         for models in (twins, pairs)]
-        for metric in ("DICE", "HD")
-    )  # fmt: skip
+    shift, shift_hd = (max(_apart(results, twins, metric)) for metric in ("DICE", "HD"))
     text = (
         "Retrained under other weights and batches, the initial annotations give a mean DICE that differs "
-        f"by {max(dice[0]):.3f}, case by case by {_by_case(results, twins):.3f} on average, and a mean HD "
-        f"that differs by {max(distance[0]):.1f} mm."
+        f"by {shift:.3f}, case by case by {_by_case(results, twins):.3f} on average, and a mean HD that "
+        f"differs by {shift_hd:.1f} mm."
     )
     if pairs:
-        wider, farther = (
-            sum(difference > max(shifts) for difference in apart) for shifts, apart in (dice, distance)
-        )
+        apart, apart_hd = (_apart(results, pairs, metric) for metric in ("DICE", "HD"))
+        wider, farther = sum(gap > shift for gap in apart), sum(gap > shift_hd for gap in apart_hd)
         text += (
-            f" The strategies' final models lie up to {max(dice[1]):.3f} apart, case by case "
-            f"{_by_case(results, pairs):.3f} on average, and up to {max(distance[1]):.1f} mm; of "
+            f" The strategies' final models lie up to {max(apart):.3f} apart, case by case "
+            f"{_by_case(results, pairs):.3f} on average, and up to {max(apart_hd):.1f} mm; of "
             f"{plural(len(pairs), 'pair')}, {wider or 'none'} by more than that in DICE and "
             f"{farther or 'none'} in HD. One seed does not say which strategy is to be preferred."
         )
     return text
+
+
+def _apart(results: Results, pairs: Sequence[tuple[ModelKey, ModelKey]], metric: str) -> list[float]:
+    """How far the means of each pair of models lie apart."""
+    return [abs(_mean(results, one, metric) - _mean(results, other, metric)) for one, other in pairs]
 
 
 def _by_case(results: Results, pairs: Sequence[tuple[ModelKey, ModelKey]]) -> float:
