@@ -155,7 +155,8 @@ def test_golden_files(golden):
 
 
 def read(name):
-    return pd.read_csv(GOLDEN / name, keep_default_na=False, na_values={"seeds_needed": "", "iteration": ""})
+    may_lack = ("seeds_needed", "iteration", "improvement_low", "improvement_high", "p_ranks")
+    return pd.read_csv(GOLDEN / name, keep_default_na=False, na_values=dict.fromkeys(may_lack, ""))
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,11 @@ def test_every_comparison_by_another_program(cases, metric, budget):
         assert row["p"] == pytest.approx(2 * stats.t.sf(abs(mean) / error, freedom), rel=1e-3, abs=1e-9)
         better = table["y"] > 0 if metric == "DICE" else table["y"] < 0
         assert row["improvement"] == pytest.approx(better.mean() + 0.5 * (table["y"] == 0).mean())
-        assert 0 <= row["improvement_low"] <= row["improvement"] <= row["improvement_high"] <= 1
+        ends = row[["improvement_low", "improvement_high"]].to_numpy(float)
+        if 0 < row["improvement"] < 1:
+            assert 0 <= ends[0] <= row["improvement"] <= ends[1] <= 1
+        else:
+            assert np.isnan(ends).all()
         excludes_zero = abs(mean) > reach
         if metric == "DICE" and abs(mean) + reach < 0.01:
             assert row["verdict"] == "equivalent"
@@ -229,7 +234,10 @@ def test_pair_tables_show_what_the_file_says(text):
             models = line["budget"].replace("converged", "final")  # all ended at their limit
             assert row[:2] == [f"{line['first']} − {line['second']}", models]
             numbers = [float(number) for number in re.findall(r"[-+]?\d+\.\d+", row[2])]
-            assert numbers == [round(line[name], places) for name in ("mean", "low", "high")]
+            assert numbers == pytest.approx(
+                [line[name] for name in ("mean", "low", "high")], abs=0.51 / 10**places
+            )
+            assert [number > 0 for number in numbers[1:]] == [line[name] > 0 for name in ("low", "high")]
             assert row[6].strip("*") == line["verdict"]
             assert row[6].startswith("**") == (line["verdict"] in ("better", "worse"))
             needed = "" if line["verdict"] != "undecided" else "> 100"
@@ -266,7 +274,9 @@ def test_key_table_by_counting(text, cases):
 def test_spread_of_the_twins(text, cases):
     means = cases.groupby(["model", "seed"])["DICE"].mean()
     shifts = means["twin"] - means["initial"]
-    assert f"by a standard deviation of {((shifts**2).mean() / 2) ** 0.5:.3f}. " in text.split("\n\n")[1]
+    deviation = ((shifts**2).mean() / 2) ** 0.5
+    low, high = deviation * (4 / stats.chi2.ppf([0.975, 0.025], 4)) ** 0.5
+    assert f"by a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}]. " in text.split("\n\n")[1]
     rows = tables_of(section_of(text, "Seeds"))[0][1:]
     assert [row[0] for row in rows] == ["0", "1", "2", "10"]
     assert [float(row[4]) for row in rows] == [round(shift, 3) for shift in shifts.loc[[0, 1, 2, 10]]]
@@ -283,6 +293,21 @@ def test_the_text_counts_its_comparisons_and_its_missed_livers(text):
     assert len(read(paths.COMPARISONS)) == 60
     assert "This report makes 60 comparisons: 6 pairs, each in DICE, MSD and HD at 3 budgets" in method
     assert "1 of 480 results missed the liver altogether" in method
+    assert ": RSS iteration 2, final, seed 2, in test-1." in method
+
+
+def test_what_retraining_and_chance_do_by_another_program(text, cases):
+    """From the mean squares of statsmodels: what is left to a model's mean beside strategy, seed and case."""
+    models = cases[cases["model"] == "converged"]
+    for metric, decimals in (("DICE", 3), ("MSD", 2), ("HD", 1)):
+        table = models.rename(columns={metric: "y"})
+        terms = "(C(strategy) + C(seed) + C(case_id)) ** 2"
+        squares = anova_lm(ols(f"y ~ {terms}", table).fit())["mean_sq"]
+        both, rest = squares["C(strategy):C(seed)"], squares["Residual"]
+        expected = (max(both - rest, 0) / 8 + rest / 8) ** 0.5
+        assert f" {expected:.{decimals}f} in {metric}" in section_of(text, "What moves a score")
+        if metric == "DICE":
+            assert f"models by an estimated {expected:.3f}." in text.split("\n\n")[1]
 
 
 def test_every_table_parses_and_no_line_shows_a_failure(text):
@@ -336,28 +361,41 @@ def test_verdict_by_hand(tmp_path):
     assert row[:3] == ["UVS − USS", "converged", "-0.060 [-0.085, -0.035]"] and row[6] == "**worse**"
     summary = text.split("\n\n")[1]
     assert (
-        "Of 1 pair of converged models, 1 differs: USS better than UVS by 0.060 [0.035, 0.085] "
-        "(1 of them after Holm's correction too); none equivalent within 0.01 DICE, none undecided."
+        "Among the converged models (after 8–12 equivalent slices), 1 of 1 pair differs: USS better than UVS "
+        "by 0.060 [0.035, 0.085] (also after Holm's correction); none equivalent within 0.01 DICE, none "
+        "undecided."
     ) in summary
-    assert "Of the converged pairs, none in MSD and none in HD differ." in summary
+    assert "Of these pairs, none in MSD and none in HD differ." in summary
+
+
+def test_strategies_are_compared_at_equal_effort_first(tmp_path):
+    """Up to UVS' 8 slices, USS gets half way from 0.6 to 0.9, in the mean 0.675; UVS has 0.7, 0.71, 0.72."""
+    seeds = {seed: {"UVS": 0.80 + seed / 50, "USS": 0.90} for seed in range(3)}
+    summary = summary_of(tmp_path / "across", made(tmp_path, seeds))
+    equal, final = summary.index("At equal effort"), summary.index("Among the converged models")
+    assert equal < final
+    assert "1 of 1 pair differs: UVS better than USS by 0.035 [0.010, 0.060]" in summary[equal:final]
+    assert "USS better than UVS by 0.080" in summary[final:]
 
 
 def test_nothing_is_claimed_where_nothing_is_shown(tmp_path, runs):
     """Differences of -0.08, 0.06 and 0: -0.007 ± 4.303 x 0.0702 / 3**0.5, which is 0.174."""
     summary = summary_of(tmp_path / "across", runs)
     assert (
-        "Of 1 pair of converged models, no strategy is shown to be better than another; the widest "
-        "difference is that of UVS − USS, -0.007 [-0.181, +0.168]; none equivalent within 0.01 DICE, "
-        "1 undecided."
+        "no strategy is shown to be better than another in 1 pair, of which UVS − USS is the widest: "
+        "-0.007 [-0.181, +0.168]; none equivalent within 0.01 DICE, 1 undecided."
     ) in summary
     assert "better than UVS" not in summary and "better than USS" not in summary
 
 
 def test_iterations_and_converged_models_are_kept_apart(tmp_path):
     seeds = {seed: {"UVS": 0.9 + seed / 1000, "USS": 0.8} for seed in range(3)}
-    summary = summary_of(tmp_path / "across", made(tmp_path, seeds, iteration={"UVS": 0.7, "USS": 0.75}))
-    assert "of converged models, 1 differs: UVS better than USS by 0.101" in summary
-    assert "of models of iteration 1, 1 differs: USS better than UVS by 0.050" in summary
+    text = text_of(tmp_path / "across", made(tmp_path, seeds, iteration={"UVS": 0.7, "USS": 0.75}))
+    rows = tables_of(section_of(text, "DICE"))[0][1:]
+    assert [(row[1], row[2].split()[0]) for row in rows] == [
+        ("converged", "+0.101"),
+        ("iteration 1", "-0.050"),
+    ]
 
 
 def test_headroom_and_gain(tmp_path):
@@ -369,10 +407,17 @@ def test_headroom_and_gain(tmp_path):
         "the whole pool 0.950, a difference of +0.350 [+0.350, +0.350]: there is headroom. After 1 iteration"
     )
     assert (
-        "UVS +0.200 [+0.200, +0.200] and USS +0.001" in summary and "annotation helped with UVS." in summary
-    )
+        "UVS +0.200 [+0.200, +0.200] and USS +0.001 [+0.001, +0.001] in mean DICE: annotation helped with "
+        "UVS and made next to no difference with USS."
+    ) in summary
     # Two trainings lie 0.01 apart, so each has a standard deviation of 0.01 / 2**0.5.
-    assert "by a standard deviation of 0.007." in summary
+    assert "by a standard deviation of 0.007 [" in summary
+
+
+def test_harm_is_said(tmp_path):
+    options = {"iteration": {"UVS": 0.5, "USS": 0.4}}
+    summary = summary_of(tmp_path / "across", made(tmp_path, **options))
+    assert "in mean DICE: annotation did harm with all." in summary
 
 
 def test_no_headroom_is_said_so(tmp_path):
@@ -380,8 +425,15 @@ def test_no_headroom_is_said_so(tmp_path):
     assert (
         ": there is next to none. Warning: the initial model is at 99% of the pool model already." in summary
     )
-    # Of the six converged models, seed 1's UVS and seed 0's USS lie above 0.855.
-    assert "The pool model is no upper bound: 2 of 6 converged models" in summary
+    assert "upper bound" not in summary  # single models lie above it, no strategy does
+
+
+def test_a_strategy_above_the_pool_model_is_named(tmp_path):
+    seeds = {seed: {"UVS": 0.80, "USS": 0.88} for seed in range(3)}
+    summary = summary_of(tmp_path / "across", made(tmp_path, seeds, pool=0.85))
+    assert (
+        "The pool model is no upper bound: of the converged models, USS is above it by 0.030 [0.030, 0.030]."
+    ) in summary
 
 
 def test_models_that_ended_at_the_limit_are_counted(tmp_path, runs):
@@ -403,6 +455,8 @@ def test_few_seeds_are_told_what_they_cannot_show(tmp_path, count):
     assert (f"## What {count} seeds cannot show" in text) == (count < 6)
     assert ("every pair is undecided" in text) == (count < 3)
     assert ("**worse**" in text) == (count > 2)
+    assert ("p (ranks)" in text) == (count == 6) and "about normal" in text
+    assert ("[" in tables_of(section_of(text, "DICE"))[0][1][2]) == (count > 2)
     if count < 6:
         least = stats.wilcoxon(np.arange(1.0, count + 1), method="exact").pvalue
         assert f"can give p < 0.05; the least is {least:g}." in text
@@ -413,7 +467,46 @@ def test_one_strategy_is_compared_with_none(tmp_path):
     text = text_of(tmp_path / "across", runs)
     assert "pair" not in text.split("\n\n")[1] and "## Is one strategy" not in text
     assert tables_of(text)[0][2][:3] == ["USS (converged)", "12 ± 0", "0.857 ± 0.021"]
-    assert tables_of(section_of(text, "What moves a score"))
+    assert "## What moves a score" not in text
+
+
+def test_an_oracle_is_shown_and_not_compared(tmp_path, golden):
+    """Another strategy with 0.05 more DICE than USS changes no verdict, no correction and no component."""
+    before = write_report(golden).read_text(encoding="utf-8")
+    for name in (paths.CASES, paths.ANNOTATION, paths.TRAINING, paths.QUERIES):
+        rows = storage.read_csv(golden / name)
+        copies = [{**row, "strategy": "OSS"} for row in rows if row["strategy"] == "USS"]
+        if name == paths.CASES:
+            copies = [{**row, "DICE": min(float(row["DICE"]) + 0.05, 1.0)} for row in copies]
+        storage.write_csv(golden / name, list(rows[0]), rows + copies)
+    after = write_report(golden).read_text(encoding="utf-8")
+    for heading in ("Is one strategy better than another?", "What moves a score", "Wins in distances"):
+        assert section_of(after, heading) == section_of(before, heading)
+    assert (golden / paths.COMPARISONS).read_bytes() == (GOLDEN / paths.COMPARISONS).read_bytes()
+    assert "| OSS† (final) |" in after and "OSS† better" not in after
+    assert "† An oracle" in after
+
+
+def test_no_area_where_a_strategy_adds_no_liver_slice(tmp_path, runs):
+    """Then all curves have but their first point in common."""
+    for folder in runs.values():
+        rows = storage.read_csv(folder / paths.ANNOTATION)
+        rows = [{**row, "annotated_liver_slices": 12} if row["strategy"] == "UVS" else row for row in rows]
+        storage.write_csv(folder / paths.ANNOTATION, list(rows[0]), rows)
+    text = text_of(tmp_path / "across", runs)
+    assert "No areas under the effort curves" in section_of(text, "Effort") and "equal effort (" not in text
+    assert "in DICE, MSD and HD at 2 budgets. Intervals" in text
+
+
+def test_final_models_that_are_retrained_are_said_to_be(tmp_path, runs):
+    """As many steps as the last iteration's, up to the limit."""
+    assert "once more, under other batches" not in text_of(tmp_path / "across", runs)
+    for folder in runs.values():
+        origin = storage.read_json(folder / paths.PROVENANCE)
+        origin["config"]["training"]["converged_max_steps"] = 2
+        storage.write_json(folder / paths.PROVENANCE, origin)
+    text = text_of(tmp_path / "across", runs)
+    assert text.count("The final models are those of the last iteration once more, under other batches.") == 2
 
 
 def test_the_same_runs_in_any_order_give_the_same_bytes(tmp_path, runs):

@@ -16,6 +16,7 @@ from uss_bench.runtime import paths, storage
 from uss_bench.runtime.errors import InputError
 from uss_bench.study.annotation import Annotations
 from uss_bench.study.keys import ModelKey
+from uss_bench.study.metrics import segmentation_metrics
 from uss_bench.study.simulation import ModelRecord
 
 MADE_UP = Path(__file__).parent / "data" / "report" / "results"
@@ -144,7 +145,7 @@ def test_reading_gives_back_what_was_written(tmp_path):
         for metric in ("DICE", "RVE", "MSD", "HD"):
             expected = [130.0 if math.isinf(row[metric]) else row[metric] for row in record.evaluation]
             np.testing.assert_allclose(found.scores[key][metric], expected, rtol=1e-5)
-        assert found.missed[key] == sum(row["missed"] for row in record.evaluation)
+        assert found.missed[key] == [row["case_id"] for row in record.evaluation if row["missed"]]
         assert found.training[key] == pytest.approx(record.training, rel=1e-5)
         assert found.effort[key] == record.effort
     assert found.queries[0] == {
@@ -164,7 +165,18 @@ def test_missed_livers_get_the_diagonal_of_their_own_volume(tmp_path):
     assert found.scores["iteration", "RSS", 1]["MSD"].tolist() == [130.0, 0.333333]
     assert found.scores["iteration", "RSS", 1]["HD"].tolist() == [130.0, 12.5]
     assert found.scores["iteration", "RSS", 1]["RVE"].tolist() == [100.0, 5.0]
-    assert found.missed["iteration", "RSS", 1] == 1 and sum(found.missed.values()) == 1
+    assert {key: cases for key, cases in found.missed.items() if cases} == {("iteration", "RSS", 1): ["t1"]}
+
+
+def test_a_liver_predicted_where_there_is_none_counts_as_a_missed_one(tmp_path):
+    """Its RVE is infinite, and a percentage: no millimetres may stand in for it."""
+    folder = write(tmp_path)
+    rows = storage.read_csv(folder / paths.CASES)
+    rows[0] |= segmentation_metrics(np.ones((2, 2, 2), bool), np.zeros((2, 2, 2), bool), (1.0, 1.0, 1.0))
+    assert rows[0]["RVE"] == rows[0]["HD"] == math.inf
+    storage.write_csv(folder / paths.CASES, list(rows[0]), rows)
+    scores = read_results(folder).scores[ModelKey.from_row(rows[0])]
+    assert [scores[metric][0] for metric in ("DICE", "RVE", "MSD", "HD")] == [0, 100, 130, 130]
 
 
 def test_equal_runs_give_equal_bytes_but_for_the_times(tmp_path):

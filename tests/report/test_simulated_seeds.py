@@ -20,8 +20,9 @@ pytestmark = pytest.mark.slow
 EXAMPLE = Path(__file__).parents[2] / "reports" / "example" / "results" / "cases.csv"
 CASES, ROPE, REPEATS = 45, 0.01, 2000
 SEEDS = (3, 5, 10)
-# Standard deviation of a mean DICE difference between seeds: none, what retraining does, and twice that.
-SPREADS = (0.0, 0.01, 0.02)
+# Standard deviation of a mean DICE difference between seeds: none, what retraining does, twice and four times
+# that. Beyond what retraining does in any preset, three seeds are a little too bold, and the report says so.
+SPREADS = (0.0, 0.01, 0.02, 0.04)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +71,10 @@ def verdicts(rng, tails, seeds, spread, effect, repeats=REPEATS):
 @pytest.mark.parametrize("spread", SPREADS)
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_false_differences(tails, seeds, spread):
-    """Without an effect, at most 7% are called better or worse."""
+    """Without an effect, at most 7% are called better or worse, and 8% where three seeds differ most."""
     found = verdicts(np.random.default_rng(seeds), tails, seeds, spread, 0.0)
     print(f"\n{seeds} seeds, {spread:g} between seeds, no effect: {found}")
-    assert found["better"] + found["worse"] <= 0.07
+    assert found["better"] + found["worse"] <= (0.08 if (seeds, spread) == (3, max(SPREADS)) else 0.07)
 
 
 @pytest.mark.parametrize("metric", ["MSD", "HD"])
@@ -115,7 +116,7 @@ def test_coverage(tails, seeds, spread):
         low, high = crossed_mean(values).interval
         covered["mean"] += low <= effect <= high
         _, low, high = probability((values > 0).astype(float))
-        covered["probability"] += low <= truth <= high
+        covered["probability"] += low is not None and low <= truth <= high
     rates = {name: float(count / REPEATS) for name, count in covered.items()}
     print(f"\n{seeds} seeds, {spread:g} between seeds: coverage {rates} (probability {truth:.2f})")
     assert 0.92 <= rates["mean"] <= 0.98

@@ -14,7 +14,7 @@ from ..runtime import storage
 from ..runtime.paths import COMPARISONS, REPORT, SEEDS
 from ..study.metrics import PAPER_METRICS
 from . import across_plot, across_tables
-from .across_summary import ENOUGH_SEEDS, summary
+from .across_summary import summary
 from .effort import DEFINITION
 from .figures import KEY
 from .pairs import (
@@ -30,8 +30,8 @@ from .pairs import (
 )
 from .seeds import Seeds, gather, read_seeds
 from .style import has_matplotlib, our_style, save
-from .verdicts import LEAST_SEEDS, MOST_SEEDS, POWER, limits_of_few_seeds
-from .words import listed, marked, oracle_note, plural, titled
+from .verdicts import LEAST_SEEDS, MOST_SEEDS, POWER, RANKED_SEEDS, limits_of_few_seeds
+from .words import listed, marked, oracle_note, plural, titled, value_text
 
 
 def write_across(folder: str | Path, reports: Mapping[int, str | Path]) -> Path:
@@ -101,20 +101,27 @@ def _key_figure(seeds: Seeds, folder: Path) -> str:
 def _few_seeds(seeds: Seeds) -> str:
     """What fewer than six seeds cannot show."""
     count = len(seeds.runs)
-    if count >= ENOUGH_SEEDS:
+    if count >= RANKED_SEEDS:
         return ""
     limits = limits_of_few_seeds(count)
     points = [
         f"No signed-rank or sign test over {count} seeds can give p < 0.05; the least is {limits.least_p:g}. "
-        "What follows takes the effects of seeds for about normal.",
-        f"A standard deviation between seeds is known to within a factor of {limits.low:.2f} to "
-        f"{limits.high:.1f} (95%).",
-        "Where seeds are what varies, a mean difference must exceed "
-        f"{limits.detectable:.1f} standard deviations between seeds to be told from none. "
-        "An undecided pair is not an equal one.",
+        "What follows relies on effects of seeds that are about normal.",
+        f"The true standard deviation between seeds lies between {limits.low:.2f} and {limits.high:.1f} "
+        "times the estimate (95%).",
+        f"Where seeds are what varies, the mean difference of a pair must exceed {limits.detectable:.1f} "
+        "standard deviations of that difference between seeds to be distinguished from zero. An undecided "
+        "pair is not an equal one.",
     ]
     if count < LEAST_SEEDS:
-        points.append(f"With fewer than {LEAST_SEEDS} seeds, every pair is undecided.")
+        points.append(
+            f"With fewer than {LEAST_SEEDS} seeds, every pair is undecided and no interval is given: more "
+            "than a tenth of them would miss the truth."
+        )
+    elif count == LEAST_SEEDS:
+        points.append(
+            f"In simulations, up to about 7% of the intervals of {LEAST_SEEDS} seeds miss the truth, not 5%."
+        )
     lines = "\n".join(f"- {point}" for point in points)
     return f"## What {count} seeds cannot show\n\n{lines}"
 
@@ -122,44 +129,76 @@ def _few_seeds(seeds: Seeds) -> str:
 def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if not comparisons:
         return
-    names = highlighted(seeds.strategies)
+    names = highlighted(seeds.contenders)
     which = (
         f" Shown are the pairs with {listed(names)}; [{COMPARISONS}]({COMPARISONS}) has all."
-        if names != seeds.strategies
+        if names != seeds.contenders
         else ""
     )
     yield (
         "## Is one strategy better than another?\n\n"
-        f"Paired differences of the means over seeds and cases, of the {seeds.final_word} models and of "
-        f"those of the last iteration; what stands behind them is said under How this was computed.{which}"
+        f"Paired differences of the means over seeds and cases; see How this was computed.{which}"
+    )
+    yield "### Effort\n\n" + _at_equal_effort(seeds, comparisons)
+    efforts = listed(
+        f"{name} {seeds.effort(seeds.budgets[0].key(name)).mean():.0f}" for name in seeds.contenders
+    )
+    yield (
+        f"### After the last iteration\n\nThe {seeds.final_word} models and those of the last iteration, "
+        f"which have cost {efforts} equivalent slices in the mean.{_retrained(seeds)}"
     )
     for metric in COMPARED:
         table = _pair_table(seeds, comparisons, metric, [budget.title for budget in seeds.budgets[:2]])
-        yield f"### {titled(metric)}\n\n{table}"
+        yield f"#### {titled(metric)}\n\n{table}"
     settings = len(seeds.runs) * len(seeds.budgets)
     yield (
         f"### Wins\n\nIn how many of {settings} settings (seed × models) the row has a better mean DICE than "
-        f"the column; ties count for neither.\n\n{across_tables.wins(seeds, 'DICE')}"
+        "the column; ties count for neither. Settings of one seed are not independent of each other."
+        f"{_retrained(seeds)}\n\n{across_tables.wins(seeds, 'DICE')}"
     )
-    yield (
-        "### Effort\n\nMean DICE over the range of equivalent slices that all strategies of a seed cover "
-        f"(area under the effort curve, over its length).\n\n{across_tables.areas(seeds)}\n\n"
-        f"{_pair_table(seeds, comparisons, 'DICE', [AREA])}"
+
+
+def _at_equal_effort(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
+    if not seeds.overlapping:
+        return (
+            "No areas under the effort curves: in some seed, a strategy added no liver slice to the initial "
+            "ones, so there is no range of effort that all strategies cover."
+        )
+    return (
+        "Mean DICE of the iterations' models over the range of equivalent slices that all strategies of a "
+        "seed cover (area under the effort curve, over its length). All curves begin at the initial model, "
+        "so areas lie closer together than the curves' ends.\n\n"
+        f"{across_tables.areas(seeds)}\n\n{_pair_table(seeds, comparisons, 'DICE', [AREA])}"
     )
+
+
+def _retrained(seeds: Seeds) -> str:
+    if not seeds.retrained:
+        return ""
+    return " The final models are those of the last iteration once more, under other batches."
 
 
 def _pair_table(seeds: Seeds, comparisons: Sequence[Comparison], metric: str, budgets: Iterable[str]) -> str:
     """The pairs that there is room for, budget by budget."""
     pairs = [each for budget in budgets for each in chosen(comparisons, metric, budget)]
-    return across_tables.pair_table(shown(pairs, seeds.strategies), seeds.final_word)
+    return across_tables.pair_table(shown(pairs, seeds.contenders), seeds.final_word)
 
 
 def _components(seeds: Seeds) -> str:
+    if len(seeds.contenders) < 2:
+        return ""
+    deviations = {
+        metric: across_tables.chance_deviation(seeds, seeds.budgets[0], metric) for metric in COMPARED
+    }
+    chance = listed(
+        f"{value_text(metric, found)} in {titled(metric)}" for metric, found in deviations.items()
+    )
     return (
         "## What moves a score\n\nStandard deviation that each source gives to the score of one model on "
-        "one case, and its share of the variance; 0 also where the estimate is negative. strategy × seed is "
-        "what retraining and chance queries do to one model's mean; all that involves the case averages out "
-        "over cases.\n\n"
+        f"one case, and its share of the variance, estimated from {len(seeds.runs)} seeds; 0 also where the "
+        "estimate is negative. Retraining and chance queries move the mean of one model over these "
+        f"{len(seeds.first.cases)} cases by strategy × seed and by the rest averaged over cases, together "
+        f"{chance} among {seeds.final_word} models.\n\n"
         f"{across_tables.components(seeds)}"
     )
 
@@ -169,38 +208,57 @@ def _method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     ropes = listed(f"{half:g} {metric}" for metric, half in ROPES.items())
     text = (
         "## How this was computed\n\n"
-        "Strategies are compared at the same iteration, seed by seed and case by case; those of one seed "
-        "share initial volumes, first weights and Monte Carlo masks. Seeds and cases are crossed factors, "
-        "both random: the interval is to hold for other seeds and other cases. It is Student's t, with the "
+        "Strategies are compared at equal effort and at the same iteration, seed by seed and case by case; "
+        "those of one seed share initial volumes, first weights and Monte Carlo masks. Seeds and cases are "
+        "crossed factors, both random: the interval is to hold for other seeds and other cases. It is "
+        "Student's t, with the "
         "variance of the mean from the mean squares of a two-way analysis of variance, negative components "
-        "set to 0, and Satterthwaite's degrees of freedom. That is resampling seeds and cases in closed "
-        "form; the bootstrap itself covers too rarely where few seeds differ much. The project's slow tests "
-        "measure both, and the rates of false verdicts.\n\n"
+        "set to 0, and Satterthwaite's degrees of freedom. It relies on effects of seeds and cases that are "
+        "about normal, but resampling seeds and cases covers too rarely where few seeds differ much. The "
+        "project's slow tests measure both, and the rates of false verdicts.\n\n"
         "P is the probability that the first strategy scores better than the second with another seed on "
-        "another case, ties counting half. Near 0 and 1 its interval counts seeds or cases, whichever are "
-        "fewer, so it may hold 0.5 beside a verdict, which is on means. Verdicts: better or worse, where the "
-        f"interval leaves zero out; equivalent, where it lies within ± {ropes}, on whichever side of zero; "
-        "else undecided. Distances have no such region. The seeds that would decide are those that on as "
+        "another case, ties counting half; where all agree, no interval can be given. Its interval may hold "
+        "0.5 beside a verdict, which is on means. Verdicts: better or worse, where the interval leaves zero "
+        f"out; equivalent, where it lies within ± {ropes}, on whichever side of zero; else undecided. "
+        "Distances have no such region. The seeds that would decide are those that on as "
         f"many cases would give a verdict with a chance of {100 * POWER:.0f}%, were these estimates the "
         f"truth (> {MOST_SEEDS}: also where no number of seeds is enough, because the cases are too few)."
     )
+    if len(seeds.runs) >= RANKED_SEEDS:
+        text += (
+            " p (ranks) is that of a signed-rank test over the seeds' means: it takes no effect for normal, "
+            "and these cases for the only ones."
+        )
     if comparisons:
         budgets = len(seeds.budgets)
         pairs = len(chosen(comparisons, comparisons[0].metric, comparisons[0].budget))
+        area = " and in the area of DICE" * seeds.overlapping
         text += (
             f"\n\nThis report makes {len(comparisons)} comparisons: {plural(pairs, 'pair')}, each in "
-            f"{listed(COMPARED)} at {plural(budgets, 'budget')} and in the area of DICE. Intervals and "
+            f"{listed(COMPARED)} at {plural(budgets, 'budget')}{area}. Intervals and "
             "verdicts are per comparison: where nothing differs, about 1 in 20 is called better or worse. "
             f"p (Holm) is corrected for the {plural(pairs, 'pair')} of one metric at one budget."
         )
-    missed = sum(sum(run.missed.values()) for run in seeds.runs.values())
-    if missed:
-        total = len(seeds.runs) * len(seeds.first.scores) * len(seeds.first.cases)
-        text += (
-            f"\n\n{missed} of {total} results missed the liver altogether: they count with DICE 0, RVE 100%, "
-            "and the diagonal of the volume as MSD and HD."
-        )
-    return text
+    return "\n\n".join([text, *_missed(seeds)])
+
+
+def _missed(seeds: Seeds) -> Iterator[str]:
+    """Which results missed the liver: a single one may decide on a pair."""
+    missed = [
+        f"{key.title.replace('converged', seeds.final_word)}, seed {seed}, in {listed(cases)}"
+        for seed, run in seeds.runs.items()
+        for key, cases in run.missed.items()
+        if cases
+    ]
+    if not missed:
+        return
+    count = sum(len(cases) for run in seeds.runs.values() for cases in run.missed.values())
+    total = len(seeds.runs) * len(seeds.first.scores) * len(seeds.first.cases)
+    yield (
+        f"{count} of {total} results missed the liver altogether and count{'s' * (count == 1)} with DICE 0, "
+        f"RVE 100%, and the diagonal of the volume as MSD and HD: {'; '.join(missed)}. Where seeds are few, "
+        "one such result may decide how wide an interval is."
+    )
 
 
 def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -219,8 +277,9 @@ def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
         yield f"### Means, {titled(metric)}\n\n{note}{across_tables.spreads(seeds, metric)}"
         note = ""  # once is enough
     yield (
-        "### Poor cases\n\n5th percentile of DICE and 95th of the others over cases, likewise over seeds, of "
-        f"the {seeds.final_word} models and the data pool's.\n\n{across_tables.percentiles(seeds)}"
+        "### Poor cases\n\n5th percentile of DICE and 95th of the others over cases, of "
+        f"the {seeds.final_word} models and the data pool's: mean ± standard deviation [least, greatest] "
+        f"over seeds.\n\n{across_tables.percentiles(seeds)}"
     )
     yield (
         f"Every comparison: [{COMPARISONS}]({COMPARISONS}). Every mean: [{SEEDS}]({SEEDS}). The other files "

@@ -13,7 +13,7 @@ from ..study.strategies import BASELINE
 from .pairs import ROPES, highlighted
 from .seeds import Seeds
 from .style import COLOURS, LINES, MARKERS, adopt, canvas
-from .verdicts import paired_difference
+from .verdicts import LEAST_SEEDS, paired_difference
 from .words import better_direction, listed, marked, plural, titled
 
 SHOWN = ("DICE", "HD")
@@ -27,7 +27,7 @@ def reference_of(strategies: Sequence[str]) -> str:
 def key_figure(seeds: Seeds) -> Any:
     """Means over seeds with bands against equivalent slices; below, differences from the baseline."""
     adopt(seeds.strategies)
-    compared = len(seeds.strategies) > 1
+    compared = len(seeds.contenders) > 1
     figure, axes = canvas(1 + compared, 2, height=6.8 if compared else 3.8)
     for axis, metric in zip(axes[0], SHOWN, strict=True):
         _curves(axis, seeds, metric)
@@ -68,7 +68,7 @@ def _curves(axis: Any, seeds: Seeds, metric: str) -> None:
 
 def _differences(axis: Any, seeds: Seeds, metric: str) -> None:
     """Paired differences from the reference at every budget, with their intervals side by side."""
-    reference, budgets = reference_of(seeds.strategies), seeds.budgets[:0:-1] + seeds.budgets[:1]
+    reference, budgets = reference_of(seeds.contenders), seeds.budgets[:0:-1] + seeds.budgets[:1]
     axis.axhline(0.0, color=COLOURS[reference], linestyle=LINES[reference], linewidth=1.2)
     if metric in ROPES:
         axis.axhspan(-ROPES[metric], ROPES[metric], color="#999999", alpha=0.18, linewidth=0)
@@ -83,9 +83,10 @@ def _differences(axis: Any, seeds: Seeds, metric: str) -> None:
         ]
         positions = np.arange(len(budgets)) + (place - (len(others) - 1) / 2) * 0.6 / len(others)
         means = np.array([each.mean for each in found])
-        ends = np.array([(each.low, each.high) for each in found]).T
+        ends = [(each.mean, each.mean) if each.low is None else (each.low, each.high) for each in found]
+        reach = np.abs(np.array(ends).T - means)
         style = _line(name, name in highlighted(seeds.strategies)) | {"linestyle": "none"}
-        axis.errorbar(positions, means, np.abs(ends - means), elinewidth=0.9, capsize=2, **style)
+        axis.errorbar(positions, means, reach, elinewidth=0.9, capsize=2, **style)
     axis.set_xticks(range(len(budgets)), [*seeds.first.iterations, seeds.final_word])
     axis.set_title(f"{titled(metric)}, difference from {reference}", loc="left")
 
@@ -120,10 +121,11 @@ def describe(seeds: Seeds) -> tuple[str, str]:
         f"mean of their equivalent slices. Bands: ± one standard deviation over seeds, of {bands}. "
         "Horizontal lines: initial model (dotted) and model of the whole pool (dash-dotted)."
     )
-    if len(seeds.strategies) > 1:
+    if len(seeds.contenders) > 1:
+        intervals = ", with 95% intervals over seeds and cases" * (len(seeds.runs) >= LEAST_SEEDS)
         caption += (
-            f" Below: paired differences from {reference_of(seeds.strategies)} after the same iteration "
-            f"and, at the right, of the {seeds.final_word} models, with 95% intervals over seeds and cases; "
+            f" Below: paired differences from {reference_of(seeds.contenders)} after the same iteration "
+            f"and, at the right, of the {seeds.final_word} models{intervals}; "
             f"grey: ± {ROPES['DICE']:g} DICE, taken as equivalent."
         )
     return alt, caption

@@ -7,27 +7,34 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
-from .across_tables import budget_components, difference_text
-from .pairs import COMPARED, ROPES, Comparison, chosen, highlighted
-from .seeds import Budget, Seeds
+from .across_tables import chance_deviation, difference_text
+from .crossed import scale_limits
+from .pairs import AREA, COMPARED, ROPES, Comparison, chosen, highlighted
+from .seeds import Seeds
 from .summary import SATURATED
-from .verdicts import PairedDifference, paired_difference
-from .words import listed, plural, signed
+from .verdicts import RANKED_SEEDS, PairedDifference, paired_difference
+from .words import interval_text, listed, plural, span
 
 NAMED = 3  # decided pairs that the paragraph names
-ENOUGH_SEEDS = 6  # from which a signed-rank test over seeds can reach p < 0.05
+GAINED = {
+    "better": "annotation helped with {}",
+    "equivalent": "made next to no difference with {}",
+    "worse": "did harm with {}",
+    "undecided": "is not shown to have helped with {}",
+}
 
 
 def summary(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     """One paragraph of answers.
 
-    Is there headroom? Did annotation help? Is any strategy better than another, and by how much? How much is
-    retraining? What has not converged, and are there seeds enough?
+    Is there headroom? Did annotation help? Is any strategy better than another, and by how much, at equal
+    effort and at the end? How much is retraining? What has not converged, and are there seeds enough?
     """
     answers = [
         _headroom(seeds),
         _gain(seeds),
-        *(_strategies(comparisons, budget, seeds.final_word) for budget in seeds.budgets[:2]),
+        _pairs(comparisons, AREA, f"At equal effort ({AREA})"),
+        _pairs(comparisons, seeds.budgets[0].title, _final_models(seeds)),
         _distances(seeds, comparisons),
         _retraining(seeds),
         _unconverged(seeds),
@@ -48,73 +55,81 @@ def _headroom(seeds: Seeds) -> str:
         "better": "there is headroom",
         "worse": "there is none",
         "equivalent": "there is next to none",
-        "undecided": "whether there is headroom stays open",
+        "undecided": "whether there is headroom remains open",
     }[found.verdict]
     text = (
         f"Over {plural(len(seeds.runs), 'seed')} and {plural(len(seeds.first.cases), 'test case')}, the "
         f"initial model has a mean DICE of {initial.mean():.3f} and the model trained on the whole pool "
-        f"{pool.mean():.3f}, a difference of {_interval(found)}: {answer}."
+        f"{pool.mean():.3f}, a difference of {difference_text(found, 'DICE')}: {answer}."
     )
     if 0 < SATURATED * pool.mean() <= initial.mean():
         share = 100 * initial.mean() / pool.mean()
         text += f" Warning: the initial model is at {share:.0f}% of the pool model already."
-    final = [seeds.means(seeds.budgets[0].key(name), "DICE") for name in seeds.strategies]
-    above = int((np.array(final) > pool).sum())
-    if above:
-        total = len(final) * len(pool)
-        text += (
-            f" The pool model is no upper bound: {above} of {total} {seeds.final_word} models of strategies "
-            "(one per seed) score higher."
-        )
+    final = {name: seeds.budgets[0].key(name) for name in seeds.contenders}
+    above = {name: _dice_difference(seeds, key, DATA_POOL) for name, key in final.items()}
+    better = [
+        f"{name} is above it by {each.mean:.3f} {interval_text(each.low, each.high, 3, sign='')}"
+        for name, each in above.items()
+        if each.verdict == "better"
+    ]
+    if better:
+        text += f" The pool model is no upper bound: of the {seeds.final_word} models, {listed(better)}."
     return text
-
-
-def _interval(found: PairedDifference) -> str:
-    return f"{signed(found.mean, '.3f')} [{signed(found.low, '.3f')}, {signed(found.high, '.3f')}]"
 
 
 def _gain(seeds: Seeds) -> str:
     last = {name: seeds.first.curve(name)[-1] for name in seeds.strategies}
     gains = {name: _dice_difference(seeds, key, INITIAL) for name, key in last.items()}
-    helped = [name for name, found in gains.items() if found.verdict == "better"]
-    if len(helped) == len(gains):
-        answer = f"annotation helped{' with all' * (len(gains) > 1)}"
-    elif helped:
-        answer = f"annotation helped with {listed(helped)}"
-    else:
-        answer = "that annotation helped is not shown"
-    reached = listed(f"{name} {_interval(gains[name])}" for name in highlighted(seeds.strategies))
+    groups = {
+        verdict: [name for name, found in gains.items() if found.verdict == verdict] for verdict in GAINED
+    }
+    answers = [
+        words.format("all" if len(groups[verdict]) == len(gains) > 1 else listed(groups[verdict]))
+        for verdict, words in GAINED.items()
+        if groups[verdict]
+    ]
+    if not groups["better"]:
+        answers[0] = f"annotation {answers[0]}"
+    reached = listed(
+        f"{name} {difference_text(gains[name], 'DICE')}" for name in highlighted(seeds.strategies)
+    )
     return (
         f"After {plural(seeds.first.last, 'iteration')}, the strategies' models differ from the initial one "
-        f"by {reached} in mean DICE: {answer}."
+        f"by {reached} in mean DICE: {listed(answers)}."
     )
 
 
-def _strategies(comparisons: Sequence[Comparison], budget: Budget, final_word: str) -> str:
+def _final_models(seeds: Seeds) -> str:
+    """The final models, and with how much effort they came about."""
+    efforts = [seeds.effort(seeds.budgets[0].key(name)).mean() for name in seeds.strategies]
+    slices = span(f"{min(efforts):.0f}", f"{max(efforts):.0f}")
+    return f"Among the {seeds.final_word} models (after {slices} equivalent slices)"
+
+
+def _pairs(comparisons: Sequence[Comparison], budget: str, where: str) -> str:
     """Whether any strategy is better than another in mean DICE at a budget."""
-    pairs = sorted(chosen(comparisons, "DICE", budget.title), key=lambda each: -abs(each.found.mean))
+    pairs = sorted(chosen(comparisons, "DICE", budget), key=lambda each: -abs(each.found.mean))
     if not pairs:
         return ""
-    models = f"{final_word} models" if budget.kind == "converged" else f"models of {budget.title}"
     decided = [each for each in pairs if each.decided]
     if decided:
-        holding = _count(sum(each.p_holm < 0.05 for each in decided))
+        holding = sum(each.p_holm < 0.05 for each in decided)
+        after_holm = "also" if holding == len(decided) else f"{_count(holding)} of them"
         more = f", and {len(decided) - NAMED} more" if len(decided) > NAMED else ""
         answer = (
-            f"{len(decided)} differ{'s' * (len(decided) == 1)}: {listed(map(_decision, decided[:NAMED]))}"
-            f"{more} ({holding} of them after Holm's correction too)"
+            f"{len(decided)} of {plural(len(pairs), 'pair')} {'differs' if len(decided) == 1 else 'differ'}: "
+            f"{listed(map(_decision, decided[:NAMED]))}{more} ({after_holm} after Holm's correction)"
         )
     else:
         widest = pairs[0]
         answer = (
-            "no strategy is shown to be better than another; the widest difference is that of "
-            f"{widest.first} − {widest.second}, {difference_text(widest)}"
+            f"no strategy is shown to be better than another in {plural(len(pairs), 'pair')}, of which "
+            f"{widest.first} − {widest.second} is the widest: {difference_text(widest.found, 'DICE')}"
         )
     verdicts = [each.found.verdict for each in pairs]
     return (
-        f"Of {plural(len(pairs), 'pair')} of {models}, {answer}; "
-        f"{_count(verdicts.count('equivalent'))} equivalent within {ROPES['DICE']:g} DICE, "
-        f"{_count(verdicts.count('undecided'))} undecided."
+        f"{where}, {answer}; {_count(verdicts.count('equivalent'))} equivalent within "
+        f"{ROPES['DICE']:g} DICE, {_count(verdicts.count('undecided'))} undecided."
     )
 
 
@@ -124,7 +139,7 @@ def _decision(comparison: Comparison) -> str:
     better, other, low, high = comparison.first, comparison.second, found.low, found.high
     if found.verdict == "worse":
         better, other, low, high = other, better, -high, -low
-    return f"{better} better than {other} by {abs(found.mean):.3f} [{low:.3f}, {high:.3f}]"
+    return f"{better} better than {other} by {abs(found.mean):.3f} {interval_text(low, high, 3, sign='')}"
 
 
 def _count(number: int) -> str:
@@ -138,7 +153,7 @@ def _distances(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     decided = listed(
         f"{_count(sum(each.decided for each in found))} in {name}" for name, found in pairs.items()
     )
-    return f"Of the {seeds.final_word} pairs, {decided} differ."
+    return f"Of these pairs, {decided} differ."
 
 
 def _retraining(seeds: Seeds) -> str:
@@ -148,19 +163,15 @@ def _retraining(seeds: Seeds) -> str:
         shifts = np.array([seeds.means(key, "DICE") - initial for key in seeds.twins])
         # Two trainings differ by twice the variance of one.
         deviation = np.sqrt((shifts**2).mean() / 2)
+        low, high = (limit * deviation for limit in scale_limits(shifts.size))
         text = (
             "Retraining the initial annotations under other weights and batches moves a model's mean DICE by "
-            f"a standard deviation of {deviation:.3f}."
+            f"a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}]."
         )
-    if len(seeds.strategies) > 1:
-        parts = budget_components(seeds, seeds.budgets[0], "DICE")
-        within, between = (
-            f"{parts[source] ** 0.5:.3f}" if parts[source] else "an amount not told from 0"
-            for source in ("strategy × seed", "strategy")
-        )
+    if len(seeds.contenders) > 1:
         text += (
-            f" Among {seeds.final_word} models, chance within a seed (strategy × seed) is estimated to move "
-            f"it by {within}, the strategy by {between}."
+            f" Retraining and chance queries together move the mean DICE of {seeds.final_word} models by an "
+            f"estimated {chance_deviation(seeds, seeds.budgets[0], 'DICE'):.3f}."
         )
     return text
 
@@ -176,4 +187,4 @@ def _unconverged(seeds: Seeds) -> str:
 
 def _few_seeds(seeds: Seeds) -> str:
     count = len(seeds.runs)
-    return f"{count} seeds are few: what they cannot show stands below." if count < ENOUGH_SEEDS else ""
+    return f"{count} seeds are few: what they cannot show is listed below." if count < RANKED_SEEDS else ""

@@ -13,8 +13,8 @@ from .crossed import COMPONENTS, variance_components
 from .pairs import COMPARED, Comparison
 from .seeds import Budget, Seeds
 from .tables import by_iteration
-from .verdicts import MOST_SEEDS, win_matrix
-from .words import listed, markdown_table, p_text, signed, titled, value_text
+from .verdicts import MOST_SEEDS, PairedDifference, win_matrix
+from .words import interval_text, listed, markdown_table, p_text, signed, titled, value_text
 
 
 def key_table(seeds: Seeds) -> str:
@@ -49,27 +49,35 @@ def _format(metric: str) -> str:
 
 def pair_table(comparisons: Iterable[Comparison], final_word: str) -> str:
     """Comparisons of one metric, one per row; final models are called as `final_word` says."""
+    comparisons = list(comparisons)
+    ranked = any(each.found.p_ranks is not None for each in comparisons)
     rows = []
     for each in comparisons:
         found = each.found
-        low, high = found.improvement_low, found.improvement_high
+        p_values = [found.p, each.p_holm, *[found.p_ranks] * ranked]
         rows.append([
             f"{each.first} − {each.second}",
-            each.budget.replace("converged", final_word), difference_text(each),
-            f"{found.improvement:.2f} [{low:.2f}, {high:.2f}]", p_text(found.p), p_text(each.p_holm),
+            each.budget.replace("converged", final_word), difference_text(found, each.metric),
+            _improvement_text(found), *map(p_text, p_values),
             f"**{found.verdict}**" if each.decided else found.verdict, _seeds_text(each),
         ])  # fmt: skip
     header = ["Pair", "Models", "mean difference [95%]", "P(first scores better) [95%]", "p", "p (Holm)"]
+    header += ["p (ranks)"] * ranked
     return markdown_table([*header, "the first is", "seeds that would decide"], rows)
 
 
-def difference_text(comparison: Comparison) -> str:
-    """Mean difference and its 95% interval."""
-    found = comparison.found
-    mean, low, high = (
-        signed(value, _format(comparison.metric)) for value in (found.mean, found.low, found.high)
-    )
-    return f"{mean} [{low}, {high}]"
+def difference_text(found: PairedDifference, metric: str) -> str:
+    """Mean difference and its 95% interval, where it has one."""
+    mean = signed(found.mean, _format(metric))
+    if found.low is None:
+        return mean
+    return f"{mean} {interval_text(found.low, found.high, METRICS[metric].decimals)}"
+
+
+def _improvement_text(found: PairedDifference) -> str:
+    if found.improvement_low is None:
+        return f"{found.improvement:.2f}"
+    return f"{found.improvement:.2f} [{found.improvement_low:.2f}, {found.improvement_high:.2f}]"
 
 
 def _seeds_text(comparison: Comparison) -> str:
@@ -82,19 +90,19 @@ def wins(seeds: Seeds, metric: str) -> str:
     """In how many settings the row's strategy has a better mean than the column's."""
     means = [
         np.concatenate([seeds.means(budget.key(name), metric) for budget in seeds.budgets])
-        for name in seeds.strategies
+        for name in seeds.contenders
     ]
     counts = win_matrix(np.array(means), METRICS[metric].higher_is_better)
     rows = [
         [name, *("" if i == j else count for j, count in enumerate(row))]
-        for i, (name, row) in enumerate(zip(seeds.strategies, counts, strict=True))
+        for i, (name, row) in enumerate(zip(seeds.contenders, counts, strict=True))
     ]
-    return markdown_table([metric, *seeds.strategies], rows)
+    return markdown_table([metric, *seeds.contenders], rows)
 
 
 def areas(seeds: Seeds) -> str:
     """Mean height of the DICE curve of each strategy, seed by seed, with the range that it is taken over."""
-    heights = {name: seeds.areas(name).mean(axis=1) for name in seeds.strategies}
+    heights = {name: seeds.areas(name).mean(axis=1) for name in seeds.contenders}
     rows = [
         [f"seed {seed} ({start:.0f} to {stop:.0f})", *(f"{height[place]:.3f}" for height in heights.values())]
         for place, (seed, (start, stop)) in enumerate(zip(seeds.numbers, seeds.ranges, strict=True))
@@ -127,10 +135,16 @@ def components(seeds: Seeds) -> str:
 
 
 def budget_components(seeds: Seeds, budget: Budget, metric: str) -> dict[str, float]:
-    """Variance components of the strategies' models at a budget, `{source: variance}`."""
+    """Variance components of the contenders' models at a budget, `{source: variance}`."""
     return variance_components(
-        np.array([seeds.scores(budget.key(name), metric) for name in seeds.strategies])
+        np.array([seeds.scores(budget.key(name), metric) for name in seeds.contenders])
     )
+
+
+def chance_deviation(seeds: Seeds, budget: Budget, metric: str) -> float:
+    """Standard deviation that retraining and chance queries give to one model's mean over the cases."""
+    parts = budget_components(seeds, budget, metric)
+    return (parts["strategy × seed"] + parts["rest"] / len(seeds.first.cases)) ** 0.5
 
 
 def _share(variances: dict[str, float], source: str) -> str:

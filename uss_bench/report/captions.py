@@ -191,7 +191,7 @@ def _median(results: Results, key: ModelKey, metric: str) -> str:
 
 def _missed_text(results: Results, keys: Iterable[ModelKey]) -> str:
     """A sentence on missed livers of the models shown, empty without any."""
-    shown = [results.missed[key] for key in keys]
+    shown = [len(results.missed[key]) for key in keys]
     if not sum(shown):
         return ""
     total = len(shown) * len(results.cases)

@@ -14,10 +14,9 @@ variance of the mean over S seeds and C cases is estimated by moments,
 
 and intervals are Student's t with Satterthwaite's degrees of freedom, at least min(S, C) - 1.
 
-Why not a bootstrap that resamples rows and columns (the pigeonhole bootstrap: Owen 2007)? It estimates the
-same variance, but its percentiles know nothing of t, and a handful of seeds resampled vary too little: where
-three to five seeds differ much, its intervals cover too rarely. This is that resampling in closed form, with
-the degrees of freedom that few seeds leave. The slow tests simulate both, with the tails of real results.
+Why not a bootstrap that resamples rows and columns (the pigeonhole bootstrap: Owen 2007)? Its variance counts
+the rest up to three times, and its percentiles know nothing of t: where three to five seeds differ much, its
+intervals cover too rarely all the same. The slow tests simulate both, with the tails of real results.
 """
 
 from __future__ import annotations
@@ -124,6 +123,17 @@ class CrossedMean:
 def quantile_t(share: float, freedom: float) -> float:
     """Quantile of Student's t."""
     return float(special.stdtrit(freedom, share))  # as `stats.t.ppf`, a hundred times faster
+
+
+def scale_limits(freedom: int) -> tuple[float, float]:
+    """95% interval of a true standard deviation, as multiples of an estimate with these degrees of freedom.
+
+    >>> [round(limit, 2) for limit in scale_limits(2)]
+    [0.52, 6.28]
+    """
+    upper = (1 + LEVEL) / 2
+    low, high = (float(np.sqrt(freedom / special.chdtri(freedom, share))) for share in (1 - upper, upper))
+    return low, high
 
 
 def crossed_mean(values: np.ndarray) -> CrossedMean:

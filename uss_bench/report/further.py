@@ -104,5 +104,5 @@ def by_group(results: Results, groups: Sequence[str], title: str) -> str:
 
 def missed_livers(results: Results) -> str:
     """All models that missed a liver altogether, with counts; empty without any."""
-    missed = [f"{key.title} in {count}" for key, count in results.missed.items() if count]
+    missed = [f"{key.title} in {len(cases)}" for key, cases in results.missed.items() if cases]
     return f"Of {len(results.cases)} test cases: {listed(missed)}." if missed else ""

@@ -37,7 +37,7 @@ class Comparison:
         Names of the strategies.
     found : PairedDifference
         First minus second.
-    p_holm : float
+    p_holm : float or None
         Its p after Holm's correction for all pairs of this metric at this budget.
     """
 
@@ -46,7 +46,7 @@ class Comparison:
     first: str
     second: str
     found: PairedDifference
-    p_holm: float
+    p_holm: float | None
 
     @property
     def decided(self) -> bool:
@@ -55,13 +55,14 @@ class Comparison:
 
 
 def compare_all(seeds: Seeds) -> list[Comparison]:
-    """Every pair of strategies in every compared metric at every budget, and in the area of DICE."""
+    """Every pair of contenders in every compared metric at every budget, and in the area of DICE."""
     families = [
-        (metric, budget.title, {name: seeds.scores(budget.key(name), metric) for name in seeds.strategies})
+        (metric, budget.title, {name: seeds.scores(budget.key(name), metric) for name in seeds.contenders})
         for metric in COMPARED
         for budget in seeds.budgets
     ]
-    families.append(("DICE", AREA, {name: seeds.areas(name) for name in seeds.strategies}))
+    if seeds.overlapping:
+        families.append(("DICE", AREA, {name: seeds.areas(name) for name in seeds.contenders}))
     return [comparison for family in families for comparison in _compare(*family)]
 
 
@@ -72,7 +73,8 @@ def _compare(metric: str, budget: str, scores: dict[str, np.ndarray]) -> list[Co
         (first, second): paired_difference(scores[first], scores[second], better, ROPES.get(metric, 0.0))
         for first, second in combinations(scores, 2)
     }
-    corrected = holm([each.p for each in found.values()])
+    p_values = [each.p for each in found.values()]
+    corrected = p_values if None in p_values else holm(p_values)
     return [
         Comparison(metric, budget, *names, each, p)
         for (names, each), p in zip(found.items(), corrected, strict=True)

@@ -122,9 +122,10 @@ class Results:
     ----------
     scores : dict
         `{ModelKey: {metric: (n,) array}}` over the test cases, in one order for all models; infinite
-        distances of missed livers are replaced by the diagonal of the case's volume.
+        distances, where a mask is empty, are replaced by the diagonal of the case's volume, an infinite RVE
+        by that of a missed liver.
     missed : dict
-        `{ModelKey: number of missed livers}`.
+        `{ModelKey: [ids of the cases in which it missed the liver altogether]}`.
     cases, sites, variants : list of str
         Ids, sites and variants of the test cases, in the order of the scores; variants are empty where the
         manifest names none.
@@ -141,7 +142,7 @@ class Results:
     """
 
     scores: dict[ModelKey, dict[str, np.ndarray]]
-    missed: dict[ModelKey, int]
+    missed: dict[ModelKey, list[str]]
     cases: list[str]
     sites: list[str]
     variants: list[str]
@@ -270,7 +271,9 @@ def results_of(
     efforts = {ModelKey.from_row(row): {name: int(row[name]) for name in COUNTS} for row in annotation}
     return Results(
         scores=_scores(by_model, volumes),
-        missed={key: sum(int(row["missed"]) for row in found) for key, found in by_model.items()},
+        missed={
+            key: [row["case_id"] for row in found if int(row["missed"])] for key, found in by_model.items()
+        },
         cases=[row["case_id"] for row in first],
         sites=[row["site"] for row in first],
         variants=[variants[row["case_id"]] for row in first],
@@ -314,7 +317,9 @@ def _scores(
     }
 
     def finite(row: dict[str, str], metric: str) -> float:
-        return diagonals[row["case_id"]] if row[metric] == "inf" else float(row[metric])
+        if row[metric] != "inf":
+            return float(row[metric])
+        return diagonals[row["case_id"]] if METRICS[metric].unit == "mm" else METRICS[metric].missed
 
     return {
         key: {

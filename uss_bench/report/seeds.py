@@ -73,6 +73,11 @@ class Seeds:
         return self.first.strategies
 
     @property
+    def contenders(self) -> list[str]:
+        """Those that are compared with each other: all but oracles."""
+        return self.first.contenders
+
+    @property
     def budgets(self) -> list[Budget]:
         """The final models, then the iterations from the last to the first."""
         last = self.first.last
@@ -105,7 +110,7 @@ class Seeds:
         """Mean height of each case's curve over the effort, `(seeds, cases)`.
 
         A curve runs from the initial model through a strategy's iterations. Each seed's is taken over the
-        range that all its strategies cover, so that strategies are compared at equal effort.
+        range that all its contenders cover, so that strategies are compared at equal effort.
         """
         heights = []
         for run, (start, stop) in zip(self.runs.values(), self.ranges, strict=True):
@@ -116,9 +121,19 @@ class Seeds:
 
     @property
     def ranges(self) -> np.ndarray:
-        """From the initial effort to the least that a strategy ends with, `(seeds, 2)`."""
-        ends = [self.effort(self.first.curve(strategy)[-1]) for strategy in self.strategies]
+        """From the initial effort to the least that a contender ends with, `(seeds, 2)`."""
+        ends = [self.effort(self.first.curve(strategy)[-1]) for strategy in self.contenders]
         return np.stack([self.effort(INITIAL), np.min(ends, axis=0)], axis=1)
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether the contenders of every seed cover some range of effort together."""
+        return bool(self.contenders) and bool((self.ranges[:, 1] > self.ranges[:, 0]).all())
+
+    @property
+    def retrained(self) -> bool:
+        """Whether the final models are the last iteration's once more, but for their batches."""
+        return all(run.retrained for run in self.runs.values())
 
 
 # --- gathered and read back ---

@@ -77,7 +77,7 @@ def _spread(results: Results) -> str:
     if not results.twins:
         return "Without twins (`query.twins`), nothing here says how far retraining alone moves a score."
     twins = [(key, INITIAL) for key in results.twins]
-    keys = [key for key in results.final_models.values() if key.strategy]
+    keys = [results.final_models[strategy] for strategy in results.contenders]
     # Pair by pair: the widest of several differences exceeds one of the same size more often than not.
     pairs = list(combinations(keys, 2))
     shift, shift_hd = (max(_apart(results, twins, metric)) for metric in ("DICE", "HD"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from .crossed import (
     LEVEL,
@@ -19,10 +19,12 @@ from .crossed import (
     crossed_mean,
     crossed_squares,
     quantile_t,
+    scale_limits,
     standard_error,
 )
 
-LEAST_SEEDS = 3  # for a verdict
+LEAST_SEEDS = 3  # for an interval and a verdict
+RANKED_SEEDS = 6  # from which a signed-rank test over seeds can reach p < 0.05
 MOST_SEEDS = 100  # that are worth planning for
 POWER = 0.80  # chance of a verdict that `seeds_needed` plans for
 
@@ -33,13 +35,20 @@ class PairedDifference:
 
     Attributes
     ----------
-    mean, low, high : float
-        Mean of the first minus the second in the unit of the metric, and its 95% interval.
-    p : float
-        Two-sided p of no difference, not corrected for the number of comparisons.
-    improvement, improvement_low, improvement_high : float
+    mean : float
+        Of the first minus the second, in the unit of the metric.
+    low, high : float or None
+        Its 95% interval; None with fewer than `LEAST_SEEDS` seeds.
+    p : float or None
+        Two-sided p of no difference, not corrected for the number of comparisons; None likewise.
+    p_ranks : float or None
+        That of a signed-rank test over the seeds' means, which takes nothing for normal and the cases as
+        given; None with fewer than `RANKED_SEEDS` seeds.
+    improvement : float
         Probability that with another seed and on another case the first scores better than the second, equal
-        scores counting half, and its 95% interval.
+        scores counting half.
+    improvement_low, improvement_high : float or None
+        Its 95% interval; None where it has none, see `probability`.
     verdict : str
         On the first: "better", "worse", "equivalent" or "undecided".
     seeds_needed : int or None
@@ -48,12 +57,13 @@ class PairedDifference:
     """
 
     mean: float
-    low: float
-    high: float
-    p: float
+    low: float | None
+    high: float | None
+    p: float | None
+    p_ranks: float | None
     improvement: float
-    improvement_low: float
-    improvement_high: float
+    improvement_low: float | None
+    improvement_high: float | None
     verdict: str
     seeds_needed: int | None
 
@@ -65,8 +75,9 @@ def paired_difference(
 
     The verdict is "equivalent" where the whole interval lies within the region of practical equivalence from
     -rope to rope, on whichever side of zero; else "better" or "worse" where the interval leaves zero out;
-    else "undecided". Fewer than `LEAST_SEEDS` seeds decide nothing: where two happen to agree, the seeds drop
-    out of the error, and more than a tenth of the intervals may miss zero without any effect.
+    else "undecided". Fewer than `LEAST_SEEDS` seeds decide nothing and have no interval: where two happen to
+    agree, the seeds drop out of the error, and more than a tenth of the intervals would miss the truth. Of
+    three seeds' intervals, about 7% may.
 
     Parameters
     ----------
@@ -96,17 +107,23 @@ def paired_difference(
     # Differences that agree to twelve digits of the largest score are ties, whatever rounding makes of them.
     resolution = 1e-12 * max(np.abs(first).max(), np.abs(second).max())
     difference = np.where(np.abs(first - second) <= resolution, 0.0, first - second)
-    found = crossed_mean(difference)
-    verdict = _verdict(found, len(difference), higher_is_better, rope)
+    found, seeds = crossed_mean(difference), len(difference)
+    verdict = _verdict(found, seeds, higher_is_better, rope)
     won = np.sign(difference if higher_is_better else -difference)
     return PairedDifference(
         found.mean,
-        *found.interval,
-        found.p,
+        *(found.interval if seeds >= LEAST_SEEDS else (None, None)),
+        found.p if seeds >= LEAST_SEEDS else None,
+        _p_of_ranks(difference.mean(axis=1)) if seeds >= RANKED_SEEDS else None,
         *probability((won + 1) / 2),
         verdict,
         seeds_needed(difference, rope) if verdict == "undecided" else None,
     )
+
+
+def _p_of_ranks(means: np.ndarray) -> float:
+    """Two-sided p of Wilcoxon's signed-rank test, exact where no seeds tie."""
+    return float(stats.wilcoxon(means).pvalue) if means.any() else 1.0
 
 
 def _verdict(found: CrossedMean, seeds: int, higher_is_better: bool, rope: float) -> str:
@@ -120,17 +137,20 @@ def _verdict(found: CrossedMean, seeds: int, higher_is_better: bool, rope: float
     return "better" if (low > 0) == higher_is_better else "worse"
 
 
-def probability(won: np.ndarray) -> tuple[float, float, float]:
+def probability(won: np.ndarray) -> tuple[float, float | None, float | None]:
     """A probability and its 95% interval, from what was won: `(seeds, cases)` of 0, 1/2 and 1.
 
     Wilson's interval by an effective number of observations, p (1 - p) over the variance of the crossed
     mean, and Student's t instead of the normal distribution, as for surveys with clusters (Franco et al.,
-    Journal of Survey Statistics and Methodology 7, 2019). It stays within [0, 1], and keeps a width at the
-    ends: where all observations agree, only seeds or cases are counted, whichever are fewer.
+    Journal of Survey Statistics and Methodology 7, 2019). It stays within [0, 1]. There is none (None) with
+    fewer than `LEAST_SEEDS` seeds, nor where all observations agree: they show nothing of how seeds and cases
+    vary, on which the effective number depends.
     """
     found = crossed_mean(won)
     share = found.mean
-    count = share * (1 - share) / found.error**2 if found.error else min(won.shape)
+    if not found.error or len(won) < LEAST_SEEDS:
+        return share, None, None
+    count = share * (1 - share) / found.error**2
     square = quantile_t((1 + LEVEL) / 2, found.freedom) ** 2 / min(count, won.size)
     centre = (share + square / 2) / (1 + square)
     reach = np.sqrt(square * share * (1 - share) + square**2 / 4) / (1 + square)
@@ -140,8 +160,8 @@ def probability(won: np.ndarray) -> tuple[float, float, float]:
 def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> int | None:
     """Seeds that would decide on as many cases, with a chance of `POWER`, were the estimates the truth.
 
-    The estimate must clear zero, or the end of the region of equivalence, by the reach of the interval and by
-    how far it may itself fall short. Where the cases are too few, no number of seeds will do.
+    The estimate must clear zero, or both ends of the region of equivalence, by the reach of the interval and
+    by how far it may itself go astray. Where the cases are too few, no number of seeds will do.
 
     Parameters
     ----------
@@ -157,12 +177,15 @@ def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> int | None:
     """
     seeds, cases = difference.shape
     of_seeds, of_cases, rest = crossed_squares(difference)
-    distance = max(abs(difference.mean()), rope - abs(difference.mean()))
+    mean = abs(difference.mean())
 
     def decides(planned: int) -> bool:
         expected = rest + (of_cases - rest) * planned / seeds  # each case is then averaged over more seeds
         error, freedom = standard_error(of_seeds, expected, rest, planned, cases)
-        return (quantile_t((1 + LEVEL) / 2, freedom) + quantile_t(POWER, freedom)) * error < distance
+        error, reach = max(error, np.finfo(float).tiny), quantile_t((1 + LEVEL) / 2, freedom)
+        differs = special.stdtr(freedom, mean / error - reach)
+        ends = special.stdtr(freedom, (rope + np.array([mean, -mean])) / error - reach)
+        return max(differs, ends.sum() - 1) > POWER
 
     choices = range(max(seeds + 1, LEAST_SEEDS), MOST_SEEDS + 1)
     place = bisect_left(choices, True, key=decides)
@@ -223,6 +246,5 @@ def limits_of_few_seeds(seeds: int) -> SeedLimits:
     >>> limits_of_few_seeds(5).least_p, limits_of_few_seeds(6).least_p
     (0.0625, 0.03125)
     """
-    freedom, upper = seeds - 1, (1 + LEVEL) / 2
-    low, high = (float(np.sqrt(freedom / stats.chi2.ppf(share, freedom))) for share in (upper, 1 - upper))
-    return SeedLimits(2.0 ** (1 - seeds), quantile_t(upper, freedom) / seeds**0.5, low, high)
+    detectable = quantile_t((1 + LEVEL) / 2, seeds - 1) / seeds**0.5
+    return SeedLimits(2.0 ** (1 - seeds), detectable, *scale_limits(seeds - 1))

@@ -81,12 +81,27 @@ def signed(value: float, pattern: str) -> str:
     return text if float(text) else text[1:]
 
 
-def p_text(p_value: float) -> str:
-    """A p value to three decimals, bounded below.
+def interval_text(low: float, high: float, decimals: int, sign: str = "+") -> str:
+    """An interval whose ends show on which side of zero they lie, where it takes up to three more decimals.
+
+    >>> interval_text(-0.00048, 0.12, 3), interval_text(0.00048, 0.12, 3, sign="")
+    ('[-0.0005, +0.120]', '[0.0005, 0.120]')
+    """
+    ends = []
+    for end in (low, high):
+        texts = [f"{end:{sign}.{decimals + more}f}" for more in range(4)]
+        ends.append(next(filter(float, texts), f"{0:.{decimals}f}"))
+    return f"[{', '.join(ends)}]"
+
+
+def p_text(p_value: float | None) -> str:
+    """A p value to three decimals, bounded below; empty where there is none.
 
     >>> p_text(0.0625), p_text(0.0002)
     ('0.062', '<0.001')
     """
+    if p_value is None:
+        return ""
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
