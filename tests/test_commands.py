@@ -12,7 +12,7 @@ from builders import ROOT
 
 from uss_bench import __version__, commands, fit, pipeline, suggest
 from uss_bench.data import datasets
-from uss_bench.runtime import stopping
+from uss_bench.runtime import paths, stopping, storage
 
 
 @pytest.fixture(autouse=True)
@@ -64,14 +64,67 @@ def test_run_reaches_the_pipeline(reached):
     ("arguments", "names", "across"),
     [
         ([], ["quick-seed0"], "quick-seeds0"),
-        (["--name", "mine"], ["mine"], "mine"),
-        (["--name", "mine", "--seed", "1", "2"], ["mine-seed1", "mine-seed2"], "mine"),
+        (["--name", "mine"], ["mine"], "mine-seeds0"),
+        (["--name", "mine", "--seed", "1", "2"], ["mine-seed1", "mine-seed2"], "mine-seeds1-2"),
+        (
+            ["--seed", *map(str, range(86))],
+            [f"quick-seed{seed}" for seed in range(86)],
+            "quick-seeds0-to-85-86",
+        ),
     ],
 )
 def test_names_of_runs(reached, arguments, names, across):
     assert commands.main(["run", *arguments]) == 0
     assert [run.name for run in reached["run"][1]] == names
     assert {run.across_name for run in reached["run"][1]} == {across}
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/b", "cache", "a\0b", "x" * 201])
+@pytest.mark.parametrize(
+    "command",
+    [["run"], ["run", "--status"], ["run", "--report-only"], ["fit", "m.csv", "--output", "m.pt"]],
+)
+def test_a_name_that_is_no_folder_of_its_own_is_refused(tmp_path, capsys, command, name):
+    assert commands.main([*command, "--name", name]) == 2
+    assert capsys.readouterr().err == (
+        f"uss-bench: --name {name!r}: no name for a folder here; use a few letters, digits, - and _\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_needs_a_worker(tmp_path, capsys):
+    assert commands.main(["run", "--workers", "0", "--preset", "smoke"]) == 2
+    assert "--workers 0: nobody to do the work" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--runs", "--reports"])
+def test_a_plan_is_refused_where_its_run_would_be(tmp_path, capsys, option):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    assert commands.main(["run", "--dry-run", "--preset", "smoke", option, "file"]) == 2
+    assert f"is not a folder; choose another folder with {option}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_report_of_one_run_and_one_across_seeds_are_never_written_over_each_other(tmp_path, capsys):
+    """A run may be called as the report across seeds would be, and the other way."""
+    for name, content in {"one": {"seed": 0}, "across": {"seeds": {}}}.items():
+        storage.write_json(tmp_path / "reports" / f"{name}-seeds0-1" / paths.PROVENANCE, content)
+    assert commands.main(["run", "--preset", "smoke", "--name", "one", "--seed", "0", "1"]) == 2
+    assert "one-seeds0-1 holds the report of a single run" in capsys.readouterr().err
+    assert commands.main(["run", "--preset", "smoke", "--name", "across-seeds0-1"]) == 2
+    assert "across-seeds0-1 holds a report across seeds" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_seeds_that_have_not_begun_do_not_hide_those_that_have(tmp_path, capsys):
+    asked = ["run", "--status", "--preset", "smoke", "--seed", "0", "1"]
+    assert commands.main(asked) == 2
+    origin = {"strategies": ["USS"], "config": {"query": {"iterations": 1, "twins": 0}}}
+    storage.write_json(tmp_path / "runs" / "smoke-seed0" / paths.RUN, origin)
+    assert commands.main(asked) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert "smoke-seed0: 0 of 4 models" in first and "smoke-seed1: no run has been begun here" in last
 
 
 @pytest.mark.parametrize("action", ["dry_run", "status", "report_only"])

@@ -9,6 +9,7 @@ import torch
 from builders import write_case
 
 from uss_bench import fit as room
+from uss_bench import provenance
 from uss_bench.data.manifest import write_manifest
 from uss_bench.fit import Fit, fit
 from uss_bench.model_file import read_model
@@ -117,6 +118,15 @@ def test_a_finished_one_is_found_and_its_file_written_again(asked, monkeypatch):
     monkeypatch.setattr(Models, "train", lambda *_: pytest.fail("trained again"))
     fit(asked)
     assert asked.output.read_bytes() == whole
+
+
+def test_it_is_found_after_a_commit_that_changes_no_number(asked, monkeypatch):
+    fit(asked)
+    later = {"commit": "f" * 40, "changed": False}
+    monkeypatch.setattr(provenance, "_git_state", lambda: later)
+    monkeypatch.setattr(Models, "train", lambda *_: pytest.fail("trained again"))
+    fit(asked)
+    assert torch.load(asked.output, weights_only=True)["provenance"]["git"] == later
 
 
 @pytest.mark.parametrize(

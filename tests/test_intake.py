@@ -109,7 +109,7 @@ def test_all_that_is_wrong_comes_in_one_message_and_nothing_is_written(check, so
     starts = [
         "line 5: case no split: split 'train' is unknown",
         "no test case",
-        "9 pool cases are needed (initial and 1 iterations) and 5 are there",
+        "9 pool cases are needed (initial) and 5 are there; add cases, or lower query.initial_volumes",
         "9 initial volumes are needed",
         f"case twin: {sound[0].image}: the same image as case pool",
         f"case short: {short.label}: shape (6, 8, 8) and that of the image (5, 8, 8)",
@@ -240,6 +240,16 @@ def test_an_ignore_value_that_no_voxel_has_leaves_a_case_whole(load, nifti_case)
     case = replace(nifti_case(ct(), liver(), ignore_value=9), split="test")
     volumes, said = load([case])
     assert volumes["test"]["case"].annotated == tuple(range(6)) and said == []
+
+
+def test_slices_drawn_here_and_there_without_the_ignore_value_give_a_warning(load, nifti_case):
+    """As an editor leaves them: what was not drawn is 0, which means no liver."""
+    label = liver()
+    label[5] = label[3]
+    case = nifti_case(ct(), label, case_id="drawn", ignore_value=9)
+    (line,) = load([case], whole=())[1]
+    assert line.startswith(f"warning: case drawn: {case.label}: every slice counts as annotated, as no voxel")
+    assert load([replace(case, ignore_value=None)], whole=())[1] == []
 
 
 def test_what_annotates_nothing_is_refused(load, nifti_case):

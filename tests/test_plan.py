@@ -15,6 +15,7 @@ from uss_bench.data.volumes import load_volume
 from uss_bench.network.aunet import AUNet
 from uss_bench.plan import check_disk, describe_plan, model_count, plan_problems
 from uss_bench.runtime.errors import InputError
+from uss_bench.study.simulation import initial_cases
 from uss_bench.study.strategies import named
 
 STRATEGIES = named(["all"])
@@ -163,6 +164,7 @@ def test_counts_of_a_small_plan(small_cases, tmp_path):
     )
     assert list(lines) == [
         "cases",
+        "initial",
         "strategies",
         "models",
         "training",
@@ -173,8 +175,10 @@ def test_counts_of_a_small_plan(small_cases, tmp_path):
         "time",
     ]
     assert lines["cases"] == "4 pool, 1 val, 2 test"
+    pool = [case for case in small_cases if case.split == "pool"]
+    assert lines["initial"] == ", ".join(initial_cases(pool, 1, seed=0))
     assert lines["strategies"] == "UVS, RVS, USS, RSS, 2 iterations"
-    assert lines["models"] == "14, of about 20 steps at most"
+    assert lines["models"] == "14: 9 of up to 20 steps, 5 of up to 40"
     assert lines["training"] == "about 380 steps in all"  # 9 models of 20 and 5 of 40
     assert lines["slices"] == "40 in the pool; USS and RSS: as many as follow from UVS"
     # The pool under the initial model and the first ones of UVS and USS.
@@ -219,7 +223,7 @@ def test_steps_follow_from_the_epochs(small_cases, tmp_path):
     steps = 2 * math.ceil(10 / depth) * 3 // 2
     assert (
         lines_of(describe_plan(plan_of, small_cases, STRATEGIES, CPU, tmp_path))["models"]
-        == f"14, of about {steps} steps at most"
+        == f"14: 9 of up to {steps} steps, 5 of up to 40"
     )
 
 
@@ -230,6 +234,7 @@ def test_training_without_a_limit_is_said_to_be_unforeseen(small_cases, tmp_path
         )
     )
     assert "; 5 models train until convergence" in lines["training"]
+    assert lines["models"].endswith(", 5 until they converge")
 
 
 @pytest.fixture
@@ -254,7 +259,7 @@ def test_a_small_disk_is_refused(small_cases, tmp_path, disk):
         match=r"later.cache: 24 kB more are needed and 24 kB are free; "
         r"choose a folder on a larger disk with --runs$",
     ):
-        describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, later)
+        check_disk(small_cases, (4.0, 4.0, 4.0), later / "cache")
     assert disk.asked == [tmp_path]  # the nearest folder there is
     disk.free = 24_500
     assert lines_of(describe_plan(settings(*GRID), small_cases, STRATEGIES, CPU, later))["disk"].endswith(

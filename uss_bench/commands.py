@@ -14,9 +14,10 @@ from .data import cohort, datasets
 from .request import Run
 from .runtime import stopping
 from .runtime.exits import exit_code
-from .study.strategies import FEATURED
+from .study.strategies import FEATURED, STRATEGIES
 
 PROGRAM = "uss-bench"
+MOST_NAMED = 10  # seeds in the name of a folder
 RUN_HELP: dict[str, Any] = {
     "description": "Simulate the annotation workflow with several query strategies and write a report.",
     "formatter_class": argparse.RawDescriptionHelpFormatter,
@@ -24,7 +25,8 @@ RUN_HELP: dict[str, Any] = {
 }
 FIT_HELP = {
     "description": "Train one network on all that a manifest's pool has annotated, single slices included.\n"
-    "Validation cases, if any, choose its best state. The same command continues a stopped training.",
+    "With validation cases, training goes on until they stop improving, and the best validated state is\n"
+    "kept; without, it ends after training.max_steps. The same command continues a stopped training.",
     "epilog": RUN_HELP["epilog"],
     "formatter_class": argparse.RawDescriptionHelpFormatter,
 }
@@ -45,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     datasets.add_arguments(
         commands.add_parser("import", help="write the manifest of a public dataset", **datasets.HELP)
     )
-    _add_fit_arguments(commands.add_parser("fit", help="train one network to use", **FIT_HELP))
+    _add_fit_arguments(
+        commands.add_parser("fit", help="train one network on all that is annotated", **FIT_HELP)
+    )
     _add_suggest_arguments(
         commands.add_parser("suggest", help="choose the slices to annotate next", **SUGGEST_HELP)
     )
@@ -75,18 +79,18 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=["all"],
         metavar="NAME",
-        help="all (the paper's four, the default), extended (all that ship), names, "
-        "or FILE.py:NAME for one of your own",
+        help="all (the paper's four, the default), extended (all that ship), any of "
+        f"{', '.join(STRATEGIES)}, or FILE.py:NAME for one of your own",
     )
     add(
         "--queries", nargs="+", action="extend", default=[], metavar="LABEL=FILE.csv",
         help="lists of queries, as results/queries.csv has them, to train and evaluate as further strategies",
     )  # fmt: skip
     add("--manifest", type=Path, help=f"CSV of cases ({cohort.FILE}, the embedded phantoms)")
-    _add_settings(parser)
+    _add_settings(parser, "quick")
     add(
         "--seed", type=int, nargs="+", action="extend", metavar="N",
-        help="names every random draw; several give a report across them (0)",
+        help="seed of all random draws; several seeds add a report across them (0)",
     )  # fmt: skip
     _add_place(parser)
     add("--reports", type=Path, default=Path("reports"), help="folder for reports (reports)")
@@ -111,8 +115,8 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", type=Path, help="CSV of cases")
     parser.add_argument("--output", type=Path, required=True, help="model file to write")
-    _add_settings(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="names every random draw (0)")
+    _add_settings(parser, "real")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random draws (0)")
     _add_place(parser)
     parser.add_argument("--name", help="name of the training's folder in --runs (fit-OUTPUT)")
 
@@ -141,10 +145,12 @@ def _add_suggest_arguments(parser: argparse.ArgumentParser) -> None:
     _add_place(parser)
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser, preset: str) -> None:
     parser.add_argument(
-        "--preset", choices=list(config.PRESETS), default="quick", help="settings to start from (quick)"
-    )
+        "--preset", choices=list(config.PRESETS), default=preset,
+        help="settings to start from: quick, study and smoke are for the phantoms, real and real-smoke for a "
+        f"handful of real CTs on a CPU, paper is the paper's protocol ({preset})",
+    )  # fmt: skip
     parser.add_argument(
         "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
         help="change a setting; may be repeated",
@@ -186,8 +192,19 @@ def runs_asked_for(
         manifest=manifest or cohort.FILE, make_manifest=manifest is None, strategies=tuple(strategy),
         queries=tuple(queries), overrides=tuple(overrides), seed=seeds[0],
         name=name or f"{title}-seed{seeds[0]}",
-        across_name=name or f"{title}-seeds{'-'.join(map(str, seeds))}", **options,
+        across_name=f"{title}-seeds{_seeds_text(seeds)}", **options,
     )  # fmt: skip
     if len(seeds) == 1:
         return [shared]
     return [replace(shared, seed=number, name=f"{title}-seed{number}") for number in seeds]
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    """Seeds as part of a folder's name, which must stay short.
+
+    >>> _seeds_text([0, 1, 5]), _seeds_text(range(40))
+    ('0-1-5', '0-to-39-40')
+    """
+    if len(seeds) <= MOST_NAMED:
+        return "-".join(map(str, seeds))
+    return f"{min(seeds)}-to-{max(seeds)}-{len(seeds)}"

@@ -59,8 +59,10 @@ class Training:
     patch: tuple[int, int, int] = _setting(
         (4, 180, 180), "output patch (z, y, x) in voxels, enlarged to the next valid size", 1
     )
-    batch_size: int = _setting(2, "patches in a mini-batch, one of them with annotated liver", 2)
-    learning_rate: float = _setting(1e-5, "of Adam", 0.0)
+    batch_size: int = _setting(
+        2, "patches in a mini-batch, at least one with annotated liver where there is any", 2
+    )
+    learning_rate: float = _setting(1e-5, "Adam's learning rate", 0.0)
     decay: float = _setting(
         0.0, "exponent with which the rate falls to zero at the limit of steps (0: constant rate)", 0.0
     )
@@ -68,8 +70,8 @@ class Training:
         0, "steps at the end, within the limits of steps, in which the rate falls to zero (0: none)", 0
     )
     validate_every: int = _setting(1000, "steps between validations", 1)
-    max_epochs: int = _setting(30, "limit of the initial and the iterations' models", 1)
-    max_steps: int | None = _setting(None, "further limit of these models, in steps", 1)
+    max_epochs: int = _setting(30, "most epochs of the initial and the iterations' models", 1)
+    max_steps: int | None = _setting(None, "most steps of these models (None: epochs alone)", 1)
     patience: int = _setting(
         50, "validations without a better Jaccard index that end the training of a converged model", 1
     )
@@ -92,11 +94,9 @@ class Query:
     initial_volumes: int = _setting(5, "fully annotated volumes of the initial model", 1)
     volumes_per_iteration: int = _setting(5, "volumes that a volume strategy adds", 1)
     slices_per_iteration: int | None = _setting(
-        None, "slices that a slice strategy adds (None: the paper's N_S)", 1
+        None, "slices that a slice strategy adds (None: a third of the liver slices that UVS adds)", 1
     )
-    twins: int = _setting(
-        1, "times that the initial volumes are trained once more under other weights and batches", 0
-    )
+    twins: int = _setting(1, "further models of the initial volumes, with other first weights and batches", 0)
     min_distance_mm: float = _setting(7.5, "least distance between slice candidates of a volume, in mm", 0.0)
     dilation_mm: tuple[float, float, float] = _setting(
         (7.5, 5.0, 5.0), "reach (z, y, x) of the dilation of the predicted liver in mm", 0.0
@@ -196,7 +196,8 @@ def describe() -> Iterator[str]:
     config = Config()
     for section in fields(config):
         for setting in fields(getattr(config, section.name)):
-            yield f"  {section.name}.{setting.name:<22} {setting.metadata['help']} ({setting.default})"
+            name = f"{section.name}.{setting.name}"
+            yield f"  {name:<29} {setting.metadata['help']} ({setting.default})"
 
 
 def _with(config: Config, name: str, value: Any) -> Config:
@@ -207,7 +208,7 @@ def _with(config: Config, name: str, value: Any) -> Config:
         for setting in fields(getattr(config, group.name))
     }
     if name not in names:
-        raise InputError(f"--set {name}: no such setting; benchmark.py --help lists them")
+        raise InputError(f"--set {name}: no such setting; `uss-bench run --help` lists them")
     group = getattr(config, section)
     setting = next(setting for setting in fields(group) if setting.name == key)
     annotation = typing.get_type_hints(type(group))[key]
@@ -238,7 +239,10 @@ def _checked(name: str, value: Any, annotation: Any, limits: Mapping[str, float 
         raise InputError(
             f"--set {name}: {value!r} is not {'a number' if annotation is float else 'a whole number'}"
         )
-    value = annotation(value)
+    try:
+        value = annotation(value)
+    except OverflowError:
+        value = math.inf
     low, high = limits["low"], limits["high"]
     if not math.isfinite(value) or not (low is None or value >= low) or not (high is None or value <= high):
         raise InputError(

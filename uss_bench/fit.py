@@ -12,12 +12,12 @@ from typing import Any
 
 from . import config
 from .data.volumes import Volume
-from .identity import OF_RUN, file_digests, refuse_another_origin, refuse_other_files
+from .identity import OF_RUN, differences, file_digests, refuse_another_origin, refuse_other_files
 from .intake import check_annotated, load_volumes, prepare_cases
-from .model_file import is_model_of, write_model
+from .model_file import provenance_of, write_model
 from .plan import check_disk
 from .provenance import provenance
-from .request import Checked, check_writable
+from .request import Checked, check_name, check_writable
 from .runtime.errors import InputError
 from .runtime.lock import locked
 from .runtime.machine import choose_device, keep_freed_memory, make_deterministic
@@ -45,13 +45,13 @@ class Fit:
     preset, overrides : str, tuple of str
         Settings to start from, and changes `section.key=value`.
     seed : int
-        Names every random draw.
+        Of all random draws.
     device : str
         "auto", "cpu" or "cuda".
     runs : Path
         Folder of all runs. The training is kept in one of them, from which it continues.
     name : str, optional
-        Of that run; by default it is called after `output`.
+        Name of that folder; by default it is named after `output`.
     """
 
     manifest: Path
@@ -65,7 +65,7 @@ class Fit:
 
     @property
     def folder(self) -> Path:
-        """Of the training."""
+        """Folder of the training."""
         return Path(self.runs) / (self.name or f"fit-{self.output.stem}")
 
 
@@ -80,14 +80,17 @@ def fit(asked: Fit) -> None:
     checked = _check(asked)
     origin = provenance(checked, asked.manifest, asked.seed)
     refuse_another_origin(asked.folder, RUN, OF_RUN, origin)
-    if asked.output.exists() and not is_model_of(asked.output, origin):
-        raise InputError(
-            f"--output {asked.output}: exists, and is not the model of this training; name another file"
-        )
+    if asked.output.exists():
+        made = provenance_of(asked.output)
+        if made is None or differences(made, origin, OF_RUN):
+            raise InputError(
+                f"--output {asked.output}: exists, and is not the model of this training; name another file"
+            )
     progress = Progress(1, sys.stderr)
     with ExitStack() as stack:
         stack.callback(remove_if_empty, asked.folder)  # at last, where nothing came of it
         stack.enter_context(locked(asked.folder, progress.say))
+        refuse_another_origin(asked.folder, RUN, OF_RUN, origin)  # by whoever held it until now
         remove_partial_files(asked.folder)
         for text in checked.warnings:
             progress.say(f"warning: {text}")
@@ -111,6 +114,8 @@ def fit(asked: Fit) -> None:
 
 def _check(asked: Fit) -> Checked:
     """Check everything that needs no voxels, and prepare PyTorch."""
+    if asked.name is not None:
+        check_name(asked.name)
     settings = config.resolve(asked.preset, asked.overrides)
     device = choose_device(asked.device)
     make_deterministic()

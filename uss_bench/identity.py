@@ -55,8 +55,18 @@ def refuse_another_origin(
     if not (folder / name).exists():
         return
     before = read_json(folder / name)
-    changes = [f"{key}: {old} there, {new} now" for key, old, new in _differences(before, origin, identity)]
+    if "config" not in before:
+        raise InputError(f"{folder} holds a report across seeds; choose another --name, or remove the folder")
+    changes = [f"{key}: {old} there, {new} now" for key, old, new in differences(before, origin, identity)]
     refuse(f"{folder} holds another run; choose another --name, or remove the folder. It differs in", changes)
+
+
+def refuse_single_run(folder: Path) -> None:
+    """Raise InputError where the folder for a report across seeds holds the report of a single run."""
+    if (folder / PROVENANCE).exists() and "seeds" not in read_json(folder / PROVENANCE):
+        raise InputError(
+            f"{folder} holds the report of a single run; choose another --name, or move the folder"
+        )
 
 
 def file_digests(volumes: Mapping[str, Mapping[str, Volume]]) -> dict[str, list[str]]:
@@ -68,7 +78,7 @@ def file_digests(volumes: Mapping[str, Mapping[str, Volume]]) -> dict[str, list[
     }
 
 
-def _differences(
+def differences(
     before: Mapping[str, Any], after: Mapping[str, Any], identity: Sequence[str]
 ) -> list[tuple[str, Any, Any]]:
     """Names and values `(name, before, after)` in which two provenances differ, in their settings too."""
@@ -103,7 +113,7 @@ def refuse_strange_seeds(reports: Mapping[int, Path]) -> None:
         leader = next(iter(origins))
         unlike = [
             f"{key}: {ours} there, {theirs} here"
-            for key, ours, theirs in _differences(origins[leader], origin, OF_SEEDS)
+            for key, ours, theirs in differences(origins[leader], origin, OF_SEEDS)
         ]
         if unlike:
             raise InputError(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from .config import Config, Data
 from .data.case_files import header_problems
 from .data.manifest import SPLITS, Case, parse_manifest
@@ -211,12 +213,24 @@ def _annotation_problems(volume: Volume, whole: bool) -> tuple[list[str], list[s
             f"up to {max(map(len, volume.native_slices))} neighbouring ones are needed; "
             "annotate these too, or set a finer data.spacing"
         )
+    elif not ignored and case.ignore_value is not None and _liver_has_gaps(volume):
+        doubts.append(
+            f"{case.label}: every slice counts as annotated, as no voxel holds the ignore_value "
+            f"{case.ignore_value}, but slices without liver lie between those with it; give the "
+            "ignore_value to slices that nobody has annotated"
+        )
     elif volume.partly_ignored:
         doubts.append(
             f"{case.label}: {volume.partly_ignored} slices hold the ignore_value {case.ignore_value} "
             "beside other codes; they do not count as annotated"
         )
     return faults, doubts
+
+
+def _liver_has_gaps(volume: Volume) -> bool:
+    """Whether there are slices without liver between those with it, as where only some were drawn."""
+    shown = np.flatnonzero(volume.label.any(axis=(1, 2)))
+    return len(shown) > 0 and int(np.ptp(shown)) >= len(shown)
 
 
 def _voxel_problems(volume: Volume) -> tuple[list[str], list[str]]:

@@ -61,13 +61,15 @@ def write_model(
     save_checkpoint(path, {"format": FORMAT, "version": VERSION, **content})
 
 
-def is_model_of(path: str | Path, provenance: Mapping[str, Any]) -> bool:
-    """Whether a file holds the model of a training with this provenance."""
+def provenance_of(path: str | Path) -> dict[str, Any] | None:
+    """Provenance of the training whose model a file holds; None where it holds none."""
     try:
         content = load_checkpoint(path)
     except (OSError, InputError):
-        return False
-    return isinstance(content, dict) and content.get("provenance") == provenance
+        return None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return None
+    return content.get("provenance")
 
 
 def read_model(path: str | Path) -> FittedModel:

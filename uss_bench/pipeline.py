@@ -14,16 +14,23 @@ from typing import Any
 
 from .data import cohort
 from .data.phantoms import phantom_files
-from .identity import file_digests, refuse_another_run, refuse_other_files, refuse_strange_seeds
+from .identity import (
+    file_digests,
+    refuse_another_run,
+    refuse_other_files,
+    refuse_single_run,
+    refuse_strange_seeds,
+)
 from .intake import load_volumes, prepare_cases
 from .plan import check_disk, describe_plan, model_count
 from .provenance import provenance
 from .report import across, document, results
-from .request import Checked, Run, check_run, check_writable
+from .request import Checked, Run, check_name, check_run, check_writable
 from .runtime import stopping
+from .runtime.errors import InputError
 from .runtime.exits import exit_code, failed_first
 from .runtime.lock import locked
-from .runtime.machine import default_workers, keep_freed_memory, make_deterministic
+from .runtime.machine import default_workers
 from .runtime.paths import PROVENANCE, RUN, SLICES
 from .runtime.progress import Progress
 from .runtime.storage import remove_if_empty, remove_partial_copies, remove_partial_files, write_json
@@ -41,7 +48,7 @@ from .study.showcase import write_showcase
 from .study.simulation import Simulation
 from .study.uncertainty_quality import write_uncertainty_quality
 
-__all__ = ["execute", "keep_freed_memory", "make_deterministic", "perform", "print_plan", "torchrun_rank"]
+__all__ = ["execute", "perform", "print_plan", "torchrun_rank"]
 
 A_DAY = 86_400.0  # seconds
 
@@ -57,20 +64,25 @@ def perform(action: str, runs: Sequence[Run], program: str) -> None:
     runs : sequence of Run
         One per seed.
     program : str
-        Name that errors are printed behind.
+        Its name, which begins every error message.
 
     Raises
     ------
     InputError
         Anything wrong with arguments, manifest or data, before any training.
     """
+    for run in runs:
+        check_name(run.name)
+    if action == "status":
+        return _print_status(runs)
     do = {
         "run": lambda run: execute(run, program),
         "report_only": _rebuild_report,
         "dry_run": print_plan,
-        "status": lambda run: print(describe_run(run.folder)),
     }[action]
     reports = {run.seed: run.report_folder for run in runs}
+    if len(runs) > 1:
+        refuse_single_run(runs[0].across_folder)
     if action == "report_only" and len(runs) > 1:
         refuse_strange_seeds(reports)  # those of a finished run are alike: `refuse_another_run` saw to it
     for run in runs:
@@ -82,6 +94,20 @@ def perform(action: str, runs: Sequence[Run], program: str) -> None:
         print(f"report across seeds: {path}", file=sys.stderr)
 
 
+def _print_status(runs: Sequence[Run]) -> None:
+    """How each run is doing; those of later seeds may not have begun."""
+    unbegun = []
+    for run in runs:
+        try:
+            print(describe_run(run.folder))
+        except InputError as error:
+            unbegun.append(error)
+    if len(unbegun) == len(runs):
+        raise unbegun[0]
+    for error in unbegun:
+        print(error)
+
+
 def _rebuild_report(run: Run) -> None:
     remove_partial_files(run.report_folder, age=A_DAY)  # which its run may be writing to
     print(f"report: {document.write_report(run.report_folder)}", file=sys.stderr)
@@ -89,12 +115,16 @@ def _rebuild_report(run: Run) -> None:
 
 def print_plan(run: Run) -> None:
     """What `--dry-run` prints; it writes nothing."""
-    with _borrowed_manifest(run) as run:
-        checked = check_run(run)
+    with _borrowed_manifest(run) as borrowing:
+        checked = check_run(borrowing)
+        if borrowing is run:  # else the folders can be those of no run that could go on
+            refuse_another_run(run, provenance(checked, run.manifest, run.seed))
+    _check_folders(run)
+    check_disk(checked.cases, checked.settings.data.spacing, run.cache)
     if torchrun_rank() == 0:
         workers = run.workers or default_workers(checked.device)
         plan = describe_plan(
-            checked.settings, checked.cases, checked.strategies, checked.device, run.runs, workers
+            checked.settings, checked.cases, checked.strategies, checked.device, run.runs, workers, run.seed
         )
         print(plan, *(f"warning: {text}" for text in checked.warnings), sep="\n")
 
@@ -119,12 +149,12 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
     run : Run
         What to run.
     program : str
-        Name that errors are printed behind.
+        Its name, which begins every error message.
     team : Team, optional
         The one that this process works for, if it is a worker that another `execute` started.
     """
     checked = check_run(run, team)
-    check_writable(run.report_folder)
+    _check_folders(run)
     origin = provenance(checked, run.manifest, run.seed)
     refuse_another_run(run, origin)
     with ExitStack() as stack:
@@ -133,6 +163,7 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
             team = stack.enter_context(torchrun_team(run.name, checked.device))
         if team is None or (team.leads and under_torchrun()):
             stack.enter_context(locked(run.folder, lambda text: print(text, file=sys.stderr)))
+            refuse_another_run(run, origin)  # by whoever held it until now
         if team is None:
             workers = run.workers or default_workers(checked.device)
             team = stack.enter_context(local_team(workers, _work_along, (run, program)))
@@ -146,6 +177,11 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
             with suppress(PeerLostError):
                 failed_first(error, team.claim(f"farewell/{run.name}"))
             raise
+
+
+def _check_folders(run: Run) -> None:
+    check_writable(run.folder, "--runs")
+    check_writable(run.report_folder)
 
 
 def _work_along(rank: int, size: int, port: int, arguments: tuple[Run, str]) -> None:

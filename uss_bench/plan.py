@@ -17,7 +17,7 @@ from .data.resampling import grid_shape
 from .data.volumes import entry_bytes, grids, missing_bytes
 from .network.aunet import AUNet
 from .runtime.errors import InputError
-from .runtime.paths import CACHE
+from .study.simulation import initial_cases
 from .study.strategies import BUDGET, Strategy
 
 # Bytes of a training's checkpoint to those of a model: weights, the best ones, and Adam's two moments.
@@ -33,13 +33,15 @@ def plan_problems(settings: Config, cases: Sequence[Case], strategies: Sequence[
     ]
     marked = sum(bool(case.initial) for case in cases)
     needed = marked or query.initial_volumes
+    wanted, settings_of_it = "initial", ["query.initial_volumes"]
     if not all(strategy.by_slices for strategy in strategies):
         needed += query.iterations * query.volumes_per_iteration
+        wanted += f" and {query.iterations} iterations"
+        settings_of_it += ["query.iterations", "query.volumes_per_iteration"]
     if needed > counts["pool"]:
         problems.append(
-            f"{needed} pool cases are needed (initial and {query.iterations} iterations) and "
-            f"{counts['pool']} are there; add cases, or lower query.iterations, "
-            "query.volumes_per_iteration or query.initial_volumes"
+            f"{needed} pool cases are needed ({wanted}) and {counts['pool']} are there; add cases, or lower "
+            f"{' or '.join(settings_of_it)}"
         )
     free = sum(case.split == "pool" and case.initial is None for case in cases)
     if not marked and query.initial_volumes > free:
@@ -52,7 +54,7 @@ def plan_problems(settings: Config, cases: Sequence[Case], strategies: Sequence[
     if by_slices and not budgeted:
         problems.append(
             f"{' and '.join(by_slices)}: the number of slices follows from {BUDGET}, which is not asked for; "
-            f"add {BUDGET} to --strategy, or use --set query.slices_per_iteration=N (the paper's N is 200)"
+            f"add {BUDGET} to --strategy, or use --set query.slices_per_iteration=N (200 in the paper)"
         )
     return problems
 
@@ -112,6 +114,7 @@ def describe_plan(
     device: torch.device,
     folder: str | Path,
     workers: int = 1,
+    seed: int = 0,
 ) -> str:
     """Text for `--dry-run`: cases, models, steps, passes, slices, disk, and an estimate of time.
 
@@ -123,14 +126,11 @@ def describe_plan(
         Where runs are kept.
     workers : int
         Processes that share the work.
-
-    Raises
-    ------
-    InputError
-        The disk of `folder` has no room for the cache.
+    seed : int
+        Of the run: it draws the initial volumes.
     """
-    check_disk(cases, settings.data.spacing, Path(folder) / CACHE)
     shapes = {case.case_id: _grids(case, settings.data.spacing) for case in cases}
+    pool = [case for case in cases if case.split == "pool"]
     by_split = {split: [shapes[case.case_id][1] for case in cases if case.split == split] for split in SPLITS}
     models, samples = model_count(settings, strategies), settings.inference.samples
     scoring = sum(bool(strategy.needs) for strategy in strategies)
@@ -142,6 +142,8 @@ def describe_plan(
         if settings.training.converged_max_steps is None
         else ""
     )
+    limit = settings.training.converged_max_steps
+    last = f"of up to {limit}" if limit else "until they converge"
     unmade = sum(map(is_unmade_phantom, cases))
     to_make = f" ({unmade} phantoms to be made)" if unmade else ""
     weights = 4 * sum(parameter.numel() for parameter in AUNet(**vars(settings.network)).parameters())
@@ -155,8 +157,9 @@ def describe_plan(
     return "\n".join(
         [
             f"cases       {', '.join(f'{len(by_split[split])} {split}' for split in SPLITS)}{to_make}",
+            f"initial     {', '.join(sorted(initial_cases(pool, settings.query.initial_volumes, seed)))}",
             f"strategies  {names}, {settings.query.iterations} iterations",
-            f"models      {models}, of about {cost.steps} steps at most",
+            f"models      {models}: {models - converged} of up to {cost.steps} steps, {converged} {last}",
             f"training    about {cost.total_steps} steps in all{endless}",
             f"slices      {sum(depth for depth, _, _ in by_split['pool'])} in the pool"
             f"{_slices_text(settings, strategies)}",

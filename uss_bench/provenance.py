@@ -18,7 +18,10 @@ from .runtime import storage
 from .study.strategies import Strategy
 
 LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "statsmodels")
-SHAPES_NUMBERS = ("config.py", "runtime/seeding.py", "data/*.py", "network/*.py", "study/*.py")
+SHAPES_NUMBERS = (
+    *("config.py", "runtime/seeding.py", "runtime/machine.py"),
+    *("data/*.py", "network/*.py", "study/*.py"),
+)
 
 
 def provenance(checked: Checked, manifest: str | Path, seed: int) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from .study.replay import QueryList, read_queries
 from .study.simulation import initial_cases
 from .study.strategies import Strategy, named
 
+LONGEST_NAME = 200  # bytes of a folder's name: file systems take 255, and more is appended
+
 
 @dataclass(frozen=True)
 class Run:
@@ -39,7 +41,7 @@ class Run:
     preset, overrides : str, tuple of str
         Settings to start from, and changes `section.key=value`.
     seed : int
-        Names every random draw.
+        Of all random draws.
     device : str
         "auto", "cpu" or "cuda".
     runs, reports : Path
@@ -72,22 +74,22 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Of models and stages."""
+        """Folder of models and stages."""
         return Path(self.runs) / self.name
 
     @property
     def report_folder(self) -> Path:
-        """Of the report."""
+        """Folder of the report."""
         return Path(self.reports) / self.name
 
     @property
     def across_folder(self) -> Path:
-        """Of the report across seeds."""
+        """Folder of the report across seeds."""
         return Path(self.reports) / self.across_name
 
     @property
     def cache(self) -> Path:
-        """Of preprocessed volumes, shared by all runs."""
+        """Folder of preprocessed volumes, shared by all runs."""
         return Path(self.runs) / CACHE
 
 
@@ -120,11 +122,14 @@ class Checked:
 def check_run(run: Run, team: Team | None = None) -> Checked:
     """Check everything about a run that needs no voxels, and prepare PyTorch for it.
 
+    The embedded manifest is written where it is missing.
+
     Raises
     ------
     InputError
         Anything wrong with arguments, manifest, plan or headers.
     """
+    check_name(run.name)
     settings = config.resolve(run.preset, run.overrides)
     strategies, lists = _asked_for(run)
     device = choose_device(run.device, local_rank(team))
@@ -134,6 +139,8 @@ def check_run(run: Run, team: Team | None = None) -> Checked:
         raise InputError(
             "--workers: torchrun sets the number of processes by --nproc-per-node; leave --workers out"
         )
+    if run.workers is not None and run.workers < 1:
+        raise InputError(f"--workers {run.workers}: nobody to do the work; give at least 1")
     # Under torchrun whoever comes first: all would write the same bytes, and machines may share no folder.
     if run.make_manifest and cohort.write_default_manifest(run.manifest):
         print(f"{run.manifest}: written, the manifest of the embedded phantoms", file=sys.stderr)
@@ -144,7 +151,7 @@ def check_run(run: Run, team: Team | None = None) -> Checked:
 
 def _asked_for(run: Run) -> tuple[list[Strategy], list[QueryList]]:
     """Strategies that choose for themselves, and lists to be replayed, each under a name of its own."""
-    files = [name for name in dict.fromkeys(run.strategies) if ":" in name or name.endswith(".py")]
+    files = [name for name in dict.fromkeys(run.strategies) if own.is_reference(name)]
     strategies = named(name for name in run.strategies if name not in files) + list(map(own.load, files))
     lists = [read_queries(argument) for argument in dict.fromkeys(run.queries)]
     names = Counter([each.name.upper() for each in strategies] + [each.label.upper() for each in lists])
@@ -164,6 +171,12 @@ def _replayed(
         case.case_id: working_shape(case, settings.data.spacing)[0] for case in pool if case.case_id in listed
     }
     return [each.as_strategy(slices, initial, query.iterations) for each in lists]
+
+
+def check_name(name: str) -> None:
+    """Raise InputError where a run's name is none for a folder of its own."""
+    if Path(name).name != name or name in ("..", CACHE) or "\0" in name or len(name.encode()) > LONGEST_NAME:
+        raise InputError(f"--name {name!r}: no name for a folder here; use a few letters, digits, - and _")
 
 
 def check_writable(folder: Path, option: str = "--reports") -> None:

@@ -118,12 +118,12 @@ def suggest(asked: Suggest) -> None:
     progress.say(
         f"{asked.output}: {len(queries)} slices of the {fitted.settings.data.spacing[0]:g} mm grid, in "
         f"{len(chosen)} of {len(cases)} CTs; correct *_todo.nii.gz there, then `uss-bench fit "
-        f"{asked.output / 'manifest.csv'}`"
+        f"{asked.output / 'manifest.csv'} --output NEW.pt`, with --preset and --set as for {asked.model.name}"
     )
 
 
 def _strategy(name: str) -> Strategy:
-    found = [own.load(name)] if ".py:" in name else named([name])
+    found = [own.load(name)] if own.is_reference(name) else named([name])
     if len(found) != 1 or not _is_of_use(found[0]):
         possible = ", ".join(strategy.name for strategy in STRATEGIES.values() if _is_of_use(strategy))
         raise InputError(

@@ -509,7 +509,9 @@ def test_source_that_is_no_folder(imported, source):
     assert "not a folder" in imported("lits", error=True)
 
 
-@pytest.mark.parametrize("split", ["pool=0.5", "pool=1,train=0", "pool=1.5,test=-0.5", "pool", "pool=a", ""])
+@pytest.mark.parametrize(
+    "split", ["pool=0.5", "pool=1,train=0", "pool=1.5,test=-0.5", "pool", "pool=nan", ""]
+)
 def test_shares_must_name_splits_and_sum_to_one(imported, source, split):
     save_lits(source, 0)
     assert "--split" in imported("lits", "--split", split, error=True)

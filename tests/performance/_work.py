@@ -9,7 +9,7 @@ import torch
 from _timing import machine
 from torch import nn
 
-from uss_bench.pipeline import keep_freed_memory
+from uss_bench.runtime.machine import keep_freed_memory
 
 GEMM = "torch.mm"
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -82,7 +82,7 @@ def print_work(title, seconds, counts, reference):
 
 @contextmanager
 def deterministic():
-    """Deterministic algorithms, as `pipeline.make_deterministic` asks for; peers run without."""
+    """Deterministic algorithms, as `machine.make_deterministic` asks for; peers run without."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:

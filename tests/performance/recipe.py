@@ -21,7 +21,7 @@ from uss_bench.config import resolve
 from uss_bench.data.cohort import write_default_manifest
 from uss_bench.data.manifest import read_manifest
 from uss_bench.intake import load_volumes, prepare_cases
-from uss_bench.pipeline import keep_freed_memory
+from uss_bench.runtime.machine import keep_freed_memory
 from uss_bench.runtime.progress import Progress
 from uss_bench.runtime.team import Team
 from uss_bench.study.annotation import Annotations

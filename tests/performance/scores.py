@@ -16,7 +16,7 @@ from _timing import alternate, case_of, default_folders, machine, table
 from uss_bench import config
 from uss_bench.data.volumes import load_volume
 from uss_bench.network.uncertainty import slice_profile, volume_uncertainty
-from uss_bench.pipeline import keep_freed_memory, make_deterministic
+from uss_bench.runtime.machine import keep_freed_memory, make_deterministic
 from uss_bench.runtime.progress import Progress
 from uss_bench.study.evaluation import THRESHOLD
 from uss_bench.study.keys import INITIAL

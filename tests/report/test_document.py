@@ -312,9 +312,9 @@ def test_summary_answers_from_the_numbers(text):
     assert text.split("\n\n")[1].startswith(
         f"On 8 test cases, the initial model reaches a mean DICE of {initial:.3f} and the model trained on "
         f"the whole pool {pool:.3f}: a headroom of {round(pool, 3) - round(initial, 3):.3f}. "
-        f"After 2 iterations, the models reach {', '.join(reached[:3])} and {reached[3]}: 4 of 4 above the "
-        "initial one (in brackets: annotated slices of all in the pool). Without twins (`query.twins`), "
-        "nothing here says how far retraining alone moves a score. "
+        f"The models of iteration 2 reach {', '.join(reached[:3])} and {reached[3]}: 4 of 4 above the "
+        "initial one (in brackets: share of the pool's slices that are annotated). Without twins "
+        "(`query.twins`), nothing here says how far retraining alone moves a score. "
     )
 
 
@@ -479,7 +479,7 @@ def test_one_strategy(folder, no_matplotlib, strategy):
     own = text.split("## Paper and here")[0]  # the paper's tables keep their stars
     assert r"\*" not in own and "**" not in own and "best mean" not in own and "signed-rank" not in own
     assert "## Tests" not in text
-    assert f"After 2 iterations, the models reach {strategy} 0." in text.split("\n\n")[1]
+    assert f"The models of iteration 2 reach {strategy} 0." in text.split("\n\n")[1]
     assert "apart" not in text.split("\n\n")[1]
     assert text.count("No regression: these strategies cannot separate") == 1
     assert not {other for other in STRATEGIES if other != strategy and f"{other} |" in own}
@@ -492,7 +492,7 @@ def test_none_of_the_papers_strategies(folder, no_matplotlib):
     text = text_of(folder)
     check_tables(text)
     check_words(text)
-    assert "models reach MID 0." in text and "No regression: these strategies" in text
+    assert "models of iteration 2 reach MID 0." in text and "No regression: these strategies" in text
     assert "Here and in the paper" not in text and "## Published tables" in text
 
 
@@ -511,7 +511,7 @@ def test_one_iteration(folder, no_matplotlib):
     text = text_of(folder)
     check_tables(text)
     check_words(text)
-    assert "After 1 iteration, the models reach" in text.split("\n\n")[1]
+    assert "The models of iteration 1 reach" in text.split("\n\n")[1]
 
 
 def test_one_test_case_has_no_deviation_to_show(folder, no_matplotlib):

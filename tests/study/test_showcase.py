@@ -4,6 +4,7 @@ Its arrays must agree with its stages.
 """
 
 import zipfile
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -185,7 +186,11 @@ def test_second_time_is_read_and_other_strategies_are_not_mixed_up(run, arrays, 
     showcase.write_showcase(simulation, only, tmp_path / "rss.npz")
     with np.load(tmp_path / "rss.npz") as archive:
         assert archive["case_models"].tolist() == ["RSS", "data pool"] and "profile" not in archive
-    monkeypatch.setattr("uss_bench.study.models.predict_mc", None)
+    retrained = [replace(record, evaluation=[]) for record in records]  # not what was kept
+    monkeypatch.setattr(showcase, "_query_arrays", lambda *_: {"made": np.array(1)})
+    monkeypatch.setattr(showcase, "_case_arrays", lambda *_: {})
+    showcase.write_showcase(simulation, retrained, tmp_path / "retrained.npz")
+    assert np.load(tmp_path / "retrained.npz").files == ["made"]
     showcase.write_showcase(simulation, records, tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 

@@ -36,6 +36,6 @@ def test_names_in_any_case_of_letters_each_once_in_the_order_of_the_table():
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(
         InputError,
-        match=r"--strategy BALD X: unknown; choose all, extended, FILE.py:NAME, or any of UVS, RVS, USS, RSS",
+        match=r"--strategy bald x: unknown; choose all, extended, FILE.py:NAME, or any of UVS, RVS, USS, RSS",
     ):
         named(["uss", "bald", "x"])

@@ -176,7 +176,8 @@ def _read_headers(folder: Path) -> list[Slice]:
                 "restore the slice, or remove what does not belong to the series"
             ) from None
         position, orientation, spacing, number = (
-            _numbers(reader, tag) for tag in (POSITION, ORIENTATION, PIXEL_SPACING, INSTANCE)
+            _numbers(reader, tag, count)
+            for tag, count in ((POSITION, 3), (ORIENTATION, 6), (PIXEL_SPACING, 2), (INSTANCE, 1))
         )
         headers.append(
             Slice(file, int(number[0]) if number else None, position, orientation, spacing, reader.GetSize())
@@ -184,14 +185,15 @@ def _read_headers(folder: Path) -> list[Slice]:
     return headers
 
 
-def _numbers(reader, tag: str) -> tuple[float, ...] | None:
-    """Numbers of a DICOM tag; None where it is missing, empty or garbled."""
+def _numbers(reader, tag: str, count: int) -> tuple[float, ...] | None:
+    """So many numbers of a DICOM tag; None where it is missing, empty or garbled."""
     if not reader.HasMetaDataKey(tag):
         return None
     try:
-        return tuple(float(number) for number in reader.GetMetaData(tag).split("\\"))
+        numbers = tuple(float(number) for number in reader.GetMetaData(tag).split("\\"))
     except ValueError:
         return None
+    return numbers if len(numbers) == count else None
 
 
 def _stack(folder: Path, headers: Sequence[Slice]) -> tuple[list[Slice], np.ndarray]:

@@ -49,7 +49,7 @@ def msd(source: Path) -> Iterator[Case]:
 def nnunet(source: Path) -> Iterator[Case]:
     """imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz and dataset.json: the raw data of nnU-Net 1 or 2"""
     description = _read_description(source)
-    site = description.get("name") or re.sub(r"^(Dataset|Task)\d+_", "", source.resolve().name)
+    site = str(description.get("name") or "") or re.sub(r"^(Dataset|Task)\d+_", "", source.resolve().name)
     ignored = _ignored_code(source / "dataset.json", description["labels"])
     for name, image, label, values in _decathlon(
         source, _ct_channel(source, description), description.get("file_ending"), description

@@ -72,7 +72,7 @@ def parse_shares(text: str) -> list[float]:
         not shares
         or not {*shares} <= {*SPLITS}
         or min(shares.values()) < 0
-        or abs(sum(shares.values()) - 1) > 1e-6
+        or not abs(sum(shares.values()) - 1) <= 1e-6  # of which NaN is neither
     ):
         raise InputError(
             f"--split {text}: not shares of {', '.join(SPLITS)} that sum to 1; "

@@ -49,7 +49,7 @@ def deviations(results: Results) -> str:
     points = [
         "The network's widths are not published; (32, 72, 88, 168, 336) meet the published geometry and "
         "parameter count. Dropout is element-wise, behind every concatenation.",
-        "Weights start by the rule of He et al., the same for all models of a seed but twins, which the "
+        "Weights start by the rule of He et al., the same for all models of a seed except twins, which the "
         "paper does not train; final models are trained anew, not continued, and the data pool's like them. "
         "Converged means that validations brought nothing better for as long as the patience.",
         "On CUDA, convolutions round their inputs to TF32, as is PyTorch's default, where the device can.",
@@ -164,11 +164,18 @@ def citation(results: Results) -> str:
 @software{{uss_bench,
   author  = {{{{The uss-bench developers}}}},
   title   = {{{title}}},
-  version = {{{version}}}
+  version = {{{version}}},
+  note    = {{commit {_commit(results.provenance["git"])}}}
 }}
 
 @article{{chlebus_uss,
-  author = {{Chlebus, Grzegorz and Schenk, Andrea and Hahn, Horst K. and van Ginneken, Bram and Meine, Hans}},
-  title  = {{Robust Segmentation Models using an Uncertainty Slice Sampling Based Annotation Workflow}}
+  author  = {{Chlebus, Grzegorz and Schenk, Andrea and Hahn, Horst K. and van Ginneken, Bram
+             and Meine, Hans}},
+  title   = {{Robust Segmentation Models using an Uncertainty Slice Sampling Based Annotation Workflow}},
+  journal = {{IEEE Access}},
+  volume  = {{10}},
+  pages   = {{4728--4738}},
+  year    = {{2022}},
+  doi     = {{10.1109/ACCESS.2022.3141021}}
 }}
 ```"""

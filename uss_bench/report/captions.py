@@ -43,8 +43,8 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
     intervals = "Band" if many(results.strategies) else "Whiskers and band"
     caption = (
         f"Mean DICE and HD of the iterations' models over n = {len(results.cases)} test cases, against "
-        f"equivalent slices, from the initial model with {initial:.0f} on. Horizontal lines: initial model "
-        f"(dotted) and data pool model (dash-dotted, {pool:.0f} equivalent slices). {intervals}: 95% "
+        f"equivalent slices, beginning with the initial model at {initial:.0f}. Horizontal lines: initial "
+        f"model (dotted) and data pool model (dash-dotted, {pool:.0f} equivalent slices). {intervals}: 95% "
         "interval of the paired difference from the initial model (bootstrap over cases), about "
         "each mean."
     )
@@ -70,7 +70,8 @@ def describe_profile(results: Results, slices: Arrays) -> Texts:
         f"({settings['inference']['samples']} Monte Carlo dropout passes), averaged over the "
         f"slice. Circles: candidates, local maxima at least {settings['query']['min_distance_mm']:g} mm "
         f"apart; filled: the {len(chosen)} among the {slices['query_count']} of highest uncertainty in the "
-        f"whole pool (dotted line: the lowest of these). Shaded: {extent}, with liver in the reference."
+        f"whole pool (dotted line: the lowest of these). Shaded: {extent}, with liver in the reference. "
+        "Slices of the working grid, counted from 0."
     )
     return alt, caption
 
@@ -103,9 +104,9 @@ def describe_queries(results: Results, slices: Arrays) -> Texts:
         f"Slices that {FEATURED} chose in its first iteration, {which} of {slices['query_count']}, with the "
         "reference liver in green. Middle row: mean liver probability of the initial model over "
         f"{samples} Monte Carlo dropout passes (below {UNLIKELY} transparent); bottom row: its predictive "
-        f"entropy, at most ln 2 = 0.69 nats. {ORIENTATION}"
+        f"entropy, at most ln 2 = 0.69 nats. Slices of the working grid, counted from 0. {ORIENTATION}"
     )
-    return alt, caption
+    return alt, caption + _variants_text(results, slices["query_case"])
 
 
 def describe_cases(results: Results, slices: Arrays) -> Texts:
@@ -125,10 +126,11 @@ def describe_cases(results: Results, slices: Arrays) -> Texts:
         roles.append("among the others the case in which the strategies' DICE differ most")
     caption = (
         f"Test cases under the final models: {listed(roles)}. Shown is the slice on which predictions and "
-        "reference differ in most voxels, summed over the models, cut to the liver; below it, DICE and HD "
-        f"of the whole case.{left_out} {ORIENTATION}"
+        "reference differ in most voxels, summed over the models, cut to a box around the liver and all "
+        "predictions (slices of the CT's own grid, counted from 0); below it, DICE and HD of the whole case."
+        f"{left_out} {ORIENTATION}"
     )
-    return alt, caption
+    return alt, caption + _variants_text(results, slices["case_id"])
 
 
 def describe_converged(results: Results, slices: Arrays) -> Texts:
@@ -165,6 +167,13 @@ def case_text(results: Results, model: str, case_id: str) -> str:
 def _case_scores(results: Results, model: str, case_id: str) -> dict[str, float]:
     place = results.cases.index(case_id)
     return {metric: values[place] for metric, values in results.scores[results.final_models[model]].items()}
+
+
+def _variants_text(results: Results, case_ids: Iterable[str]) -> str:
+    """Variants of the cases shown, of which one may be a mirrored body; empty where the manifest has none."""
+    variants = {row["case_id"]: row.get("variant", "") for row in results.volumes}
+    shown = [f"{name} {variants[name]}" for name in dict.fromkeys(map(str, case_ids)) if variants.get(name)]
+    return f" Variants: {listed(shown)}." if shown else ""
 
 
 def _box_text(results: Results) -> str:

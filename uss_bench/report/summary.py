@@ -67,8 +67,8 @@ def _gain(results: Results) -> str:
     )
     higher = sum(_dice(results, key) > initial for key in last)
     return (
-        f"After {plural(results.last, 'iteration')}, the models reach {reached}: {higher} of {len(last)} "
-        "above the initial one (in brackets: annotated slices of all in the pool)."
+        f"The models of iteration {results.last} reach {reached}: {higher} of {len(last)} above the initial "
+        "one (in brackets: share of the pool's slices that are annotated)."
     )
 
 
@@ -130,4 +130,11 @@ def key_table(results: Results) -> str:
         means = [value_text(metric, results.scores[key][metric].mean()) for metric in PAPER_METRICS]
         rows.append([name, effort, *means])
     table = markdown_table(["Model", "equivalent slices", *map(titled, PAPER_METRICS)], rows)
-    return f"{table}\n\nMeans over the test cases of the final models, those of Table 8. {DEFINITION}"
+    retrained = (
+        f" They are those of iteration {results.last} once more, under other batches: what differs from the "
+        "paragraph and the key figure is what retraining does."
+    )
+    return (
+        f"{table}\n\nMeans over the test cases of the final models, those of Table 8."
+        f"{retrained * results.retrained} {DEFINITION}"
+    )

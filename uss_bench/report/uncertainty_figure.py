@@ -129,8 +129,8 @@ def describe_uncertainty(results: Results, slices: Any = None) -> tuple[str, str
     )
     if partly_annotated(found):
         caption += (
-            " Bottom right: mean slice DICE by the distance to the nearest annotated slice of "
-            "the volume (none: it has none)."
+            " Bottom right: mean slice DICE by the distance to the nearest annotated slice of the volume "
+            "(none: it has none), over all models of a strategy that scored the pool."
         )
     return alt, caption
 

@@ -29,10 +29,10 @@ INTRODUCTION = (
     "the models of one run."
 )
 RANKING = (
-    "ρ: Spearman's rank correlation of a slice's uncertainty with its number of errors, apart for slices "
-    "that show liver in the reference and those that do not; *by size*: that of the size of the predicted "
-    "liver, which knows nothing of uncertainty; *free : liver*: mean uncertainty of liver-free slices over "
-    "that of liver slices. AURC: area under the risk-coverage curve, the mean errors "
+    "ρ: Spearman's rank correlation of a slice's uncertainty with its number of errors, separately for "
+    "slices that show liver in the reference and those that do not; *by size*: that of the size of the "
+    "predicted liver, a baseline without uncertainty; *free : liver*: mean uncertainty of liver-free slices "
+    "over that of liver slices. AURC: area under the risk-coverage curve, the mean errors "
     "per slice of the least uncertain slices, over every coverage; E-AURC: by how much it exceeds that of "
     "the best possible order (Geifman et al., ICLR 2019). Gain: the share of the way from a random order (0) "
     "to the best (1). ECE: difference between the share of liver and the mean probability in 15 bins of "

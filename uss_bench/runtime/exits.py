@@ -19,7 +19,7 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
     Parameters
     ----------
     program : str
-        Name that errors are printed behind.
+        Its name, which begins every error message.
     work : callable
         What the program does.
     rank : int
@@ -30,7 +30,7 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
     except InputError as error:
         code, text, cause = 2, str(error), error
     except KeyboardInterrupt as interrupt:
-        code, text, cause = 130, f"interrupted ({interrupt}); {CONTINUES}", interrupt
+        code, text, cause = 130, f"interrupted{_bracketed(interrupt)}; {CONTINUES}", interrupt
     except PeerLostError as error:
         # A worker that met bad input has said so itself.
         code, text, cause = 2 if error.code == 2 else 1, f"{error}; {CONTINUES}", error
@@ -45,6 +45,11 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
     if speaks_for_team(cause, rank):
         print(f"{program}: {text}", file=sys.stderr)
     return code
+
+
+def _bracketed(interrupt: KeyboardInterrupt) -> str:
+    """By what, where that is known."""
+    return f" ({interrupt})" if str(interrupt) else ""
 
 
 def failed_first(error: BaseException, first: bool) -> None:

@@ -42,7 +42,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def default_workers(device: torch.device) -> int:
-    """Processes on this machine: one per GPU, or one per core up to as many as usually find work."""
+    """Processes on this machine: one per GPU, or one per core, at most `MOST_WORKERS`."""
     if device.type == "cuda":
         return torch.cuda.device_count()
     if hasattr(os, "sched_getaffinity"):  # macOS lacks it
@@ -52,7 +52,7 @@ def default_workers(device: torch.device) -> int:
 
 def make_deterministic() -> None:
     """Let PyTorch give the same bits in every run on the same kind of device."""
-    # Read when CUDA starts, which has not happened yet.
+    # Read when cuBLAS is first used, which has not happened yet.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     # Sums split over threads would depend on their number: processes share pieces of work instead.

@@ -1,4 +1,4 @@
-"""The names of everything that a run leaves on disk."""
+"""Names of files and folders that several modules share."""
 
 # In a run's folder; a model's folder inside it is named by `study.keys.ModelKey.folder`.
 RUN = "run.json"

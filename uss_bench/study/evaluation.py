@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..data.volumes import Volume
+from ..network.inference import LIKELY as THRESHOLD
 from .metrics import jaccard, segmentation_metrics
-
-THRESHOLD = 0.5  # of the liver probability
 
 
 def evaluate_case(probability: np.ndarray, volume: Volume) -> dict[str, Any]:

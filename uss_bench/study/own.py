@@ -29,6 +29,11 @@ CORRECT = "nothing that was finished is lost: correct the file, and the same com
 EXAMPLE = "uss_bench.Strategy(name, 'slices', function)"
 
 
+def is_reference(name: str) -> bool:
+    """Whether a name that the user gave is meant to be `FILE.py:NAME`."""
+    return ":" in name or name.endswith(".py")
+
+
 def load(reference: str) -> Strategy:
     """The strategy `FILE.py:NAME`, sound as far as a tiny pool can show.
 

@@ -21,7 +21,7 @@ class TrainingSet:
     annotations : Annotations
         All that is annotated for it.
     queries : sequence
-        `(case_id, z, score)` of what was annotated since the previous model, as `strategies.Query`.
+        `(case_id, z, score)` of what was annotated since the previous model, as `pool.Query`.
     notes : sequence of str
         Anything unusual about the queries.
     draws_as : str

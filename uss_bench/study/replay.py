@@ -87,7 +87,6 @@ class QueryList:
             self.label,
             "volumes" if self.rows[0].query.z is None else "slices",
             lambda pool, count, generator: by_iteration[pool.iteration],
-            rule=f"repeats a list of queries, {self.path.name}",
             origin=Origin(self.path.name, self.text),
             replays=self.strategy,
         )

@@ -30,6 +30,8 @@ pixels.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,7 +63,8 @@ Arrays = dict[str, np.ndarray]
 def write_showcase(simulation: Simulation, records: Iterable[ModelRecord], path: str | Path) -> None:
     """Write the slices of a finished run to `path`.
 
-    They are also kept in the run's folder, by the strategies shown, so that a second call predicts nothing.
+    They are also kept in the run's folder, by what the models have queried and scored, so that a second call
+    predicts nothing.
 
     Parameters
     ----------
@@ -73,8 +76,8 @@ def write_showcase(simulation: Simulation, records: Iterable[ModelRecord], path:
         File of the report.
     """
     records = list(records)
-    shown = "-".join(record.key.strategy for record in records if record.key.kind == "converged")
-    kept = Path(simulation.run_folder) / f"slices-{shown}.npz"
+    shown = json.dumps([[record.key, list(record.queries), record.evaluation] for record in records])
+    kept = Path(simulation.run_folder) / f"slices-{hashlib.sha256(shown.encode()).hexdigest()[:16]}.npz"
     if not kept.exists():
         save_arrays(kept, {**_query_arrays(simulation, records), **_case_arrays(simulation, records)})
     with atomic_path(path) as temporary:

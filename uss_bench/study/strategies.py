@@ -70,9 +70,9 @@ class Strategy:
     until_liver : bool
         Whether queries are annotated in their order only until `count` of them show liver.
     colour, marker : str
-        Of its lines in figures; further strategies get others that are free.
+        Of its lines in figures; read for strategies of the table alone, others get looks that are free.
     rule : str
-        What the report says of it, as the rest of a sentence that begins with its name.
+        What the report says of it, as the rest of a sentence that begins with its name; likewise.
     origin : Origin, optional
         Where it comes from, if not from the table.
     replays : str
@@ -203,9 +203,9 @@ def named(names: Iterable[str]) -> list[Strategy]:
     >>> [strategy.name for strategy in named(["rss", "uvs"])]
     ['UVS', 'RSS']
     """
-    asked = [name.upper() for name in names]
+    asked = {name.upper(): name for name in names}
     chosen = {name for asked_for in asked for name in GROUPS.get(asked_for, (asked_for,))}
-    unknown = [name for name in asked if name in chosen - STRATEGIES.keys()]
+    unknown = [as_given for name, as_given in asked.items() if name in chosen - STRATEGIES.keys()]
     if unknown:
         raise InputError(
             f"--strategy {' '.join(unknown)}: unknown; choose all, extended, FILE.py:NAME, "
