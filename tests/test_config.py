@@ -161,6 +161,7 @@ def test_later_overrides_win_over_earlier_ones_and_over_the_preset():
         "data.spacing=1,1,0",
         "data.scale=0",
         "data.scale=1e999",
+        f"data.scale=1{400 * '0'}",  # no float at all
         "data.spacing=1,1",  # wrong length
         "data.spacing=1",
         "data.window=1,2,3",

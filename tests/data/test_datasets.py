@@ -281,8 +281,9 @@ def test_conversion_is_done_once_and_gives_equal_bytes(imported, source, tmp_pat
     assert first.label.read_bytes() == second.label.read_bytes()
     save(second.image, np.zeros((4, 4, 4), np.int16))
     mine = second.image.read_bytes()
-    imported("ircadb", "--convert-to", tmp_path / "second")
+    _, printed = imported("ircadb", "--convert-to", tmp_path / "second")
     assert second.image.read_bytes() == mine
+    assert "second: 2 file(s) converted before are used as they are" in printed
 
 
 def test_faults_of_a_series_are_all_named_and_no_manifest_is_written(imported, source, tmp_path, sitk):
@@ -372,6 +373,13 @@ def test_nnunet_finds_the_liver_by_name(imported, tmp_path, labels, values):
     (case,) = imported("nnunet", source=source)[0].values()
     assert (case.case_id, case.site, case.label_values) == ("amos_0001", "AMOS", values)
     assert case.image.samefile(source / "imagesTr/amos_0001_0000.nii.gz")
+
+
+def test_a_name_that_is_a_number_is_a_site_all_the_same(imported, source):
+    save_decathlon(source, {"background": 0, "liver": 1}, ["case_0"], "_0000")
+    description = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    (source / "dataset.json").write_text(json.dumps({**description, "name": 7}), encoding="utf-8")
+    assert imported("nnunet")[0]["case_0"].site == "7"
 
 
 @pytest.mark.parametrize("labels", [{"liver": 1, "ignore": 2}, {"1": "liver", "2": "ignore"}])

@@ -161,12 +161,17 @@ def _is_foreign(path: Path) -> bool:
     return not path.name.lower().endswith((".nii", ".nii.gz"))
 
 
-def _convert(case: Case, folder: Path | None) -> Case:
-    """The case with NIfTI files; others are converted to `folder`, unless they are there already."""
+def _targets(case: Case, folder: Path | None) -> dict[str, Path]:
+    """Where those files of a case are converted to that are not NIfTI, by their role."""
     names = {"image": f"{case.case_id}.nii.gz", "label": f"{case.case_id}_liver.nii.gz"}
-    targets = {
+    return {
         role: folder / case.site / name for role, name in names.items() if _is_foreign(getattr(case, role))
     }
+
+
+def _convert(case: Case, folder: Path | None) -> Case:
+    """The case with NIfTI files; others are converted to `folder`, unless they are there already."""
+    targets = _targets(case, folder)
     for role, target in targets.items():
         if not target.exists():
             is_image = role == "image"
@@ -239,7 +244,11 @@ def run(
         raise InputError(f"--output {output}: already exists; give --append to add to it, or another name")
     existing = read_manifest(output) if append and output.exists() else []
     cases, excluded = collect(layout, source, existing, exclude, spacings)
+    targets = [path for case in cases for path in _targets(case, convert_to or Path()).values()]
+    before = sum(path.exists() for path in targets)
     kept, left_out, problems = prepare(layout, cases, convert_to, spacings)
+    if before:
+        print(f"{convert_to}: {before} file(s) converted before are used as they are; remove them to redo it")
     refuse(f"{source}: {len(problems)} problem(s)", problems)
     for case_id, reason in [*((case.case_id, "--exclude") for case in excluded), *left_out.items()]:
         print(f"left out {case_id}: {reason}")
