@@ -514,6 +514,16 @@ def test_one_iteration(folder, no_matplotlib):
     assert "The models of iteration 1 reach" in text.split("\n\n")[1]
 
 
+def test_no_area_where_a_strategy_adds_no_liver_slice(folder, no_matplotlib):
+    """Then strategies share no range of effort but its first point."""
+    rows = storage.read_csv(folder / "results" / "annotation.csv")
+    initial = next(row for row in rows if row["strategy"] == "")
+    same = {"annotated_liver_slices": initial["annotated_liver_slices"]}
+    change(folder, "annotation", lambda row: [row | same if row["strategy"] == "RSS" else row])
+    text = text_of(folder)
+    assert "## Further results" in text and "Area under the effort curve" not in text
+
+
 def test_one_test_case_has_no_deviation_to_show(folder, no_matplotlib):
     keep(folder, "cases", lambda row: row["case_id"] == "test-1")
     keep(folder, "volumes", lambda row: row["split"] != "test" or row["case_id"] == "test-1")

@@ -189,11 +189,12 @@ def _further_results(results: Results) -> Iterator[str]:
         f"{PERCENTILE_CASES}, where these cover too rarely."
     )
     areas, (start, stop) = effort_areas(results)
-    yield (
-        "### Area under the effort curve\n\nMean DICE of the iterations' models over equivalent slices, from "
-        f"{start:.0f} to {stop:.0f}, the range that every strategy covers, divided by its length: "
-        f"{', '.join(f'{strategy} {area:.3f}' for strategy, area in areas.items())}."
-    )
+    if stop > start:
+        yield (
+            "### Area under the effort curve\n\nMean DICE of the iterations' models over equivalent slices, "
+            f"from {start:.0f} to {stop:.0f}, the range that every strategy covers, divided by its length: "
+            f"{', '.join(f'{strategy} {area:.3f}' for strategy, area in areas.items())}."
+        )
     legend = "Mean DICE / mean HD [mm] of the models of Table 8 over n test cases.\n\n"
     for title, groups in (("site", results.sites), ("variant", results.variants)):
         if any(groups):
