@@ -89,7 +89,7 @@ def test_what_either_side_does_not_support_is_left_out():
         made_up(DICE_converged=("USS", {"MID": 0.001}), DICE_iteration=("MID", {"USS": 0.001})),
         made_up(RVE_iteration=("USS", {"UVS": 0.05})),
     ):
-        assert comparison.supported(tests, NO_FITS).startswith("Nothing that differs")
+        assert comparison.supported(tests, NO_FITS).startswith("There is none")
 
 
 def fit(coefficient, p):
@@ -112,7 +112,7 @@ def test_effects_supported_here_and_there():
         (("Slice sampling", "MSD [mm]"), "here"): "0.30",
     }  # fmt: skip
     noise = dict.fromkeys(DECIMALS, fit(0.02, 0.06))
-    assert comparison.supported(made_up(), noise).startswith("Nothing that differs")
+    assert comparison.supported(made_up(), noise).startswith("There is none")
 
 
 def packaged(name):

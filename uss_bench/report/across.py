@@ -137,7 +137,7 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     )
     yield (
         "## Is one strategy better than another?\n\n"
-        f"Paired differences of the means over seeds and cases; see How this was computed.{which}"
+        f"Paired differences of the means over seeds and cases; see “How this was computed” below.{which}"
     )
     yield "### Effort\n\n" + _at_equal_effort(seeds, comparisons)
     efforts = listed(
@@ -214,8 +214,8 @@ def _method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         "Student's t, with the "
         "variance of the mean from the mean squares of a two-way analysis of variance, negative components "
         "set to 0, and Satterthwaite's degrees of freedom. It relies on effects of seeds and cases that are "
-        "about normal, but resampling seeds and cases covers too rarely where few seeds differ much. The "
-        "project's slow tests measure both, and the rates of false verdicts.\n\n"
+        "about normal; the alternative, resampling seeds and cases, covers too rarely where few seeds differ "
+        "much. The project's slow tests measure both, and the rates of false verdicts.\n\n"
         "P is the probability that the first strategy scores better than the second with another seed on "
         "another case, ties counting half; where all agree, no interval can be given. Its interval may hold "
         "0.5 beside a verdict, which is on means. Verdicts: better or worse, where the interval leaves zero "
@@ -236,7 +236,8 @@ def _method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         text += (
             f"\n\nThis report makes {len(comparisons)} comparisons: {plural(pairs, 'pair')}, each in "
             f"{listed(COMPARED)} at {plural(budgets, 'budget')}{area}. Intervals and "
-            "verdicts are per comparison: where nothing differs, about 1 in 20 is called better or worse. "
+            "verdicts are per comparison: where nothing differs, about 1 in 20 distances is called better or "
+            "worse, and fewer in DICE, where small differences count as equivalent. "
             f"p (Holm) is corrected for the {plural(pairs, 'pair')} of one metric at one budget."
         )
     return "\n\n".join([text, *_missed(seeds)])

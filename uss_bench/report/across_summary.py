@@ -159,11 +159,9 @@ def _distances(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
 def _retraining(seeds: Seeds) -> str:
     text = "Without twins (`query.twins`), nothing here shows what retraining alone does."
     if seeds.twins:
-        initial = seeds.means(INITIAL, "DICE")
-        shifts = np.array([seeds.means(key, "DICE") - initial for key in seeds.twins])
-        # Two trainings differ by twice the variance of one.
-        deviation = np.sqrt((shifts**2).mean() / 2)
-        low, high = (limit * deviation for limit in scale_limits(shifts.size))
+        models = np.array([seeds.means(key, "DICE") for key in (INITIAL, *seeds.twins)])
+        deviation = np.sqrt(models.var(axis=0, ddof=1).mean())
+        low, high = (limit * deviation for limit in scale_limits(len(seeds.twins) * len(seeds.runs)))
         text = (
             "Retraining the initial annotations under other weights and batches moves a model's mean DICE by "
             f"a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}]."
@@ -178,11 +176,11 @@ def _retraining(seeds: Seeds) -> str:
 
 def _unconverged(seeds: Seeds) -> str:
     limit = seeds.first.provenance["config"]["training"]["converged_max_steps"]
-    trained = [run.training[key] for run in seeds.runs.values() for key in run.scores if key.converges]
-    stopped = sum(bool(limit) and training["last_step"] >= limit for training in trained)
+    trained = len(seeds.runs) * sum(key.converges for key in seeds.first.scores)
+    stopped = sum(len(run.stopped) for run in seeds.runs.values())
     if not stopped:
         return ""
-    return f"{stopped} of {len(trained)} models that train to convergence ended at {limit} steps instead."
+    return f"{stopped} of {trained} models that train to convergence ended at {limit} steps instead."
 
 
 def _few_seeds(seeds: Seeds) -> str:

@@ -33,9 +33,9 @@ def settings(results: Results) -> str:
     ]
     table = markdown_table(["setting", "`paper`", "here"], rows) if rows else "None differs."
     return (
-        "## Paper and here\n\n### Settings that differ\n\nThe preset `paper` has the paper's settings, and "
-        "this project's where the paper gives none: widths, window and scale of intensities, tiles, "
-        f"patience.\n\n{table}"
+        "## How this run differs from the paper\n\n### Settings that differ\n\nThe preset `paper` has the "
+        "paper's settings, and this project's where the paper gives none: widths, window and scale of "
+        f"intensities, tiles, patience.\n\n{table}"
     )
 
 
@@ -63,7 +63,7 @@ def deviations(results: Results) -> str:
         *_rules(results),
         f"The predicted liver is dilated by {query['dilation_mm']} mm (z, y, x), slice candidates lie at "
         f"least {query['min_distance_mm']:g} mm apart: the lengths of the paper's grid, rounded to voxels, "
-        "at least one. The first and the last slice of a volume are never candidates.",
+        "distances up, at least one. The first and the last slice of a volume are never candidates.",
         "Effort counts the pool alone: validation cases are annotated in full, for all strategies alike.",
         "MSD is the mean of the two directed mean distances, HD the larger directed maximum, on the native "
         "grid of the reference; surface voxels have a 6-neighbour outside the mask or the image. A missed "
@@ -123,7 +123,7 @@ def provenance(results: Results) -> str:
     return "\n\n".join(
         [
             f"## Provenance\n\nChecksums of all images and labels: {_link(paths.VOLUMES)}. "
-            f"Every number above: {links}.",
+            f"Scores, effort, queries, training and uncertainties of this run: {links}.",
             markdown_table(["", "value"], rows),
             *_sources(results),
         ]

@@ -16,6 +16,7 @@ from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.strategies import FEATURED
 from .effort import equivalent_slices
 from .results import Results
+from .statistics import MEAN_CASES
 from .tables import many
 from .words import listed, value_text
 
@@ -44,10 +45,13 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
     caption = (
         f"Mean DICE and HD of the iterations' models over n = {len(results.cases)} test cases, against "
         f"equivalent slices, beginning with the initial model at {initial:.0f}. Horizontal lines: initial "
-        f"model (dotted) and data pool model (dash-dotted, {pool:.0f} equivalent slices). {intervals}: 95% "
-        "interval of the paired difference from the initial model (bootstrap over cases), about "
-        "each mean."
+        f"model (dotted) and data pool model (dash-dotted, {pool:.0f} equivalent slices)."
     )
+    if len(results.cases) >= MEAN_CASES:
+        caption += (
+            f" {intervals}: 95% interval of the paired difference from the initial model (bootstrap over "
+            "cases), about each mean."
+        )
     if results.twins:
         caption += " Grey crosses: the initial annotations, retrained under other weights and batches."
     return alt, caption
@@ -159,7 +163,7 @@ def describe_converged(results: Results, slices: Arrays) -> Texts:
 def case_text(results: Results, model: str, case_id: str) -> str:
     """Scores of a test case under one of the final models, in a few words."""
     scores = _case_scores(results, model, case_id)
-    if scores["DICE"] == 0 and scores["RVE"] == 100:
+    if case_id in results.missed[results.final_models[model]]:
         return "missed"
     return f"DICE {scores['DICE']:.3f}, HD {scores['HD']:.0f} mm"
 

@@ -37,7 +37,7 @@ def supported(tests: Mapping[str, Mapping[str, Tests]], fits: Mapping[str, Quant
     """
     rows = [*_supported_pairs(tests), *_supported_effects(fits)]
     if not rows:
-        return "Nothing that differs with p < 0.05 here does so in the paper."
+        return "There is none."
     return markdown_table(["", "Metric", "published", "here"], rows)
 
 

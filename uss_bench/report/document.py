@@ -15,7 +15,7 @@ from .effort import effort_areas
 from .quantile_regression import QuantileEffects
 from .results import Results, read_results
 from .signed_rank import RESAMPLES
-from .statistics import EFFECT_CASES, PERCENTILE_CASES
+from .statistics import EFFECT_CASES, MEAN_CASES, PERCENTILE_CASES
 from .words import listed, marked, oracle_note, titled
 
 # `{kind of model: {metric: tests}}`
@@ -97,12 +97,18 @@ def _score_tables(results: Results, pictures: Mapping[int, str], tests: AllTests
     found = {metric: tests["converged"][metric] for metric in PAPER_METRICS}
     yield (
         f"#### Table 8. {results.final_title}\n\nTrained on the annotations of the last iteration, the data "
-        "pool model on the whole pool. The data pool model takes no part in the comparison"
-        f"{', nor does an oracle' * (results.contenders != results.strategies)}."
-        f"\n\n{tables.converged(results, found)}"
+        f"pool model on the whole pool.{_left_out(results)}\n\n{tables.converged(results, found)}"
     )
     yield pictures.get(6)
     yield pictures.get(5)
+
+
+def _left_out(results: Results) -> str:
+    """Who is not compared, where anybody is."""
+    if len(results.contenders) < 2:
+        return ""
+    oracles = ", nor does an oracle" * (results.contenders != results.strategies)
+    return f" The data pool model takes no part in the comparison{oracles}."
 
 
 def _legend(results: Results) -> str:
@@ -154,8 +160,9 @@ def _published_beside(results: Results, tests: AllTests, fits: Mapping[str, Quan
     if not share:
         return ""
     return (
-        "### Here and in the paper\n\nDirections with p < 0.05, uncorrected, both here and in the published "
-        f"tables below.\n\n{comparison.supported(tests, fits)}\n\n{share}"
+        "### Found here and in the paper\n\nDifferences with p < 0.05, uncorrected, both here and in the "
+        "published tables below; their directions may disagree.\n\n"
+        f"{comparison.supported(tests, fits)}\n\n{share}"
     )
 
 
@@ -164,7 +171,7 @@ def _further_metrics(results: Results, tests: AllTests) -> Iterator[str]:
     metrics = [metric for metric in tables.metrics_of(results) if metric not in PAPER_METRICS]
     if not metrics:
         return
-    yield "## Further metrics\n\nCells are those of Tables 4 to 8."
+    yield "## Further metrics\n\nCells read as in Tables 4 to 8."
     for metric in metrics:
         table = tables.metric_by_iteration(results, metric, tests["iteration"][metric])
         yield f"### {titled(metric)}\n\n{METRICS[metric].definition}\n\n{table}"
@@ -176,7 +183,7 @@ def _further_results(results: Results) -> Iterator[str]:
     yield "## Further results"
     yield (
         "### Paired differences\n\nFirst mean minus second over the same test cases, of the models of Table "
-        f"8 [95% interval of a bootstrap over cases].\n\n{further.mean_differences(results)}"
+        f"8 {_mean_intervals(len(results.cases))}.\n\n{further.mean_differences(results)}"
     )
     again, what = further.retraining_differences(results)
     if again:
@@ -208,19 +215,26 @@ def _further_results(results: Results) -> Iterator[str]:
         )
 
 
+def _mean_intervals(cases: int) -> str:
+    if cases < MEAN_CASES:
+        return f"(no intervals of fewer than {MEAN_CASES} cases, as they would miss the truth too often)"
+    return "[95% interval of a bootstrap over cases]"
+
+
 def _tests(results: Results, tests: AllTests) -> str:
     """Every comparison behind the stars; nothing with one strategy."""
     listing = tables.corrected_tests(tests, results.contenders, results.final_word)
     if not listing:
         return ""
     return (
-        "## Tests\n\nEvery comparison behind a star or its absence: p / Holm's p / effect size, over n = "
+        "## Tests\n\nAll comparisons, with or without a star: p / Holm's p / effect size, over n = "
         f"{len(results.cases)} pairs, which are test cases. The statistic is Wilcoxon's signed-rank sum "
         "against the row's best; pairs without a difference (zeros) are ranked, then dropped (Pratt). p is "
-        f"how often it is as large when the models are exchanged at random within each case ({RESAMPLES} "
-        "times) and the best is chosen anew: where models do not differ, p < 0.05 comes in at most 5% of "
-        "comparisons. Holm's correction is over one metric in one table. Effect size: matched-pairs "
-        "rank-biserial correlation, positive where the strategy has the better scores of the pair.\n\n"
+        "how often it is at least as large when the models are exchanged at random within each case "
+        f"({RESAMPLES} times) and the best is chosen anew: where models do not differ, p < 0.05 comes in at "
+        "most 5% of comparisons. Holm's correction is over one metric in one table. Effect size: "
+        "matched-pairs rank-biserial correlation, positive where the strategy has the better scores of the "
+        "pair.\n\n"
         f"{listing}"
     )
 

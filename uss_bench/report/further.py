@@ -11,17 +11,17 @@ import numpy as np
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import BASELINE, FEATURED
+from .pairs import FEW
 from .results import Results
-from .statistics import PERCENTILE_CASES, paired_interval
+from .statistics import MEAN_CASES, PERCENTILE_CASES, paired_interval
 from .tables import many
-from .words import listed, markdown_table, titled, turned_table, value_text
+from .words import interval_text, listed, markdown_table, titled, turned_table, value_text
 
-ALL_PAIRS = 4  # strategies of which every pair is shown
 Pair = tuple[tuple[str, ModelKey], tuple[str, ModelKey]]  # names and keys of two models
 
 
 def mean_differences(results: Results) -> str:
-    """Paired differences of the means of the final models, with intervals."""
+    """Paired differences of the means of the final models, with intervals from `MEAN_CASES` on."""
     return _differences(results, lambda metric: np.mean)
 
 
@@ -60,10 +60,11 @@ def _table(
         cells = []
         for metric in PAPER_METRICS:
             values, statistic = [results.scores[key][metric] for key in (one, other)], statistic_of(metric)
-            ends = paired_interval(*values, statistic, seed)
-            difference = statistic(values[0]) - statistic(values[1])
-            shown, low, high = (value_text(metric, value) for value in (difference, *ends))
-            cells.append(f"{shown} [{low}, {high}]")
+            text = value_text(metric, statistic(values[0]) - statistic(values[1]))
+            if len(results.cases) >= MEAN_CASES:
+                ends = paired_interval(*values, statistic, seed)
+                text += f" {interval_text(*ends, METRICS[metric].decimals, sign='')}"
+            cells.append(text)
         rows.append([f"{first} − {second}", *cells])
     return markdown_table(["Models", *map(titled, PAPER_METRICS)], rows)
 
@@ -73,7 +74,7 @@ def _pairs(results: Results) -> list[Pair]:
     anchors = {FEATURED, BASELINE, DATA_POOL.kind}
     compared = {*results.contenders, DATA_POOL.kind}
     pairs = combinations(((name, key) for name, key in results.final_models.items() if name in compared), 2)
-    few = len(results.contenders) <= ALL_PAIRS
+    few = len(results.contenders) <= FEW
     return [pair for pair in pairs if few or anchors & {name for name, _ in pair}]
 
 

@@ -17,7 +17,7 @@ from ..study.strategies import FEATURED
 from .captions import FEW_CASES, Arrays
 from .effort import equivalent_slices
 from .results import Results
-from .statistics import paired_interval
+from .statistics import MEAN_CASES, paired_interval
 from .style import COLOURS, LINES, MARKERS, canvas, paler
 from .tables import many
 from .words import better_direction, marked, titled
@@ -39,8 +39,9 @@ def effort_figure(results: Results, slices: Arrays | None = None) -> Any:
                 results.scores[key][metric].mean(), label=key.title,
                 color=COLOURS[key.kind], linestyle=LINES[key.kind], linewidth=1.2,
             )  # fmt: skip
-        band = _interval(results, DATA_POOL, metric)
-        axis.axhspan(*band, color=COLOURS[DATA_POOL.kind], alpha=0.07, linewidth=0)
+        if len(results.cases) >= MEAN_CASES:
+            band = _interval(results, DATA_POOL, metric)
+            axis.axhspan(*band, color=COLOURS[DATA_POOL.kind], alpha=0.07, linewidth=0)
         _twins(axis, results, metric)
         for strategy in results.strategies:
             _effort_curve(axis, results, metric, strategy)
@@ -64,8 +65,8 @@ def _effort_curve(axis: Any, results: Results, metric: str, strategy: str) -> No
     keys = results.curve(strategy)
     effort = [equivalent_slices(results, key) for key in keys]
     means = np.array([results.scores[key][metric].mean() for key in keys])
-    ends = np.array([_interval(results, key, metric) for key in keys]).T
-    whiskers = None if many(results.strategies) else np.abs(ends - means)  # of many, none could be read
+    # Of many strategies, none could be read.
+    whiskers = None if many(results.strategies) else _whiskers(results, keys, metric, means)
     axis.errorbar(
         effort, means, whiskers, label=marked(strategy), color=COLOURS[strategy],
         linestyle=LINES[strategy], marker=MARKERS[strategy], markersize=5, elinewidth=0.9, capsize=2.5,
@@ -77,12 +78,21 @@ def _twins(axis: Any, results: Results, metric: str) -> None:
     """What retraining alone does: the twins beside the initial model."""
     if results.twins:
         means = np.array([results.scores[key][metric].mean() for key in results.twins])
-        ends = np.array([_interval(results, key, metric) for key in results.twins]).T
+        whiskers = _whiskers(results, results.twins, metric, means)
         effort = [equivalent_slices(results, key) for key in results.twins]
         axis.errorbar(
-            effort, means, np.abs(ends - means), label="retrained", color=COLOURS["initial"],
+            effort, means, whiskers, label="retrained", color=COLOURS["initial"],
             linestyle="none", marker="x", markersize=5, elinewidth=0.9, capsize=2.5,
         )  # fmt: skip
+
+
+def _whiskers(
+    results: Results, keys: Sequence[ModelKey], metric: str, means: np.ndarray
+) -> np.ndarray | None:
+    """How far the intervals of means reach down and up; None of too few cases."""
+    if len(results.cases) < MEAN_CASES:
+        return None
+    return np.abs(np.array([_interval(results, key, metric) for key in keys]).T - means)
 
 
 def _interval(results: Results, key: ModelKey, metric: str) -> tuple[float, float]:

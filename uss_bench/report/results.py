@@ -160,8 +160,14 @@ class Results:
 
     @property
     def contenders(self) -> list[str]:
-        """The strategies that are compared with each other: all but oracles, which read labels."""
-        return [name for name in self.strategies if name not in ORACLES]
+        """The strategies that are compared with each other: all but oracles, which read labels, and lists of
+        what an oracle has asked for."""
+        further = self.provenance.get("further_strategies", {})
+        return [
+            name
+            for name in self.strategies
+            if not {name, further.get(name, {}).get("replays")}.intersection(ORACLES)
+        ]
 
     @property
     def last(self) -> int:

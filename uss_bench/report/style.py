@@ -15,7 +15,7 @@ from ..study.strategies import STRATEGIES
 
 WIDTH, DPI = 8.0, 150  # inches: 1200 pixels, legible when shown 800 wide
 
-# Solid lines go by uncertainty, dashed ones by chance, distance or error.
+# Of the table's strategies, solid lines go by uncertainty, dashed ones by chance, distance or error.
 COLOURS = {
     **{strategy.name: strategy.colour for strategy in STRATEGIES.values()},
     "data pool": "#000000",
@@ -33,7 +33,7 @@ SPARE = (
     ("#BBAA00", "d"),
     ("#6699CC", "H"),
     ("#AA3311", "8"),
-    ("#000000", "x"),
+    ("#882255", "X"),
     ("#228833", "+"),
 )
 # Contours on grey images: green and magenta differ for every colour vision.
@@ -51,7 +51,7 @@ STYLE = {
 
 
 def adopt(names: Iterable[str]) -> None:
-    """Give strategies that do not ship looks of their own, in the order of their names."""
+    """Give strategies that do not ship looks of their own, in the order given; their lines are solid."""
     further = [name for name in names if name not in STRATEGIES]
     for name, (colour, marker) in zip(further, cycle(SPARE), strict=False):
         COLOURS[name], MARKERS[name], LINES[name] = colour, marker, "-"

@@ -11,7 +11,7 @@ from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import PAPER_METRICS
 from .effort import DEFINITION, equivalent_slices
 from .results import Results
-from .words import listed, markdown_table, plural, titled, value_text
+from .words import listed, markdown_table, plural, span, titled, value_text
 
 SATURATED = 0.99  # share of the pool model's DICE from which nothing is left to learn
 
@@ -82,20 +82,32 @@ def _spread(results: Results) -> str:
     pairs = list(combinations(keys, 2))
     shift, shift_hd = (max(_apart(results, twins, metric)) for metric in ("DICE", "HD"))
     text = (
-        "Retrained under other weights and batches, the initial annotations give a mean DICE that differs "
-        f"by {shift:.3f}, case by case by {_by_case(results, twins):.3f} on average, and a mean HD that "
-        f"differs by {shift_hd:.1f} mm."
+        "Retraining the initial model under other weights and batches changes its mean DICE by "
+        f"{shift:.3f} (case by case {_by_case(results, twins):.3f} on average) and its mean HD by "
+        f"{shift_hd:.1f} mm{_again(results)}."
     )
     if pairs:
         apart, apart_hd = (_apart(results, pairs, metric) for metric in ("DICE", "HD"))
         wider, farther = sum(gap > shift for gap in apart), sum(gap > shift_hd for gap in apart_hd)
         text += (
-            f" The strategies' final models lie up to {max(apart):.3f} apart, case by case "
-            f"{_by_case(results, pairs):.3f} on average, and up to {max(apart_hd):.1f} mm; of "
-            f"{plural(len(pairs), 'pair')}, {wider or 'none'} by more than that in DICE and "
-            f"{farther or 'none'} in HD. One seed does not say which strategy is to be preferred."
+            f" The strategies' final models lie up to {max(apart):.3f} (case by case "
+            f"{_by_case(results, pairs):.3f} on average) and up to {max(apart_hd):.1f} mm apart; of "
+            f"{plural(len(pairs), 'pair')}, {wider or 'none'} in DICE and {farther or 'none'} in HD farther "
+            "than the initial model and its twin. One seed does not say which strategy is to be preferred."
         )
     return text
+
+
+def _again(results: Results) -> str:
+    """How far final models that are mere retrainings lie from what they repeat; else empty."""
+    if not results.retrained:
+        return ""
+    pairs = [(results.final_models[name], results.curve(name)[-1]) for name in results.contenders]
+    dice, hd = (sorted(_apart(results, pairs, metric)) for metric in ("DICE", "HD"))
+    return (
+        "; training the final models once more under other batches changed theirs by "
+        f"{span(f'{dice[0]:.3f}', f'{dice[-1]:.3f}')} and {span(f'{hd[0]:.1f}', f'{hd[-1]:.1f}')} mm"
+    )
 
 
 def _apart(results: Results, pairs: Sequence[tuple[ModelKey, ModelKey]], metric: str) -> list[float]:
@@ -131,8 +143,8 @@ def key_table(results: Results) -> str:
         rows.append([name, effort, *means])
     table = markdown_table(["Model", "equivalent slices", *map(titled, PAPER_METRICS)], rows)
     retrained = (
-        f" They are those of iteration {results.last} once more, under other batches: what differs from the "
-        "paragraph and the key figure is what retraining does."
+        f" They repeat those of iteration {results.last} under other batches: how they differ from the "
+        f"scores of iteration {results.last} is what retraining does."
     )
     return (
         f"{table}\n\nMeans over the test cases of the final models, those of Table 8."

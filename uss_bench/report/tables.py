@@ -18,6 +18,7 @@ from .signed_rank import PairedTest, against_best, stars
 from .statistics import EFFECT_CASES, PERCENTILE_CASES, holm, summarize
 from .words import (
     escaped,
+    interval_text,
     markdown_table,
     p_text,
     signed,
@@ -251,14 +252,11 @@ def effects_table(fits: Mapping[str, QuantileEffects], cases: int) -> str:
                 cells += ["failed", ""]
                 continue
             row = fit.rows[position]
-            value, low, high = (
-                value_text(metric, number) for number in (row.coefficient, row.ci_low, row.ci_high)
-            )
-            bounded = cases >= (EFFECT_CASES if position else PERCENTILE_CASES)
-            cells += [
-                f"{value} [{low}, {high}]" if bounded else value,
-                p_text(row.p_value) if position else "",
-            ]
+            value = value_text(metric, row.coefficient)
+            if cases >= (EFFECT_CASES if position else PERCENTILE_CASES):
+                ends = row.ci_low, row.ci_high
+                value += f" {interval_text(*ends, METRICS[metric].decimals, sign='')}"
+            cells += [value, p_text(row.p_value) if position else ""]
         rows.append([title, *cells])
     header = [""] + [text for metric in fits for text in (titled(metric), "p")]
     return markdown_table(header, rows)

@@ -113,9 +113,10 @@ def describe_uncertainty(results: Results, slices: Any = None) -> tuple[str, str
     found = results.uncertainties
     shown = shown_models(found)
     gains = listed(f"{_gain(found.slices[key].open)} ({key.title})" for key in shown[:FEW_MODELS])
+    distances = ", and slice DICE against distance" if partly_annotated(found) else ""
     alt = (
-        "Four plots on the uncertainties: wrong voxels against uncertainty, risk against coverage, "
-        "a reliability diagram, and slice DICE against distance. "
+        "Plots on the uncertainties: wrong voxels against uncertainty, risk against coverage, "
+        f"a reliability diagram{distances}. "
         f"The order by uncertainty gains {gains}, where 0 is chance and 1 the best order."
     )
     step = thinning(found.slices[shown[0]].open)

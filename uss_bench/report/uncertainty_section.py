@@ -19,8 +19,8 @@ DISTANCES = ("0 to 10 mm", "10 to 20 mm", "20 to 40 mm", "40 to 80 mm", "beyond 
 
 
 NONE = (
-    "These results hold no slices of the pool under models that queried: no strategy that goes by "
-    "uncertainty ran, or an earlier version wrote them."
+    "These results hold no slices of the pool under models that queried: no strategy that needs a model's "
+    "scores ran, or an earlier version wrote them."
 )
 INTRODUCTION = (
     "Models that scored the pool for queries, on the slices that were not annotated, on the working grid. "
@@ -42,8 +42,9 @@ RANKING = (
 LESSONS = (
     "Of the queried slices, those on which the querying model was right already (slice DICE of at least "
     f"{RIGHT:g}; 1 where liver is neither there nor predicted). In brackets: the same share of all slices "
-    "not yet annotated in the volumes that it scored, which a random choice would meet. Random strategies "
-    "have no model that scored the pool after the first query; a queried volume counts with all its slices."
+    "not yet annotated in the volumes that it scored, which a random choice would meet. Strategies "
+    "that need no scores of a model have none after the first query (–); a queried volume counts with all "
+    "its slices."
 )
 DISTANCE = (
     "Mean slice DICE (n) of slices that show liver, by the distance to the nearest annotated slice of the "

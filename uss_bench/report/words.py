@@ -113,10 +113,13 @@ def escaped(marks: str) -> str:
 def marked(text: str) -> str:
     """A text in which a dagger follows the name of every oracle.
 
-    >>> marked("USS and OSS; OSS†"), marked("CROSS-OSS-3")
-    ('USS and OSS†; OSS†', 'CROSS-OSS-3')
+    Code is left as it is.
+
+    >>> marked("USS and OSS; OSS†"), marked("CROSS-OSS-3"), marked("`OSS.csv`")
+    ('USS and OSS†; OSS†', 'CROSS-OSS-3', '`OSS.csv`')
     """
-    return re.sub(rf"(?<![\w-])({'|'.join(ORACLES)})(?![\w†-])", r"\1†", text)
+    name = rf"(?<![\w-])(?:{'|'.join(ORACLES)})(?![\w†-])"
+    return re.sub(rf"(`+)[\s\S]*?\1|{name}", lambda found: found[0] if found[1] else f"{found[0]}†", text)
 
 
 def oracle_note(names: Iterable[str]) -> str:
@@ -124,8 +127,8 @@ def oracle_note(names: Iterable[str]) -> str:
     if not set(ORACLES).intersection(names):
         return ""
     return (
-        "† An oracle, no strategy to use: it reads labels before anybody has annotated the slices, and shows "
-        "what is to be gained."
+        "† An oracle, not a usable strategy: it reads labels before anybody has annotated the slices, and "
+        "shows what is to be gained."
     )
 
 

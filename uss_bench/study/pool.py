@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Names that a strategy's `needs` may hold. Slices are scored by their means over all voxels.
+# Names that a strategy's `needs` may hold. Slices are scored by means over their voxels or, where
+# said so, by numbers of voxels.
 SCORES = {
     "volume": "mean predictive entropy of the predicted liver and its surroundings, in nats",
     "disagreement": "1 minus the mean pairwise DICE of the Monte Carlo samples",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from .strategies import Strategy
 
 
 def in_voxels(lengths: Iterable[float], spacing: Iterable[float]) -> list[int]:
-    """Lengths along z, or along (z, y, x), from mm to voxels of a grid, at least one.
+    """Lengths along (z, y, x) from mm to voxels of a grid, at least one.
 
-    >>> in_voxels([7.5, 5, 5], (1.5, 1, 1)), in_voxels([7.5], (20, 20, 20))
-    ([5, 5, 5], [1])
+    >>> in_voxels([7.5, 5, 5], (1.5, 1, 1)), in_voxels([7.5, 5, 5], (20, 20, 20))
+    ([5, 5, 5], [1, 1, 1])
     """
-    return [max(1, round(mm / edge)) for mm, edge in zip(lengths, spacing, strict=False)]
+    return [max(1, round(mm / edge)) for mm, edge in zip(lengths, spacing, strict=True)]
 
 
 class Querying:
@@ -44,8 +45,9 @@ class Querying:
 
     @property
     def min_distance(self) -> int:
-        """Least distance between slice candidates of a volume, in slices of the working grid."""
-        return in_voxels([self.config.query.min_distance_mm], self.config.data.spacing)[0]
+        """Least distance between slice candidates of a volume, in slices of the working grid, rounded up."""
+        slices = self.config.query.min_distance_mm / self.config.data.spacing[0]
+        return max(1, math.ceil(slices - 1e-9))
 
     def query(
         self, strategy: Strategy, before: TrainingSet, count: int, scores: Iterable[Mapping[str, Any]]

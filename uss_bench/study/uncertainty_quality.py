@@ -138,7 +138,7 @@ def write_uncertainty_quality(
     """
     records = {record.key: record for record in records}
     asked = _asked(records.values())
-    keys = [key for key in records if key in assessed]
+    keys = [key for key in records if assessed.get(key)]  # a model may have had nothing left to score
     slices = [
         {**key.as_row(), **row}
         for key in keys
