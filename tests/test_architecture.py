@@ -105,10 +105,9 @@ def test_every_room_has_a_test_file_where_it_lies():
     tests = Path(__file__).parent
     through_others = {
         "request": "test_crash", "identity": "test_crash",
-        "cost": "test_plan", "presets": "test_config", "runtime/machine": "test_benchmark",
+        "cost": "test_plan", "presets": "test_config",
         "pipeline": "test_benchmark and test_crash", "__main__": "test_commands",
         "runtime/errors": "every refusal", "runtime/paths": "names alone",
-        "runtime/exits": "test_benchmark, test_torchrun",
         "runtime/prefetch": "network/test_training", "data/layouts": "data/test_datasets",
         "data/dicom": "data/test_datasets", "data/splits": "data/test_datasets",
         "data/nifti_header": "data/test_nifti",

@@ -10,6 +10,7 @@ import time
 import pytest
 from builders import DATA, ROOT, assert_same_files, benchmark, deterministic_files, finish
 
+from uss_bench.commands import run_main
 from uss_bench.runtime import stopping
 
 pytestmark = pytest.mark.whole
@@ -53,16 +54,15 @@ def test_interrupted_run_continues_to_the_same_bytes(smoke, tmp_path):
     assert_same_files(*(folder / "reports" / "smoke-seed0" for folder in (tmp_path, smoke)))
 
 
-def test_report_is_rebuilt_from_its_results_alone(smoke, tmp_path):
+def test_report_is_rebuilt_from_its_results_alone(smoke, tmp_path, monkeypatch):
     report = tmp_path / "elsewhere" / "smoke-seed0"
     original = smoke / "reports" / "smoke-seed0"
     for path in (original / "results").iterdir():
         (report / "results").mkdir(parents=True, exist_ok=True)
         (report / "results" / path.name).write_bytes(path.read_bytes())
-    code, _, err = finish(
-        benchmark("--preset", "smoke", "--report-only", "--reports", report.parent, folder=tmp_path)
-    )
-    assert code == 0, err
+    monkeypatch.setattr(stopping, "install", lambda: None)
+    arguments = ["--preset", "smoke", "--report-only", "--reports", str(report.parent)]
+    assert run_main(arguments, "benchmark.py") == 0
     assert_same_files(report, original)
 
 
@@ -98,9 +98,14 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
-    code, out, err = finish(benchmark("--dry-run", folder=tmp_path))
-    assert code == 0, err
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stopping, "install", lambda: None)
+    from benchmark import main
+
+    assert main(["--dry-run"]) == 0
+    out = capsys.readouterr().out
     assert "36 pool, 8 val, 45 test" in out and "models      19" in out and "855 cases" in out
     assert list(tmp_path.iterdir()) == []
 

@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 from builders import ROOT
 
-from uss_bench import __version__, commands, fit, pipeline, suggest
+from uss_bench import __version__, commands, fit, pipeline, provenance, request, suggest
 from uss_bench.data import datasets
 from uss_bench.runtime import paths, stopping, storage
+from uss_bench.runtime.errors import refuse
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +105,23 @@ def test_a_plan_is_refused_where_its_run_would_be(tmp_path, capsys, option):
     assert commands.main(["run", "--dry-run", "--preset", "smoke", option, "file"]) == 2
     assert f"is not a folder; choose another folder with {option}" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_plan_is_refused_where_another_run_is_or_no_room(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "describe_plan", lambda *_: "a plan")
+    asked = ["run", "--dry-run", "--preset", "smoke", "--manifest", str(ROOT / "data_manifest.csv")]
+    assert commands.main(asked) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "check_disk", lambda *_: refuse("", ["no room"]))
+        assert commands.main(asked) == 2
+    assert "no room" in capsys.readouterr().err
+    run = commands.runs_asked_for(None, None, ROOT / "data_manifest.csv", ["all"], [], [], preset="smoke",
+                                  device="cpu", runs=tmp_path, reports=tmp_path)[0]  # fmt: skip
+    origin = provenance.provenance(request.check_run(run), run.manifest, run.seed)
+    origin["config"]["training"]["max_steps"] = 7
+    storage.write_json(tmp_path / "runs" / "smoke-seed0" / paths.RUN, origin)
+    assert commands.main(asked) == 2
+    assert "training.max_steps: 7 there, 20 now" in capsys.readouterr().err
 
 
 def test_a_report_of_one_run_and_one_across_seeds_are_never_written_over_each_other(tmp_path, capsys):

@@ -469,9 +469,8 @@ def test_a_damaged_model_is_named_and_trained_again(undisturbed, finished, damag
     assert_completes(finished, undisturbed)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_a_damaged_json_file_is_named_and_made_again(undisturbed, finished):
+    names = [
         f"runs/{NAME}/run.json",
         f"runs/{NAME}/initial/training.json",
         f"runs/{NAME}/initial/scores.json",
@@ -479,31 +478,29 @@ def test_a_damaged_model_is_named_and_trained_again(undisturbed, finished, damag
         f"runs/{NAME}/USS/iter-1/query.json",
         f"runs/{NAME}/USS/iter-1/evaluation.json",
         f"reports/{NAME}/results/provenance.json",
-    ],
-)
-def test_a_damaged_json_file_is_named_and_made_again(undisturbed, finished, name):
-    path = next(finished.glob(name))
-    cut(path)
-    assert_refused(*run(finished), 2, f"{path.relative_to(finished)}: damaged", "remove this file")
-    path.unlink()
+    ]
+    for name in names:
+        path = finished / name
+        whole = path.read_bytes()
+        cut(path)
+        assert_refused(*run(finished), 2, f"{name}: damaged", "remove this file")
+        path.write_bytes(whole)
+    for name in names:
+        (finished / name).unlink()
     assert_completes(finished, undisturbed)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_what_is_made_again_may_be_damaged(undisturbed, finished):
+    for name in (
         f"runs/{NAME}/status/0.json",
         f"runs/{NAME}/log.txt",
-        "runs/cache/digests/1.json",
         "runs/cache/*/volume.json",
         "runs/cache/*/image.npy",
         "runs/cache/*/reference.npy",
-    ],
-)
-def test_what_is_made_again_may_be_damaged(undisturbed, finished, name):
-    path = next(finished.glob(name), finished / name)
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"\xff{")
+    ):
+        path = next(finished.glob(name), finished / name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\xff{")
     assert_completes(finished, undisturbed)
 
 
@@ -534,14 +531,19 @@ class Limit:
         wrap(self.since, limited)
 
 
+def _seldom(*values):
+    """Parameters of which others show the like."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("limit", "expected", "name"),
     [
         (Limit(0, "uss_bench.runtime.lock._take"), 2, f"runs/{NAME}: cannot be written (File too large)"),
-        (Limit(1000, "uss_bench.data.volumes._build_entry"), 1, "runs/cache/"),
-        (Limit(10, "uss_bench.study.models.train"), 1, "training.csv: File too large"),
+        _seldom(Limit(1000, "uss_bench.data.volumes._build_entry"), 1, "runs/cache/"),
+        _seldom(Limit(10, "uss_bench.study.models.train"), 1, "training.csv: File too large"),
         (Limit(4000, "uss_bench.study.models.train"), 1, "model.pt: File too large"),
-        (Limit(700, "uss_bench.report.results.write_results"), 1, "volumes.csv: File too large"),
+        _seldom(Limit(700, "uss_bench.report.results.write_results"), 1, "volumes.csv: File too large"),
         (Limit(5000, "uss_bench.report.document.write_report"), 1, "report.md: File too large"),
     ],
     ids=lambda value: value.since if isinstance(value, Limit) else "",
@@ -583,8 +585,8 @@ def small_disk(data, tmp_path):
 @pytest.mark.parametrize(
     ("since", "expected", "place"),
     [
-        ("runtime.lock._take", 2, f"runs/{NAME}"),
-        ("data.volumes._build_entry", 1, "runs/cache/"),
+        _seldom("runtime.lock._take", 2, f"runs/{NAME}"),
+        _seldom("data.volumes._build_entry", 1, "runs/cache/"),
         ("study.models.train", 1, f"runs/{NAME}/initial/"),
     ],
 )

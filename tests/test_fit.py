@@ -82,6 +82,12 @@ def test_without_validation_it_warns_and_keeps_the_state_after_a_fixed_number_of
     assert "warning: no val case, so nothing tells when training should end" in capsys.readouterr().err
 
 
+def test_annotated_cases_that_a_setting_leaves_out_are_counted(asked, trained_on, capsys):
+    fit(replace(asked, overrides=(*SETTINGS, "data.pool=1")))
+    assert list(trained_on[0][0]) == ["case-0"]
+    assert "warning: 1 of 2 pool cases are used, as data.pool says" in capsys.readouterr().err
+
+
 def test_test_cases_are_not_even_looked_at(asked, cases, tmp_path):
     absent = replace(cases[2], case_id="t", patient_id="t", split="test", image=tmp_path / "absent.nii.gz")
     write_manifest(asked.manifest, [*cases, absent])

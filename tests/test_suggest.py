@@ -10,7 +10,7 @@ import pytest
 import torch
 from builders import write_case
 
-from uss_bench import commands, config
+from uss_bench import commands, config, todo
 from uss_bench.data.manifest import read_manifest, write_manifest
 from uss_bench.data.nifti import read_nifti
 from uss_bench.model_file import write_model
@@ -20,7 +20,7 @@ from uss_bench.runtime.errors import InputError
 from uss_bench.runtime.storage import read_csv
 from uss_bench.study.models import Models
 from uss_bench.study.strategies import STRATEGIES
-from uss_bench.suggest import Suggest, _case_ids, suggest
+from uss_bench.suggest import Scoring, Suggest, _case_ids, suggest
 
 IGNORE = 2
 
@@ -28,6 +28,7 @@ IGNORE = 2
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(todo, "_write_overview", lambda *_: [])  # which test_todo draws, and takes its time
 
 
 @pytest.fixture
@@ -128,6 +129,7 @@ def test_a_ct_that_is_named_twice_counts_once(asked, capsys):
 
 
 def test_random_slices_need_no_score_and_no_label(asked, monkeypatch):
+    monkeypatch.setattr(Scoring, "scores", lambda *_: pytest.fail("scored"))
     suggest(replace(asked, strategy="rss", slices=3))
     assert len(slices_of(asked.output)) == 3
     assert {row["score"] for row in read_csv("todo/slices.csv")} == {""}

@@ -84,9 +84,9 @@ def assert_without_traceback_of_ours(err):
     ], err
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_any_number_of_processes_gives_the_same_bytes(alone, tmp_path, processes):
-    code, _, err = finish(torchrun(tmp_path, processes))
+def test_three_processes_give_the_same_bytes(alone, tmp_path):
+    """As two do below, and one without torchrun."""
+    code, _, err = finish(torchrun(tmp_path, 3))
     assert code == 0, err
     assert err.count("report: ") == 1
     assert_same(tmp_path, alone)

@@ -629,6 +629,7 @@ def test_summary_counts_sites_and_names_splits_that_lack_cases(imported, source)
     assert "no val case: a run needs at least one; append more cases, or give it a larger share" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.whole
 def test_same_command_gives_the_same_bytes_from_the_command_line(imported, source):
     save_lits(source, *range(8))

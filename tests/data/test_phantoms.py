@@ -11,6 +11,7 @@ import pytest
 from builders import ROOT
 from scipy import ndimage
 
+from uss_bench.data import phantoms
 from uss_bench.data.manifest import Case, read_manifest
 from uss_bench.data.phantoms import VARIANTS, make_phantom, phantom_grid, write_missing_phantoms
 from uss_bench.runtime.errors import InputError
@@ -25,7 +26,11 @@ ORIENTATION = {"north": "LPS", "east": "RAS", "south": "LAS", "west": "RPI", "is
 
 make_phantom = cache(make_phantom)
 CASES = read_manifest(MANIFEST)
-SAMPLE = CASES[::3]  # across splits, sites and variants
+SAMPLE = CASES[::3]  # across splits and sites
+FIRST = {case.extra["phantom"]: case for case in reversed(CASES)}
+OF_ALL_VARIANTS = SAMPLE + [
+    case for name, case in FIRST.items() if name not in {each.extra["phantom"] for each in SAMPLE}
+]
 
 
 def case_in(folder, case_id="east-02", site="east", variant="normal"):
@@ -62,29 +67,14 @@ def height(mask):
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def test_files_are_the_same_bytes_wherever_and_whenever_they_are_written(tmp_path):
-    first, second = case_in(tmp_path / "a"), case_in(tmp_path / "b")
-    assert write_missing_phantoms([first]) == 1
-    assert write_missing_phantoms([second]) == 1
-    assert first.image.read_bytes() == second.image.read_bytes()
-    assert first.label.read_bytes() == second.label.read_bytes()
-
-
-def test_gzip_header_names_neither_time_nor_file(tmp_path):
-    case = case_in(tmp_path)
-    write_missing_phantoms([case])
-    for path in (case.image, case.label):
-        header = path.read_bytes()[:10]
-        assert header[:2] == b"\x1f\x8b"
-        assert header[3] == 0  # no flags: no name, no comment
-        assert header[4:8] == b"\0\0\0\0"  # modification time
-
-
-def test_a_phantom_does_not_depend_on_those_made_before_it(tmp_path):
+def test_files_are_the_same_bytes_wherever_and_after_whatever_they_are_written(tmp_path):
     alone, last = case_in(tmp_path / "a"), case_in(tmp_path / "b")
-    write_missing_phantoms([alone])
-    write_missing_phantoms([case_in(tmp_path / "b", "south-03", "south", "cysts"), last])
+    assert write_missing_phantoms([alone]) == 1
+    assert write_missing_phantoms([case_in(tmp_path / "b", "south-03", "south", "cysts"), last]) == 2
     assert alone.image.read_bytes() == last.image.read_bytes()
+    assert alone.label.read_bytes() == last.label.read_bytes()
+    content = alone.image.read_bytes()
+    assert len(content) < min(2_000_000, len(gzip.decompress(content)))
 
 
 @pytest.mark.parametrize("case", SAMPLE, ids=lambda case: case.case_id)
@@ -154,7 +144,7 @@ def test_unknown_site_or_variant_stops_before_any_file(tmp_path, site, variant, 
 # --- anatomy ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.case_id}-{case.extra['phantom']}")
+@pytest.mark.parametrize("case", OF_ALL_VARIANTS, ids=lambda case: f"{case.case_id}-{case.extra['phantom']}")
 def test_liver_is_one_plausible_organ_on_its_side(case):
     variant = case.extra["phantom"]
     hu, mask, affine = make_phantom(case.case_id, case.site, variant)
@@ -176,7 +166,7 @@ def test_liver_is_one_plausible_organ_on_its_side(case):
         assert (right > 0).mean() > 0.6
 
 
-@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.case_id}-{case.extra['phantom']}")
+@pytest.mark.parametrize("case", OF_ALL_VARIANTS, ids=lambda case: f"{case.case_id}-{case.extra['phantom']}")
 def test_the_mask_is_the_organ_that_the_image_shows(case):
     """Inside it looks like liver, and along most of its border something else begins within a few mm."""
     hu, mask, _ = made(case.case_id, case.extra["phantom"])
@@ -260,11 +250,13 @@ def test_noise_is_correlated_in_plane_only():
 
 @pytest.mark.parametrize("site", ORIENTATION)
 def test_contrast_phases_vary_within_a_site(site):
-    numbers = range(1, 9)
-    kidneys = [
-        np.percentile(hu[mask], 50) for hu, mask, _ in (made(f"{site}-{number:02d}") for number in numbers)
-    ]
-    assert np.ptp(kidneys) > 20
+    """By what is drawn; that the image shows it is tested above."""
+    drawn = []
+    for number in range(1, 9):
+        generators = phantoms._generators(f"{site}-{number:02d}")[:2]
+        _, tissue, *_ = phantoms.begin_case(phantoms.SITES[site], "normal", *generators)
+        drawn.append(tissue["liver"])
+    assert np.ptp(drawn) > 20
 
 
 # --- patients differ --------------------------------------------------------------------------------------
@@ -436,11 +428,3 @@ def test_a_mirrored_body_is_mirrored_in_all(case_id, site):
     np.testing.assert_array_equal(mirrored_mask, mask[::-1])
     body = np.argwhere(mirrored > -300)[:, 0].mean()
     assert np.argwhere(mirrored_mask)[:, 0].mean() < body  # the liver lies on the left
-
-
-def test_image_files_are_valid_gzip_with_a_compact_size(tmp_path):
-    case = case_in(tmp_path)
-    write_missing_phantoms([case])
-    content = case.image.read_bytes()
-    assert len(gzip.decompress(content)) > len(content)
-    assert len(content) < 2_000_000

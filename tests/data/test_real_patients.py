@@ -22,7 +22,10 @@ MANIFEST = DATA / "real" / "manifest_nine.csv"
 CUT = {"chaos03": 0, "totalseg": -1}  # the last slice of the scan, at its lower or upper end, shows liver
 CROPPED = "lits117"  # to the liver: no other organ tells where it lies
 
-pytestmark = pytest.mark.skipif(not MANIFEST.exists(), reason="the shared real CTs are not here")
+pytestmark = [
+    pytest.mark.whole,
+    pytest.mark.skipif(not MANIFEST.exists(), reason="the shared real CTs are not here"),
+]
 PATIENTS = {case.case_id: case for case in read_manifest(MANIFEST)} if MANIFEST.exists() else {}
 
 
@@ -45,7 +48,12 @@ def hausdorff(one, other, spacing):
     return max(spatial.cKDTree(a).query(b)[0].max() for a, b in (points, points[::-1]))
 
 
-every_patient = pytest.mark.parametrize("patient", PATIENTS)
+# One patient of each source; the others take their time.
+FEW = ("ircadb01", "lits117", "totalseg", "chaos03", "radcttace-2022")
+every_patient = pytest.mark.parametrize(
+    "patient",
+    [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in PATIENTS],
+)
 
 
 @every_patient

@@ -662,6 +662,17 @@ def test_a_digest_is_remembered_until_the_file_changes(tmp_path, hashed):
     assert len(list((folder / "digests").iterdir())) == 2
 
 
+def test_a_damaged_digest_is_taken_again(tmp_path, hashed):
+    path, folder = tmp_path / "ct", tmp_path / "cache"
+    path.write_bytes(b"one")
+    old(path)
+    remembered_digest(path, folder)
+    (kept,) = (folder / "digests").iterdir()
+    kept.write_bytes(b"\xff{")
+    assert remembered_digest(path, folder) == hashlib.sha256(b"one").hexdigest()
+    assert hashed == ["ct", "ct"]
+
+
 @pytest.mark.parametrize("age", [0, -100])
 def test_a_digest_of_a_file_just_modified_is_not_remembered(tmp_path, hashed, age):
     path = tmp_path / "ct"

@@ -145,6 +145,7 @@ def test_golden_file(folder, no_matplotlib):
     assert sorted(entry.name for entry in folder.iterdir()) == ["report.md", "results"]
 
 
+@pytest.mark.slow
 def test_report_only_twice_gives_the_same_bytes(illustrated):
     before = {path: path.read_bytes() for path in illustrated.rglob("*") if path.is_file()}
     assert rebuild(illustrated) == illustrated / "report.md"

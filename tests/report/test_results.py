@@ -222,6 +222,14 @@ def test_times_are_not_needed_to_read(tmp_path):
     read_results(tmp_path)
 
 
+def test_a_model_that_was_evaluated_on_other_cases_is_refused(tmp_path):
+    shutil.copytree(MADE_UP, tmp_path / "results")
+    rows = storage.read_csv(tmp_path / paths.CASES)
+    storage.write_csv(tmp_path / paths.CASES, list(rows[0]), rows[:-1])
+    with pytest.raises(InputError, match=r"cases\.csv lists other cases for .* than for the first model"):
+        read_results(tmp_path)
+
+
 def test_pairs_are_made_by_case_and_not_by_row(tmp_path):
     """A spreadsheet may have sorted the rows; the statistics pair the models' cases by their place."""
     shutil.copytree(MADE_UP, tmp_path / "results")

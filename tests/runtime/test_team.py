@@ -220,7 +220,7 @@ def test_no_process_is_started_for_a_team_of_one():
 @pytest.mark.whole
 def test_workers_share_the_work_and_end_with_the_job(tmp_path, monkeypatch):
     """The job ends when one is killed. The others are stopped, with time to write their checkpoints."""
-    monkeypatch.setattr(teams, "FAREWELL", 8.0)
+    monkeypatch.setattr(teams, "FAREWELL", 3.0)
     lost = rf"^worker 1 ended with exit code -{int(signal.SIGKILL)}$"
     with pytest.raises(PeerLostError, match=lost), local_team(4, claim_and_end_badly, tmp_path) as team:
         workers = team._workers
