@@ -9,8 +9,15 @@ import numpy as np
 from ..study.keys import ModelKey
 from .results import Results
 from .style import COLOURS, LINES, canvas
-from .uncertainty_section import DISTANCES, by_distance, partly_annotated
-from .uncertainty_statistics import PoolSlices, Uncertainties, risk_coverage, selective_risk
+from .uncertainty_statistics import (
+    DISTANCES,
+    PoolSlices,
+    Uncertainties,
+    by_distance,
+    partly_annotated,
+    risk_coverage,
+    selective_risk,
+)
 from .words import listed, marked
 
 MOST_POINTS = 3000  # of a scatter plot

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 
 from ..study.keys import INITIAL, ModelKey
 from ..study.strategies import in_order
 from .results import Results
-from .uncertainty_statistics import RIGHT, PoolSlices, Uncertainties, rank_correlation, risk_coverage
+from .uncertainty_statistics import (
+    DISTANCES,
+    RIGHT,
+    PoolSlices,
+    Uncertainties,
+    by_distance,
+    partly_annotated,
+    rank_correlation,
+    risk_coverage,
+)
 from .words import markdown_table, ordinal
 
 TITLE = "## How good are the uncertainties?"
-LIMITS = (0.0, 10.0, 20.0, 40.0, 80.0, np.finfo(float).max, np.inf)  # mm, of classes of distance
-DISTANCES = ("0 to 10 mm", "10 to 20 mm", "20 to 40 mm", "40 to 80 mm", "beyond 80 mm", "none in the volume")
 
 
 NONE = (
@@ -140,22 +146,3 @@ def distance_table(found: Uncertainties) -> str | None:
         }
         rows.append([strategy, *(cells.get(name, "–") for name in DISTANCES)])
     return markdown_table(["", *DISTANCES], rows) if rows else None
-
-
-def partly_annotated(found: Uncertainties) -> dict[str, PoolSlices]:
-    """`{strategy: open liver slices}` under all its models, where these scored partly annotated volumes."""
-    partly = (key for key, slices in found.slices.items() if slices.annotated.any())
-    names = in_order(key.strategy for key in partly if key.strategy)
-    parts = {
-        name: [slices.open for key, slices in found.slices.items() if key.strategy == name] for name in names
-    }
-    joined = {name: PoolSlices.joined(each) for name, each in parts.items()}
-    return {name: slices.where(slices.liver > 0) for name, slices in joined.items()}
-
-
-def by_distance(slices: PoolSlices) -> Iterator[tuple[str, np.ndarray]]:
-    """Classes of `DISTANCES` that hold any slice: name, and bool `(n,)`."""
-    for (low, high), name in zip(pairwise(LIMITS), DISTANCES, strict=True):
-        chosen = (slices.distance > low) & (slices.distance <= high)
-        if chosen.any():
-            yield name, chosen

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,11 @@ from scipy.stats import rankdata
 
 from ..runtime import paths, storage
 from ..study.keys import ModelKey
+from ..study.strategies import in_order
 
 RIGHT = 0.95  # slice DICE from which a prediction counts as right
+LIMITS = (0.0, 10.0, 20.0, 40.0, 80.0, np.finfo(float).max, np.inf)  # mm, of classes of distance
+DISTANCES = ("0 to 10 mm", "10 to 20 mm", "20 to 40 mm", "40 to 80 mm", "beyond 80 mm", "none in the volume")
 
 
 @dataclass(frozen=True)
@@ -242,3 +245,22 @@ def risk_coverage(uncertainty: np.ndarray, loss: np.ndarray) -> RiskCoverage:
     """
     areas = (float(selective_risk(order, loss).mean()) for order in (uncertainty, loss))
     return RiskCoverage(*areas, chance=float(loss.mean()))
+
+
+def partly_annotated(found: Uncertainties) -> dict[str, PoolSlices]:
+    """`{strategy: open liver slices}` under all its models, where these scored partly annotated volumes."""
+    partly = (key for key, slices in found.slices.items() if slices.annotated.any())
+    names = in_order(key.strategy for key in partly if key.strategy)
+    parts = {
+        name: [slices.open for key, slices in found.slices.items() if key.strategy == name] for name in names
+    }
+    joined = {name: PoolSlices.joined(each) for name, each in parts.items()}
+    return {name: slices.where(slices.liver > 0) for name, slices in joined.items()}
+
+
+def by_distance(slices: PoolSlices) -> Iterator[tuple[str, np.ndarray]]:
+    """Classes of `DISTANCES` that hold any slice: name, and bool `(n,)`."""
+    for (low, high), name in zip(pairwise(LIMITS), DISTANCES, strict=True):
+        chosen = (slices.distance > low) & (slices.distance <= high)
+        if chosen.any():
+            yield name, chosen
