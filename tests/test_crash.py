@@ -297,9 +297,10 @@ def test_killed_while_phantoms_are_made(tmp_path):
 
 
 def test_what_a_killed_report_has_left_for_a_day_is_removed(finished):
-    folders = [finished / "reports" / name for name in (f"{NAME}-seed0", f"{NAME}-seed1", NAME)]
+    folders = [finished / "reports" / f"{NAME}-{name}" for name in ("seed0", "seed1", "seeds0-1")]
+    folders[2].mkdir()
     for seed, folder in enumerate(folders[:2]):
-        shutil.copytree(folders[2], folder)
+        shutil.copytree(finished / "reports" / NAME, folder)
         path = folder / paths.PROVENANCE
         path.write_text(
             json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"seed": seed}), encoding="utf-8"
@@ -308,7 +309,7 @@ def test_what_a_killed_report_has_left_for_a_day_is_removed(finished):
         (folder / ".partial-new-report.md").touch()
         (folder / ".partial-old-report.md").touch()
         os.utime(folder / ".partial-old-report.md", (0, 0))
-    code, err = run(finished, "--report-only", "--seed", 0, 1)  # the report across them has the name alone
+    code, err = run(finished, "--report-only", "--seed", 0, 1)
     assert code == 0, err
     for folder in folders:
         assert [path.name for path in folder.glob(".partial-*")] == [".partial-new-report.md"]

@@ -588,9 +588,9 @@ def test_report_only_gathers_the_seeds(tmp_path, reports, monkeypatch, capsys):
     monkeypatch.setattr(pipeline.document, "write_report", rebuilt.append)
     assert report_only(tmp_path, 2, 0) == 0
     assert rebuilt == [reports[2], reports[0]]
-    text = (tmp_path / "made" / "report.md").read_text(encoding="utf-8")
-    assert text.split("\n\n")[1].startswith("Over 2 seeds")
-    assert str(tmp_path / "made" / "report.md") in capsys.readouterr().err
+    path = tmp_path / "made-seeds2-0" / "report.md"
+    assert path.read_text(encoding="utf-8").split("\n\n")[1].startswith("Over 2 seeds")
+    assert str(path) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -617,7 +617,7 @@ def test_seeds_of_another_benchmark_are_refused(tmp_path, reports, capsys, chang
     assert report_only(tmp_path, 0, 1, 2) == 2
     message = capsys.readouterr().err
     assert str(reports[1]) in message and said in message and len(message.splitlines()) == 1
-    assert not (tmp_path / "made").exists()
+    assert not list(tmp_path.glob("made-seeds*"))
 
 
 def test_devices_and_libraries_may_differ(tmp_path, reports):
@@ -625,7 +625,7 @@ def test_devices_and_libraries_may_differ(tmp_path, reports):
     origin = storage.read_json(reports[1] / paths.PROVENANCE)
     storage.write_json(reports[1] / paths.PROVENANCE, {**origin, "device": "a GPU"})
     assert report_only(tmp_path, 0, 1, 2) == 0
-    text = (tmp_path / "made" / "report.md").read_text(encoding="utf-8")
+    text = (tmp_path / "made-seeds0-1-2" / "report.md").read_text(encoding="utf-8")
     assert "Device: CPU (seeds 0 and 2); a GPU (seed 1)." in text
 
 
@@ -633,4 +633,4 @@ def test_a_missing_seed_is_named(tmp_path, reports, capsys):
     shutil.rmtree(reports[1])
     assert report_only(tmp_path, 0, 1, 2) == 2
     assert "made-seed1: no results/cases.csv" in capsys.readouterr().err
-    assert not (tmp_path / "made").exists()
+    assert not list(tmp_path.glob("made-seeds*"))
