@@ -414,6 +414,22 @@ def test_headroom_and_gain(tmp_path):
     assert "by a standard deviation of 0.007 [" in summary
 
 
+def test_help_that_is_not_shown_is_said_so(tmp_path):
+    """Gains over 0.6 of -0.05, 0.35 and 0.1."""
+    seeds = {seed: {"UVS": mean, "USS": mean} for seed, mean in enumerate((0.55, 0.95, 0.7))}
+    summary = summary_of(tmp_path / "across", made(tmp_path, seeds))
+    assert "in mean DICE: annotation is not shown to have helped with any." in summary
+
+
+@pytest.mark.parametrize(
+    ("pools", "answer"),
+    [((0.5, 0.5, 0.5), "there is none"), ((0.4, 0.8, 0.7), "whether there is headroom remains open")],
+)
+def test_headroom_that_is_not_there_is_said_so(tmp_path, pools, answer):
+    runs = {seed: made(tmp_path, {seed: DICE[seed]}, pool=pool)[seed] for seed, pool in enumerate(pools)}
+    assert f": {answer}." in summary_of(tmp_path / "across", runs)
+
+
 def test_harm_is_said(tmp_path):
     options = {"iteration": {"UVS": 0.5, "USS": 0.4}}
     summary = summary_of(tmp_path / "across", made(tmp_path, **options))

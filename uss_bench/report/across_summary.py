@@ -80,11 +80,12 @@ def _headroom(seeds: Seeds) -> str:
 def _gain(seeds: Seeds) -> str:
     last = {name: seeds.first.curve(name)[-1] for name in seeds.strategies}
     gains = {name: _dice_difference(seeds, key, INITIAL) for name, key in last.items()}
+    all_of = dict.fromkeys(GAINED, "all") | {"undecided": "any"}
     groups = {
         verdict: [name for name, found in gains.items() if found.verdict == verdict] for verdict in GAINED
     }
     answers = [
-        words.format("all" if len(groups[verdict]) == len(gains) > 1 else listed(groups[verdict]))
+        words.format(all_of[verdict] if len(groups[verdict]) == len(gains) > 1 else listed(groups[verdict]))
         for verdict, words in GAINED.items()
         if groups[verdict]
     ]
