@@ -421,10 +421,11 @@ def test_all_strategies_begin_with_the_same_weights_and_twins_with_others():
 
 @pytest.mark.parametrize(
     ("spacing", "distance", "reach"),
-    [("1.5,1,1", 5, [5, 5, 5]), ("6,6,6", 1, [1, 1, 1]), ("3,2,2", 2, [2, 2, 2]), ("20,20,20", 1, [1, 1, 1])],
+    [("1.5,1,1", 5, [5, 5, 5]), ("6,6,6", 2, [1, 1, 1]), ("3,2,2", 3, [2, 2, 2]), ("20,20,20", 1, [1, 1, 1])],
 )
 def test_lengths_in_mm_are_the_papers_voxels_on_its_grid(spacing, distance, reach):
-    """5 slices, and a cube of 11 voxels; elsewhere rounded (7.5 / 3 to the even 2), at least one voxel."""
+    """5 slices, and a cube of 11 voxels; elsewhere distances are rounded up, reaches to the nearest (2.5 to
+    the even 2), at least one voxel."""
     settings = config.resolve("paper", [f"data.spacing={spacing}"])
     assert Querying(settings, {}, 0).min_distance == distance
     assert in_voxels(settings.query.dilation_mm, settings.data.spacing) == reach
