@@ -222,6 +222,15 @@ def test_times_are_not_needed_to_read(tmp_path):
     read_results(tmp_path)
 
 
+def test_what_an_oracle_asked_for_competes_no_more_than_it(tmp_path):
+    folder = write(tmp_path)
+    origin = storage.read_json(folder / paths.PROVENANCE)
+    lists = {"RSS": {"file": "a.csv", "sha256": "d", "replays": "OSS"}}
+    storage.write_json(folder / paths.PROVENANCE, {**origin, "further_strategies": lists})
+    found = read_results(folder)
+    assert (found.strategies, found.contenders) == (["UVS", "RSS"], ["UVS"])
+
+
 def test_a_model_that_was_evaluated_on_other_cases_is_refused(tmp_path):
     shutil.copytree(MADE_UP, tmp_path / "results")
     rows = storage.read_csv(tmp_path / paths.CASES)

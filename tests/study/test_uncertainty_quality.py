@@ -160,3 +160,11 @@ def test_a_run_in_which_nothing_scores_the_pool_has_empty_files(tmp_path):
     write_uncertainty_quality(tmp_path, {}, [SimpleNamespace(key=INITIAL, queries=())], edge=1.0)
     assert storage.read_csv(tmp_path / "results" / "uncertainty.csv.gz") == []
     assert storage.read_csv(tmp_path / "results" / "calibration.csv") == []
+
+
+def test_a_model_with_nothing_left_to_score_has_no_rows(tmp_path):
+    """As where slice strategies run dry, or all of the pool is initial."""
+    record = TrainingSet(INITIAL, Annotations({"a": range(3)}))
+    write_uncertainty_quality(tmp_path, {INITIAL: []}, [record], 6.0)
+    assert storage.read_csv(tmp_path / "results" / "uncertainty.csv.gz") == []
+    assert storage.read_csv(tmp_path / "results" / "calibration.csv") == []

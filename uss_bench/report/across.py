@@ -236,8 +236,8 @@ def _method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         text += (
             f"\n\nThis report makes {len(comparisons)} comparisons: {plural(pairs, 'pair')}, each in "
             f"{listed(COMPARED)} at {plural(budgets, 'budget')}{area}. Intervals and "
-            "verdicts are per comparison: where nothing differs, about 1 in 20 distances is called better or "
-            "worse, and fewer in DICE, where small differences count as equivalent. "
+            "verdicts are per comparison: where nothing differs, about 1 in 20 is called better or worse (in "
+            "DICE fewer, where equivalence can be shown). "
             f"p (Holm) is corrected for the {plural(pairs, 'pair')} of one metric at one budget."
         )
     return "\n\n".join([text, *_missed(seeds)])
