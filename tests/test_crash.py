@@ -544,7 +544,7 @@ def _seldom(*values):
         _seldom(Limit(1000, "uss_bench.data.volumes._build_entry"), 1, "runs/cache/"),
         _seldom(Limit(10, "uss_bench.study.models.train"), 1, "training.csv: File too large"),
         (Limit(4000, "uss_bench.study.models.train"), 1, "model.pt: File too large"),
-        _seldom(Limit(700, "uss_bench.report.results.write_results"), 1, "volumes.csv: File too large"),
+        _seldom(Limit(700, "uss_bench.report.result_files.write_results"), 1, "volumes.csv: File too large"),
         (Limit(5000, "uss_bench.report.document.write_report"), 1, "report.md: File too large"),
     ],
     ids=lambda value: value.since if isinstance(value, Limit) else "",

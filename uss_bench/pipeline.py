@@ -24,7 +24,7 @@ from .identity import (
 from .intake import load_volumes, prepare_cases
 from .plan import check_disk, describe_plan, model_count
 from .provenance import provenance
-from .report import across, document, results
+from .report import across, document, result_files
 from .request import Checked, Run, check_name, check_run, check_writable
 from .runtime import stopping
 from .runtime.errors import InputError
@@ -210,7 +210,7 @@ def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progr
     simulation = Simulation(checked.settings, volumes, run.folder, run.seed, checked.device, progress, team)
     records = simulation.run(checked.strategies)
     if team.leads:
-        results.write_results(run.report_folder, records, volumes, run.seed, simulation.seconds)
+        result_files.write_results(run.report_folder, records, volumes, run.seed, simulation.seconds)
         edge = checked.settings.data.spacing[0]
         write_uncertainty_quality(run.report_folder, simulation.assessed, records, edge)
         write_showcase(simulation, records, run.report_folder / SLICES)

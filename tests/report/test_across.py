@@ -114,6 +114,14 @@ def text():
     return (GOLDEN / "report.md").read_text(encoding="utf-8")
 
 
+def limit_to_two_steps(runs):
+    """Then all models that train to convergence ended at their limit."""
+    for folder in runs.values():
+        origin = storage.read_json(folder / paths.PROVENANCE)
+        origin["config"]["training"]["converged_max_steps"] = 2
+        storage.write_json(folder / paths.PROVENANCE, origin)
+
+
 def text_of(folder, runs):
     path = write_across(folder, runs)
     assert path == folder / "report.md"
@@ -455,10 +463,7 @@ def test_a_strategy_above_the_pool_model_is_named(tmp_path):
 def test_models_that_ended_at_the_limit_are_counted(tmp_path, runs):
     """All of the nine that train to convergence took 2 steps."""
     assert "ended at" not in summary_of(tmp_path / "across", runs)
-    for folder in runs.values():
-        origin = storage.read_json(folder / paths.PROVENANCE)
-        origin["config"]["training"]["converged_max_steps"] = 2
-        storage.write_json(folder / paths.PROVENANCE, origin)
+    limit_to_two_steps(runs)
     assert "9 of 9 models that train to convergence ended at 2 steps instead." in summary_of(
         tmp_path / "across", runs
     )
@@ -517,10 +522,7 @@ def test_no_area_where_a_strategy_adds_no_liver_slice(tmp_path, runs):
 def test_final_models_that_are_retrained_are_said_to_be(tmp_path, runs):
     """As many steps as the last iteration's, up to the limit."""
     assert "once more, under other batches" not in text_of(tmp_path / "across", runs)
-    for folder in runs.values():
-        origin = storage.read_json(folder / paths.PROVENANCE)
-        origin["config"]["training"]["converged_max_steps"] = 2
-        storage.write_json(folder / paths.PROVENANCE, origin)
+    limit_to_two_steps(runs)
     text = text_of(tmp_path / "across", runs)
     assert text.count("The final models are those of the last iteration once more, under other batches.") == 2
 

@@ -11,7 +11,8 @@ import pytest
 
 from uss_bench import config
 from uss_bench.data.manifest import Case
-from uss_bench.report.results import read_results, write_results
+from uss_bench.report.result_files import write_results
+from uss_bench.report.results import read_results
 from uss_bench.runtime import paths, storage
 from uss_bench.runtime.errors import InputError
 from uss_bench.study.annotation import Annotations

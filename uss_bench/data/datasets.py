@@ -136,6 +136,9 @@ def prepare(
                 f"{layout}: these files are not NIfTI; "
                 "give a folder for the converted ones with --convert-to DIR"
             )
+        before = sum(path.exists() for case in cases for path in _targets(case, folder).values())
+        if before:
+            print(f"{folder}: {before} file(s) converted before are used as they are; remove them to redo it")
     kept, left_out, problems = [], {}, []
     for case in cases:
         try:
@@ -244,11 +247,7 @@ def run(
         raise InputError(f"--output {output}: already exists; give --append to add to it, or another name")
     existing = read_manifest(output) if append and output.exists() else []
     cases, excluded = collect(layout, source, existing, exclude, spacings)
-    targets = [path for case in cases for path in _targets(case, convert_to or Path()).values()]
-    before = sum(path.exists() for path in targets)
     kept, left_out, problems = prepare(layout, cases, convert_to, spacings)
-    if before:
-        print(f"{convert_to}: {before} file(s) converted before are used as they are; remove them to redo it")
     refuse(f"{source}: {len(problems)} problem(s)", problems)
     for case_id, reason in [*((case.case_id, "--exclude") for case in excluded), *left_out.items()]:
         print(f"left out {case_id}: {reason}")

@@ -13,7 +13,8 @@ from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import PAPER, STRATEGIES
 from .effort import equivalent_slices
 from .quantile_regression import TERMS, QuantileEffects, quantile_effects
-from .results import SIZE, SPACING, Results
+from .result_files import SIZE, SPACING
+from .results import Results
 from .signed_rank import PairedTest, against_best, stars
 from .statistics import EFFECT_CASES, PERCENTILE_CASES, holm, summarize
 from .words import (
