@@ -33,6 +33,8 @@ def test_all_models_are_trained_evaluated_and_reported(smoke):
     models = {(row["model"], row["strategy"], row["iteration"]) for row in rows}
     assert len(models) == 1 + 4 * 2 + 4 + 1
     assert len(rows) == 4 * len(models)
+    log = (smoke / "runs" / "smoke-seed0" / "log.txt").read_text(encoding="utf-8")
+    assert f"12 cases ready, {len(models)} models to train and evaluate\n" in log
     text = (report / "report.md").read_text(encoding="utf-8")
     assert all(f"## Table {number}." in text for number in range(1, 10))
 

@@ -206,6 +206,8 @@ def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progr
     if team.leads and not (run.folder / RUN).exists():
         write_json(run.folder / RUN, {**origin, "files": files})
     progress.keep_in(run.folder, team.rank)
+    models = model_count(checked.settings, checked.strategies)
+    progress.say(f"{len(checked.cases)} cases ready, {models} models to train and evaluate")
 
     simulation = Simulation(checked.settings, volumes, run.folder, run.seed, checked.device, progress, team)
     records = simulation.run(checked.strategies)
