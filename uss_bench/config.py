@@ -67,7 +67,10 @@ class Training:
         0.0, "exponent with which the rate falls to zero at the limit of steps (0: constant rate)", 0.0
     )
     anneal: int = _setting(
-        0, "steps at the end, within the limits of steps, in which the rate falls to zero (0: none)", 0
+        0,
+        "steps at the end, within the limits of steps, in which the rate falls to zero; the model is what "
+        "they end with, not that of the best validation (0: none)",
+        0,
     )
     validate_every: int = _setting(1000, "steps between validations", 1)
     max_epochs: int = _setting(30, "most epochs of the initial and the iterations' models", 1)

@@ -39,12 +39,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "inference.samples": 10,
         "query.iterations": 3,
     },
-    # The phantoms, trained out, in about half an hour per seed.
+    # The phantoms, trained out, in about an hour per seed.
     "study": {
         **PHANTOMS,
-        "training.anneal": 200,
-        "training.validate_every": 75,
-        "training.max_steps": 500,
+        "training.anneal": 500,
+        "training.validate_every": 150,
+        "training.max_steps": 700,
         "training.converged_max_steps": 4000,
         "training.patience": 6,
         "inference.samples": 10,

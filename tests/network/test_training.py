@@ -361,7 +361,7 @@ def test_the_rate_decays_in_training(sampler):
 
 
 def annealed(sampler, values, converge, **changes):
-    """Outcome of a scripted training, and `(step, rate)` of each step."""
+    """Outcome of a scripted training, `(step, rate)` of each step, and the states that were validated."""
     rates = []
 
     def after_step(training):
@@ -370,7 +370,7 @@ def annealed(sampler, values, converge, **changes):
     validate, states = scripted(values)
     result = train(tiny_net(), sampler, validate, settings(**changes), NAME, converge, after_step=after_step)
     assert len(states) == len(values)
-    return result, rates
+    return result, rates, states
 
 
 FALLING = [0.01, 0.01 * 5 / 6, 0.01 * 4 / 6, 0.01 * 3 / 6, 0.01 * 2 / 6, 0.01 * 1 / 6]
@@ -389,12 +389,14 @@ FALLING = [0.01, 0.01 * 5 / 6, 0.01 * 4 / 6, 0.01 * 3 / 6, 0.01 * 2 / 6, 0.01 * 
     ],
 )
 def test_the_rate_is_constant_and_then_always_annealed(sampler, changes, converge, values, constant, ended):
-    result, rates = annealed(sampler, values, converge, anneal=6, **changes)
+    """The model is that of the end, the worst in validation among these rows or the best."""
+    result, rates, states = annealed(sampler, values, converge, anneal=6, **changes)
     assert result.ended == ended
     assert result.last_step == constant + 6
     assert [step for step, _ in rates] == list(range(1, constant + 7))
     assert [rate for _, rate in rates] == pytest.approx([0.01] * constant + FALLING)
-    assert result.best_jaccard == max(values)
+    assert (result.best_jaccard, result.best_step) == (values[-1], result.last_step)
+    assert same(result.state, states[-1])
     assert [jaccard for _, _, jaccard in result.curve] == values
     assert result.curve[-1][0] == result.last_step  # the last step is validated
 
@@ -412,8 +414,9 @@ def test_epochs_are_followed_by_annealing_with_batches_of_the_next_one(sampler):
 
 
 def test_without_annealing_the_rate_stays_where_it_is(sampler):
-    result, rates = annealed(sampler, [0.3, 0.2, 0.1], True, patience=2)
-    assert (result.ended, result.last_step) == ("patience", 15)
+    result, rates, states = annealed(sampler, [0.3, 0.2, 0.1], True, patience=2)
+    assert (result.ended, result.last_step, result.best_step) == ("patience", 15, 5)
+    assert same(result.state, states[0])
     assert {rate for _, rate in rates} == {0.01}
 
 

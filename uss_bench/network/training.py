@@ -1,4 +1,4 @@
-"""Training of one model from scratch (section II-B): soft Dice loss, Adam, best checkpoint by validation."""
+"""Training of one model from scratch (section II-B): soft Dice loss, Adam, choice of a checkpoint."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Training:
     loss : float
         Of the last step, until it is validated.
     best_jaccard, best_step, best_state
-        The best validation, its step and the model's state there.
+        The best validation, its step and the model's state there; after annealing the last one's.
     curve : list
         `[step, mean loss since the validation before, validation Jaccard]` of each validation; None for the
         Jaccard index where training goes without.
@@ -162,10 +162,15 @@ class Training:
         return bool(self.curve) and self.curve[-1][0] == self.step
 
     def judge(self, jaccard: float | None) -> None:
-        """Take in the validation after the last step; without one (None) the last state is the best."""
+        """Take in the validation after the last step.
+
+        The last state is the best where nothing was validated (None), and at the end of annealing: what
+        distinguishes it from states at the full rate exceeds what few validation cases can tell.
+        """
         self.curve.append([self.step, sum(self.losses) / len(self.losses), jaccard])
         self.losses, self.without_progress = [], self.without_progress + 1
-        if jaccard is None or jaccard > self.best_jaccard:
+        annealed = self.settings.anneal and self.finished
+        if annealed or jaccard is None or jaccard > self.best_jaccard:
             self.best_state = {
                 key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()
             }
@@ -179,10 +184,11 @@ class Trained:
     Attributes
     ----------
     state : dict
-        The model's state at the best validation, on the CPU.
+        The model's state at the best validation, or at the end of annealing; on the CPU.
     best_step, last_step : int
+        Of that state, and of the training.
     best_jaccard : float or None
-        None without validation.
+        Of that state; None without validation.
     curve : list
         `[step, mean loss since the validation before, validation Jaccard]` of each validation.
     ended : str
@@ -207,11 +213,12 @@ def train(
     after_step: Callable[[Training], None] | None = None,
     resume: dict[str, Any] | None = None,
 ) -> Trained:
-    """Train `model` in place and return its best state.
+    """Train `model` in place and return its best state, or the annealed one.
 
     The rate is constant until the limit of epochs or, with `converge`, until the patience runs out. Then,
-    with `settings.anneal`, that many steps follow in which it falls to zero. A limit of steps counts these
-    in: annealing begins early enough to be done by then, so no training ends without it.
+    with `settings.anneal`, that many steps follow in which it falls to zero, and the model is what they end
+    with; without them it is the state of the best validation. A limit of steps counts these in: annealing
+    begins early enough to be done by then, so no training ends without it.
 
     Parameters
     ----------

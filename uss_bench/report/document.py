@@ -77,9 +77,11 @@ def _training_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[
     )
     yield pictures.get(2)
     yield pictures.get(4)
+    annealed = results.provenance["config"]["training"]["anneal"]
+    evaluated = "the last" if annealed else "which has the best validation Jaccard index"
     yield (
-        "### Table 3. Training steps\n\nThe evaluated step, which has the best validation Jaccard index, of "
-        f"the steps trained.\n\n{tables.training_steps(results)}"
+        f"### Table 3. Training steps\n\nThe evaluated step, {evaluated}, of the steps trained.\n\n"
+        f"{tables.training_steps(results)}"
     )
     yield pictures.get(3)
 

@@ -146,8 +146,8 @@ class Simulation:
         """A model's life: trained from scratch (section II-B), evaluated on the test cases (section II-F)."""
         key = training_set.key
         training = yield self._training(training_set, LONG if key.converges else SHORT)
-        best = f"best Jaccard {training['best_jaccard']:.3f} at step {training['best_step']}"
-        self._say_finished(key, f"trained, {best} of {training['last_step']}")
+        steps = f"step {training['best_step']} of {training['last_step']}"
+        self._say_finished(key, f"trained, Jaccard {training['best_jaccard']:.3f} at {steps}")
         evaluation = yield self._evaluation(key)
         self._say_finished(key, f"mean test DICE {np.mean([row['DICE'] for row in evaluation]):.3f}")
         spent = self._effort(training_set.annotations)
