@@ -593,6 +593,15 @@ def test_settings_that_differ_make_the_runs_out_of_the_papers(folder, no_matplot
         assert config.resolve("paper", [f"{name}={paper}"]) == config.Config() and here != str(default)
 
 
+@pytest.mark.parametrize(("anneal", "which"), [(0, "which has the best validation"), (40, "the last, of")])
+def test_table_3_says_which_step_was_evaluated(folder, no_matplotlib, anneal, which):
+    path = folder / "results" / "provenance.json"
+    origin = json.loads(path.read_text(encoding="utf-8"))
+    origin["config"]["training"]["anneal"] = anneal
+    path.write_text(json.dumps(origin), encoding="utf-8")
+    assert f"The evaluated step, {which}" in section_of(text_of(folder), "Table 3. Training steps")
+
+
 def test_the_papers_settings_differ_in_nothing(folder, no_matplotlib):
     path = folder / "results" / "provenance.json"
     paper = {name: config.as_dict(config.Config()) for name in ("config", "paper_config")}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from builders import keyed
 
-from uss_bench.report.effort import effort_areas, equivalent_slices, mean_height
+from uss_bench.report.effort import equivalent_slices, mean_height
 from uss_bench.report.results import read_results
+from uss_bench.report.seeds import Seeds
 from uss_bench.study.keys import DATA_POOL, INITIAL, ModelKey
 
 DATA = Path(__file__).parent / "data"
@@ -38,11 +39,12 @@ def test_mean_height_by_hand():
     assert mean_height([0, 10, 10], curves, 0, 10)[0] == pytest.approx(0.375)
 
 
-def curves(results, dice, effort):
-    """Results with mean DICE and equivalent slices `{strategy: [iteration 1, ...]}`.
+def areas_and_range(results, dice, effort):
+    """Areas of a single seed, their range, and whether it is one.
 
-    The initial model has a DICE of 0.6 with 10 equivalent slices, which are 30 liver slices of whole volumes.
-    UVS adds volumes and USS slices.
+    Mean DICE and equivalent slices are given as `{strategy: [iteration 1, ...]}`. The initial model has a
+    DICE of 0.6 with 10 equivalent slices, which are 30 liver slices of whole volumes. UVS adds volumes and
+    USS slices.
     """
     scores, counts = (
         {("initial", "", 0): {"DICE": np.array([0.5, 0.7])}},
@@ -56,7 +58,8 @@ def curves(results, dice, effort):
             counts["iteration", strategy, iteration] = {
                 "annotated_liver_slices": 3 * slices if strategy == "UVS" else 30 + slices - 10
             }
-    return replace(results, scores=keyed(scores), effort=keyed(counts))
+    seeds = Seeds({0: replace(results, scores=keyed(scores), effort=keyed(counts))})
+    return {name: seeds.areas(name).mean() for name in dice}, seeds.ranges.tolist(), seeds.overlapping
 
 
 def test_effort_area_of_two_points(results):
@@ -64,8 +67,9 @@ def test_effort_area_of_two_points(results):
 
     The other reaches 0.8 at 30, so 0.7 at 20: 0.65.
     """
-    areas, extent = effort_areas(curves(results, {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [20]}))
-    assert extent == (10, 20)
+    dice, effort = {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [20]}
+    areas, extent, overlapping = areas_and_range(results, dice, effort)
+    assert (extent, overlapping) == ([[10, 20]], True)
     assert areas == pytest.approx({"UVS": 0.65, "USS": 0.75})
 
 
@@ -74,14 +78,15 @@ def test_effort_area_of_three_points(results):
 
     UVS: 0.6 to 0.7 over 20, then half way to 0.9 over 10: 13 + 7.5 in 30.
     """
-    found = curves(results, {"UVS": [0.7, 0.9], "USS": [0.8, 0.9]}, {"UVS": [30, 50], "USS": [20, 40]})
-    areas, extent = effort_areas(found)
-    assert extent == (10, 40)
+    dice, effort = {"UVS": [0.7, 0.9], "USS": [0.8, 0.9]}, {"UVS": [30, 50], "USS": [20, 40]}
+    areas, extent, overlapping = areas_and_range(results, dice, effort)
+    assert (extent, overlapping) == ([[10, 40]], True)
     assert areas == pytest.approx({"UVS": (20 * 0.65 + 10 * 0.75) / 30, "USS": (10 * 0.7 + 20 * 0.85) / 30})
 
 
 def test_effort_area_without_effort(results):
     """A strategy that finds no liver slice leaves no range to compare on; its models count by their mean."""
-    areas, extent = effort_areas(curves(results, {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [10]}))
-    assert extent == (10, 10)
+    dice, effort = {"UVS": [0.8], "USS": [0.9]}, {"UVS": [30], "USS": [10]}
+    areas, extent, overlapping = areas_and_range(results, dice, effort)
+    assert (extent, overlapping) == ([[10, 10]], False)
     assert areas == pytest.approx({"UVS": 0.6, "USS": 0.75})

@@ -11,9 +11,9 @@ from pathlib import Path
 from ..runtime import paths, storage
 from ..study.metrics import METRICS, PAPER_METRICS
 from . import appendix, comparison, figures, further, summary, tables, uncertainty_section
-from .effort import effort_areas
 from .quantile_regression import QuantileEffects
 from .results import Results, read_results
+from .seeds import Seeds
 from .signed_rank import RESAMPLES
 from .statistics import EFFECT_CASES, MEAN_CASES, PERCENTILE_CASES
 from .words import listed, marked, oracle_note, titled
@@ -77,7 +77,7 @@ def _training_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[
     )
     yield pictures.get(2)
     yield pictures.get(4)
-    annealed = results.provenance["config"]["training"]["anneal"]
+    annealed = results.provenance["config"]["training"].get("anneal")  # older runs had none
     evaluated = "the last" if annealed else "which has the best validation Jaccard index"
     yield (
         f"### Table 3. Training steps\n\nThe evaluated step, {evaluated}, of the steps trained.\n\n"
@@ -197,12 +197,14 @@ def _further_results(results: Results) -> Iterator[str]:
         else "Percentiles, and with them the intercepts of Table 9, have no intervals below n = "
         f"{PERCENTILE_CASES}, where these cover too rarely."
     )
-    areas, (start, stop) = effort_areas(results)
-    if stop > start:
+    alone = Seeds({results.provenance["seed"]: results})
+    if alone.overlapping:
+        start, stop = alone.ranges[0]
+        areas = [f"{strategy} {alone.areas(strategy).mean():.3f}" for strategy in alone.contenders]
         yield (
             "### Area under the effort curve\n\nMean DICE of the iterations' models over equivalent slices, "
             f"from {start:.0f} to {stop:.0f}, the range that every strategy covers, divided by its length: "
-            f"{', '.join(f'{strategy} {area:.3f}' for strategy, area in areas.items())}."
+            f"{', '.join(areas)}."
         )
     legend = "Mean DICE / mean HD [mm] of the models of Table 8 over n test cases.\n\n"
     for title, groups in (("site", results.sites), ("variant", results.variants)):

@@ -29,31 +29,6 @@ def equivalent_slices(results: Results, key: ModelKey) -> float:
     return alone + (counts[key] - alone) / CONTOURED
 
 
-def effort_areas(results: Results) -> tuple[dict[str, float], tuple[float, float]]:
-    """Area under the curve of mean DICE against equivalent slices, for each strategy.
-
-    The curve starts at the initial model. All areas are over the range of effort that every strategy covers,
-    and divided by it.
-
-    Returns
-    -------
-    areas : dict
-        `{strategy: area}`, a mean DICE between 0 and 1.
-    extent : tuple of float
-        First and last equivalent slice of the range.
-    """
-    curves = {strategy: results.curve(strategy) for strategy in results.strategies}
-    efforts = {name: [equivalent_slices(results, key) for key in keys] for name, keys in curves.items()}
-    start = equivalent_slices(results, INITIAL)
-    stop = min((effort[-1] for effort in efforts.values()), default=start)
-    means = {
-        name: np.array([[results.scores[key]["DICE"].mean()] for key in keys])
-        for name, keys in curves.items()
-    }
-    areas = {name: float(mean_height(efforts[name], means[name], start, stop)[0]) for name in curves}
-    return areas, (start, stop)
-
-
 def mean_height(effort: Sequence[float], curves: np.ndarray, start: float, stop: float) -> np.ndarray:
     """Area under piecewise linear curves between two efforts, over their distance.
 
