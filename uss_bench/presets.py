@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "inference.samples": 10,
         "query.iterations": 3,
     },
-    # The phantoms, trained out, in about an hour per seed.
+    # The phantoms, trained out, in an hour or two per seed.
     "study": {
         **PHANTOMS,
         "training.anneal": 500,
