@@ -7,7 +7,6 @@ continues them.
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -16,16 +15,13 @@ import numpy as np
 from uss_bench.commands import run_main
 from uss_bench.data.cohort import COLUMNS, default_cohort
 from uss_bench.data.variants import RARE
+from uss_bench.report.results import read_results
 from uss_bench.report.words import markdown_table
 from uss_bench.runtime.storage import write_csv
+from uss_bench.study.keys import INITIAL
 
 SLICES = 17  # that USS and RSS get per iteration: what UVS gives them in `quick`, seed 0
-MODELS = {  # columns `model` and `strategy` of results/cases.csv
-    "initial": ("initial", ""),
-    "data pool": ("data pool", ""),
-    "RSS": ("converged", "RSS"),
-    "USS": ("converged", "USS"),
-}
+MODELS = ("initial", "data pool", "RSS", "USS")
 
 
 def pools():
@@ -64,19 +60,13 @@ def write_manifest(path, pool):
     write_csv(path, COLUMNS, rows)
 
 
-def scores(report, rare):
-    """Mean DICE of each of `MODELS` over all test cases / over those in `rare`, as a table's cells."""
-    with (report / "results" / "cases.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    cells = []
-    for model in MODELS.values():
-        found = [row for row in rows if (row["model"], row["strategy"]) == model]
-        all_cases, of_rare = (
-            np.mean([float(row["DICE"]) for row in found if row["case_id"] in cases])
-            for cases in ({row["case_id"] for row in found}, rare)
-        )
-        cells.append(f"{all_cases:.3f} / {of_rare:.3f}")
-    return cells
+def scores(report):
+    """Mean DICE of each of `MODELS` over all test cases / over those of rare variants, as a table's cells."""
+    results = read_results(report)
+    rare = np.isin(results.variants, RARE)
+    found = {"initial": INITIAL, **results.final_models}
+    dice = [results.scores[found[name]]["DICE"] for name in MODELS]
+    return [f"{values.mean():.3f} / {values[rare].mean():.3f}" for values in dice]
 
 
 def main():
@@ -86,7 +76,6 @@ def main():
     parser.add_argument("--set", nargs="+", default=[])
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    rare = {row["case_id"] for row in default_cohort() if row["split"] == "test" and row["phantom"] in RARE}
     table = []
     for number, (name, pool) in enumerate(pools().items()):
         manifest = options.folder / f"pool-{number}.csv"
@@ -104,8 +93,8 @@ def main():
             )
             if code:
                 return code
-            table.append([name, seed, *scores(options.folder / "reports" / run, rare)])
-    print(f"\nMean DICE over all test cases / over the {len(rare)} of rare variants.\n")
+            table.append([name, seed, *scores(options.folder / "reports" / run)])
+    print("\nMean DICE over all test cases / over those of rare variants.\n")
     print(markdown_table(["pool", "seed", *MODELS], table))
     return 0
 
