@@ -43,10 +43,12 @@ def _mean(results: Results, key: ModelKey, metric: str) -> float:
 def _headroom(results: Results) -> str:
     initial, pool = _dice(results, INITIAL), _dice(results, DATA_POOL)
     above = [key.title for key in results.scores if _dice(results, key) > pool]
+    steps = [results.training[key]["last_step"] for key in (INITIAL, DATA_POOL)]
+    longer = f" (part of it may be longer training: {steps[0]} and {steps[1]} steps)"
     text = (
         f"On {plural(len(results.cases), 'test case')}, the initial model reaches a mean DICE of "
         f"{initial:.3f} and the model trained on the whole pool {pool:.3f}: a headroom of "
-        f"{round(pool, 3) - round(initial, 3):.3f}."
+        f"{round(pool, 3) - round(initial, 3):.3f}{longer * (steps[1] > steps[0])}."
     )
     if 0 < SATURATED * pool <= initial:
         text += f" Warning: the initial model is at {100 * initial / pool:.0f}% of the pool model already."
