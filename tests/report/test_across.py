@@ -38,11 +38,14 @@ KEYS = ("model", "strategy", "iteration")
 DICE = {0: {"UVS": 0.80, "USS": 0.88}, 1: {"UVS": 0.90, "USS": 0.84}, 2: {"UVS": 0.85, "USS": 0.85}}
 
 
-def write_run(folder, seed, converged, iteration=None, initial=0.6, pool=0.95, hd=None, twin=None):
-    """Result files of one iteration and two test cases.
+def write_run(
+    folder, seed, converged, iteration=None, initial=0.6, pool=0.95, hd=None, twin=None, cases="abc"
+):
+    """Result files of one iteration and three test cases, or two.
 
-    Their DICE is 0.02 below and above `{strategy: mean}`. The initial model has 12 liver slices of a whole
-    volume, that is 4 equivalent slices. UVS adds another 12, that is 4; USS adds 8 by themselves.
+    Their DICE is 0.02 below and above `{strategy: mean}`, and that itself. The initial model has 12 liver
+    slices of a whole volume, that is 4 equivalent slices. UVS adds another 12, that is 4; USS adds 8 by
+    themselves.
     """
     iteration = iteration or converged
     means = {("initial", "", 0): initial, ("data pool", "", None): pool}
@@ -55,7 +58,7 @@ def write_run(folder, seed, converged, iteration=None, initial=0.6, pool=0.95, h
         rows += [
             {**dict(zip(KEYS, key, strict=True)), "seed": seed, "case_id": case_id, "site": "s",
              "DICE": mean + shift, **scores}
-            for case_id, shift in (("a", -0.02), ("b", 0.02))
+            for case_id, shift in zip(cases, (-0.02, 0.02, 0.0)[: len(cases)], strict=True)
         ]  # fmt: skip
     storage.write_csv(folder / paths.CASES, list(rows[0]), rows)
     liver = {("", 0): 12, ("data pool", None): 90}
@@ -73,7 +76,7 @@ def write_run(folder, seed, converged, iteration=None, initial=0.6, pool=0.95, h
     queries += [dict(zip(columns, ("USS", 1, "p", z, 0.2), strict=True)) for z in range(8)]
     storage.write_csv(folder / paths.QUERIES, columns, queries)
     geometry = {f"{name}_{axis}": 1.0 for name in ("spacing", "size") for axis in "zyx"}
-    volumes = [{"case_id": case_id, **geometry} for case_id in "ab"]
+    volumes = [{"case_id": case_id, **geometry} for case_id in cases]
     storage.write_csv(folder / paths.VOLUMES, ["case_id", *geometry], volumes)
     origin = {
         "seed": seed, "config": {"training": {"converged_max_steps": 3}}, "strategies": list(converged),
@@ -187,6 +190,25 @@ def difference(cases, metric, kind, iteration, first, second):
     return (tables[0] - tables[1]).rename("y").reset_index()
 
 
+def error_and_freedom(table):
+    """Of the mean of `y`: mean squares by statsmodels, and the formulas of the report's method."""
+    squares = anova_lm(ols("y ~ C(seed) + C(case_id)", table).fit())
+    seeds, cases, rest = squares["mean_sq"]
+    parts = np.array([square if square > rest * (1 + 1e-6) else 0 for square in (seeds, cases)])
+    parts = np.append(parts, rest * (1 - (parts > 0).sum()))
+    freedom = max(parts.sum() ** 2 / (parts**2 / squares["df"]).sum(), 3)
+    return (parts.sum() / len(table)) ** 0.5, freedom
+
+
+def wilson_of_clusters(table):
+    """Ends of Wilson's interval: the shares from which the one found lies t standard errors away."""
+    error, freedom = error_and_freedom(table)
+    share, square = table["y"].mean(), stats.t.ppf(0.975, freedom) ** 2
+    count = min(share * (1 - share) / error**2, len(table))
+    # (share - x)² = t² x (1 - x) / count, solved for x
+    return sorted(np.roots([1 + square / count, -2 * share - square / count, share**2]))
+
+
 @pytest.mark.parametrize("metric", ["DICE", "MSD", "HD"])
 @pytest.mark.parametrize("budget", ["converged", "iteration 2", "iteration 1"])
 def test_every_comparison_by_another_program(cases, metric, budget):
@@ -195,12 +217,7 @@ def test_every_comparison_by_another_program(cases, metric, budget):
     kind, iteration = ("converged", 2) if budget == "converged" else budget.split()
     for first, second in combinations(STRATEGIES, 2):
         table = difference(cases, metric, kind, int(iteration), first, second)
-        squares = anova_lm(ols("y ~ C(seed) + C(case_id)", table).fit())
-        seeds, cases_, rest = squares["mean_sq"]
-        parts = np.array([seeds if seeds > rest else 0, cases_ if cases_ > rest else 0])
-        parts = np.append(parts, rest * (1 - (parts > 0).sum()))
-        freedom = max(parts.sum() ** 2 / (parts**2 / squares["df"]).sum(), 3)
-        error = (parts.sum() / len(table)) ** 0.5
+        error, freedom = error_and_freedom(table)
         row, mean = found.loc[metric, budget, first, second], table["y"].mean()
         reach = stats.t.ppf(0.975, freedom) * error
         assert row[["mean", "low", "high"]].to_numpy(float) == pytest.approx(
@@ -211,7 +228,8 @@ def test_every_comparison_by_another_program(cases, metric, budget):
         assert row["improvement"] == pytest.approx(better.mean() + 0.5 * (table["y"] == 0).mean())
         ends = row[["improvement_low", "improvement_high"]].to_numpy(float)
         if 0 < row["improvement"] < 1:
-            assert 0 <= ends[0] <= row["improvement"] <= ends[1] <= 1
+            won = table.assign(y=better + 0.5 * (table["y"] == 0))
+            assert ends == pytest.approx(wilson_of_clusters(won), rel=1e-4, abs=1e-5)
         else:
             assert np.isnan(ends).all()
         excludes_zero = abs(mean) > reach
@@ -299,12 +317,15 @@ def test_where_the_seeds_come_from(text):
 def test_the_text_counts_its_comparisons_and_its_missed_livers(text):
     method = section_of(text, "How this was computed")
     assert len(read(paths.COMPARISONS)) == 60
-    assert "This report makes 60 comparisons: 6 pairs, each in DICE, MSD and HD at 3 budgets" in method
+    assert (
+        "This report makes 60 comparisons: 6 pairs, each in DICE, MSD and HD at 3 budgets and in the area of "
+        "DICE; and 9 with the initial and the data pool model"
+    ) in method
     assert "1 of 480 results missed the liver altogether" in method
     assert ": RSS iteration 2, final, seed 2, in test-1." in method
 
 
-def test_what_retraining_and_chance_do_by_another_program(text, cases):
+def test_what_strategies_do_not_share_by_another_program(text, cases):
     """From the mean squares of statsmodels: what is left to a model's mean beside strategy, seed and case."""
     models = cases[cases["model"] == "converged"]
     for metric, decimals in (("DICE", 3), ("MSD", 2), ("HD", 1)):
@@ -347,7 +368,7 @@ def test_spread_over_seeds_by_hand(tmp_path, runs):
     header, *rows = tables_of(section_of(text, "Means, DICE"))[0]
     assert header == ["", "UVS", "USS", "no query"]
     assert rows[1] == ["iter. 1", "0.850 ± 0.050 [0.800, 0.900]", "0.857 ± 0.021 [0.840, 0.880]", ""]
-    # Of two cases 0.04 apart, the fifth percentile lies 0.002 above the lower, that is 0.018 below the mean.
+    # Of three cases 0.02 apart, the fifth percentile lies 0.002 above the least, so 0.018 below the mean.
     assert tables_of(section_of(text, "Poor cases"))[0][1][1] == "0.832 ± 0.050 [0.782, 0.882]"
 
 
@@ -362,7 +383,7 @@ def test_areas_by_hand(tmp_path, runs):
 
 
 def test_verdict_by_hand(tmp_path):
-    """Differences of 0.05, 0.06 and 0.07 in both cases: 0.06 ± 4.303 x 0.01 / 3**0.5, which is 0.025."""
+    """Differences of 0.05, 0.06 and 0.07 in all cases: 0.06 ± 4.303 x 0.01 / 3**0.5, which is 0.025."""
     seeds = {seed: {"UVS": 0.80, "USS": 0.85 + seed / 100} for seed in range(3)}
     text = text_of(tmp_path / "across", made(tmp_path, seeds))
     row = tables_of(section_of(text, "DICE"))[0][1]
@@ -373,7 +394,7 @@ def test_verdict_by_hand(tmp_path):
         "by 0.060 [0.035, 0.085] (also after Holm's correction); none equivalent within 0.01 DICE, none "
         "undecided."
     ) in summary
-    assert "Of these pairs, none in MSD and none in HD differ." in summary
+    assert "Of these pairs, none in MSD and none in HD are shown to differ." in summary
 
 
 def test_strategies_are_compared_at_equal_effort_first(tmp_path):
@@ -411,7 +432,7 @@ def test_headroom_and_gain(tmp_path):
     options = {"iteration": {"UVS": 0.8, "USS": 0.601}, "twin": 0.61}
     summary = summary_of(tmp_path / "across", made(tmp_path, **options))
     assert summary.startswith(
-        "Over 3 seeds and 2 test cases, the initial model has a mean DICE of 0.600 and the model trained on "
+        "Over 3 seeds and 3 test cases, the initial model has a mean DICE of 0.600 and the model trained on "
         "the whole pool 0.950, a difference of +0.350 [+0.350, +0.350]: there is headroom. After 1 iteration"
     )
     assert (
@@ -476,11 +497,47 @@ def test_few_seeds_are_told_what_they_cannot_show(tmp_path, count):
     assert (f"## What {count} seeds cannot show" in text) == (count < 6)
     assert ("every pair is undecided" in text) == (count < 3)
     assert ("**worse**" in text) == (count > 2)
-    assert ("p (ranks)" in text) == (count == 6) and "about normal" in text
+    assert ("p (ranks)" in text) == ("It is not corrected." in text) == (
+        count == 6
+    ) and "about normal" in text
+    assert ("shown to differ" in text.split("\n\n")[1]) == (count > 2)
     assert ("[" in tables_of(section_of(text, "DICE"))[0][1][2]) == (count > 2)
     if count < 6:
         least = stats.wilcoxon(np.arange(1.0, count + 1), method="exact").pvalue
         assert f"can give p < 0.05; the least is {least:g}." in text
+
+
+def test_two_cases_are_told_what_they_cannot_show(tmp_path):
+    """Six seeds that agree about two cases say nothing of other cases."""
+    seeds = {seed: {"UVS": 0.80, "USS": 0.85 + seed / 500} for seed in range(6)}
+    text = text_of(tmp_path / "across", made(tmp_path, seeds, cases="ab"))
+    assert "What 2 test cases cannot show is listed below." in text.split("\n\n")[1]
+    section = section_of(text, "What 2 test cases cannot show")
+    assert "every pair is undecided" in section and "signed-rank" not in section
+    rows = tables_of(section_of(text, "DICE"))[0][1:]
+    assert [(row[2], row[-2], row[-1]) for row in rows] == [("-0.055", "undecided", "")] * 2
+
+
+def test_an_area_is_never_equivalent(tmp_path):
+    """Final models 0.0025 apart are equivalent; areas that are as close are not said to be.
+
+    At the 8 slices that UVS ends with, USS is half way from 0.6 to 1.0, as good as UVS.
+    """
+    seeds = {seed: {"UVS": 0.8, "USS": 0.8025} for seed in range(3)}
+    summary = summary_of(tmp_path / "across", made(tmp_path, seeds, iteration={"UVS": 0.8, "USS": 1.0}))
+    equal, final = summary.index("At equal effort"), summary.index("Among the converged models")
+    assert "equivalent within" not in summary[equal:final] and "1 undecided" in summary[equal:final]
+    assert "1 equivalent within 0.01 DICE" in summary[final:]
+
+
+def test_lists_that_all_seeds_share_are_named(tmp_path, runs):
+    """UVS and USS ask for the same in all made-up runs; then UVS does not."""
+    assert "UVS and USS asked for the same in every seed" in text_of(tmp_path / "across", runs)
+    rows = storage.read_csv(runs[1] / paths.QUERIES)
+    rows = [{**row, "case_id": "q"} if row["strategy"] == "UVS" else row for row in rows]
+    storage.write_csv(runs[1] / paths.QUERIES, list(rows[0]), rows)
+    text = text_of(tmp_path / "across", runs)
+    assert "the pool is the same. USS asked for the same in every seed" in text
 
 
 def test_one_strategy_is_compared_with_none(tmp_path):
@@ -499,12 +556,16 @@ def test_an_oracle_is_shown_and_not_compared(tmp_path, golden):
         copies = [{**row, "strategy": "OSS"} for row in rows if row["strategy"] == "USS"]
         if name == paths.CASES:
             copies = [{**row, "DICE": min(float(row["DICE"]) + 0.05, 1.0)} for row in copies]
+        if name == paths.ANNOTATION:
+            copies = [{**row, "annotated_liver_slices": 20 + int(row["iteration"])} for row in copies]
         storage.write_csv(golden / name, list(rows[0]), rows + copies)
     after = write_report(golden).read_text(encoding="utf-8")
     for heading in ("Is one strategy better than another?", "What moves a score", "Wins in distances"):
         assert section_of(after, heading) == section_of(before, heading)
     assert (golden / paths.COMPARISONS).read_bytes() == (GOLDEN / paths.COMPARISONS).read_bytes()
     assert "| OSS† (final) |" in after and "OSS† better" not in after
+    slices = [re.search(r"models \(after (.*?) equivalent slices\)", text)[1] for text in (before, after)]
+    assert slices[0] == slices[1]  # those of the strategies that the sentence compares
     assert "† An oracle" in after
 
 
@@ -516,7 +577,7 @@ def test_no_area_where_a_strategy_adds_no_liver_slice(tmp_path, runs):
         storage.write_csv(folder / paths.ANNOTATION, list(rows[0]), rows)
     text = text_of(tmp_path / "across", runs)
     assert "No areas under the effort curves" in section_of(text, "Effort") and "equal effort (" not in text
-    assert "in DICE, MSD and HD at 2 budgets. Intervals" in text
+    assert "in DICE, MSD and HD at 2 budgets; and 5 with" in text
 
 
 def test_final_models_that_are_retrained_are_said_to_be(tmp_path, runs):
@@ -579,6 +640,13 @@ def test_curves_bands_and_differences(illustrated, cases):
     expected = found.loc["DICE", "converged", "USS", "RSS"][["low", "high"]].to_numpy(float)
     assert bars[0].get_segments()[2][:, 1] == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert [label.get_text() for label in axes[2].get_xticklabels()] == ["1", "2", "final"]
+
+
+def test_two_seeds_have_no_intervals_in_the_figure(illustrated, tmp_path):
+    """Neither bars nor their caps, which would look like an interval of no width."""
+    seeds = read_seeds(write_across(tmp_path / "across", made(tmp_path, {0: DICE[0], 1: DICE[1]})).parent)
+    points, caps, bars = across_plot.key_figure(seeds).axes[2].containers[0]
+    assert len(points.get_ydata()) == 2 and caps == bars == ()
 
 
 def test_what_differences_are_taken_from():

@@ -92,14 +92,14 @@ def test_false_differences_in_distances(metric, seeds):
 
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_false_equivalence(tails, seeds):
-    """With an effect as large as the region, at most 7% are called equivalent, and none of the wrong sign.
+    """With an effect as large as the region, 2.5% are to be called equivalent, and none of the wrong sign.
 
     The strategies agree ten times as well as those of the results: else nothing would ever be equivalent.
     """
     rng = np.random.default_rng(10 + seeds)
     edge, none = (verdicts(rng, tails / 10, seeds, 0.002, effect) for effect in (ROPE, 0.0))
     print(f"\n{seeds} seeds: effect {ROPE:g} {edge}; no effect {none}")
-    assert edge["equivalent"] <= 0.07 and edge["worse"] <= 0.01
+    assert edge["equivalent"] <= 0.04 and edge["worse"] <= 0.01  # 2000 repeats: 0.025 ± 0.0035
     assert none["equivalent"] > 0.5 > none["better"] + none["worse"]
 
 
@@ -120,7 +120,7 @@ def test_coverage(tails, seeds, spread):
     rates = {name: float(count / REPEATS) for name, count in covered.items()}
     print(f"\n{seeds} seeds, {spread:g} between seeds: coverage {rates} (probability {truth:.2f})")
     assert 0.92 <= rates["mean"] <= 0.98
-    assert rates["probability"] >= 0.92
+    assert 0.92 <= rates["probability"] <= 0.99
 
 
 def test_power_grows_with_the_seeds_as_it_should(tails):
@@ -162,8 +162,22 @@ def test_the_bootstrap_of_rows_and_columns_covers_less(tails):
 
 
 def test_two_seeds_would_mislead(tails):
-    """Why they decide nothing: where seeds matter, more than a tenth of their intervals miss the truth."""
+    """Why they decide nothing: where seeds matter, up to an eighth of their intervals miss the truth."""
     rng = np.random.default_rng(9)
     found = [crossed_mean(draw(rng, tails, 2, 0.04)).p < 0.05 for _ in range(REPEATS)]
     print(f"\n2 seeds: {np.mean(found):.3f} of the intervals miss the truth")
-    assert np.mean(found) > 0.1
+    assert 0.09 < np.mean(found) < 0.14
+
+
+def test_two_cases_would_mislead():
+    """Likewise of cases, by normal effects: where they matter, about a tenth."""
+    rng = np.random.default_rng(10)
+    found = [
+        crossed_mean(
+            0.3 * rng.normal(size=(6, 1)) + rng.normal(size=(1, 2)) + 0.2 * rng.normal(size=(6, 2))
+        ).p
+        < 0.05
+        for _ in range(REPEATS)
+    ]
+    print(f"\n2 cases: {np.mean(found):.3f} of the intervals miss the truth")
+    assert 0.07 < np.mean(found) < 0.14

@@ -60,9 +60,17 @@ def test_a_metric_without_a_region_of_equivalence_is_never_equivalent():
 
 def test_two_seeds_decide_nothing_and_have_no_interval():
     found = compare(spread_around(0.5, 0.001, seeds=2))
-    assert (found.verdict, found.seeds_needed) == ("undecided", 3)
-    assert (found.low, found.high, found.p, found.improvement_low) == (None,) * 4
-    assert probability(np.eye(2)) == (0.5, None, None)
+    assert found.verdict == "undecided"
+    assert (found.low, found.high, found.p, found.improvement_low, found.seeds_needed) == (None,) * 5
+    assert probability(np.eye(2, 5)) == (0.2, None, None)
+
+
+@pytest.mark.parametrize("cases", [1, 2])
+def test_two_cases_decide_nothing_either(cases):
+    found = compare(np.full((6, cases), 0.5) + np.linspace(0, 0.001, 6)[:, None])
+    assert found.verdict == "undecided"
+    assert (found.low, found.high, found.p, found.seeds_needed) == (None,) * 4
+    assert probability(np.eye(6, cases))[1:] == (None, None)
 
 
 def test_p_of_ranks_against_the_table():
@@ -83,14 +91,26 @@ def test_improvement_counts_ties_half_and_follows_the_direction():
     assert (tie.improvement, tie.mean) == (0.5, 0)
 
 
+def test_the_interval_of_a_probability_by_hand():
+    """Where all cases agree, five seeds of which two won are 5 - 1 observations, with t of 4: 2.776.
+
+    Their variance of a mean is p (1 - p) / (5 - 1). Wilson's ends solve (0.4 - x)² = 2.776² x (1 - x) / 4.
+    """
+    share, low, high = probability(np.repeat([[1.0], [1.0], [0.0], [0.0], [0.0]], 7, axis=1))
+    square = stats.t.ppf(0.975, 4) ** 2
+    assert share == 0.4 and 0 < low < 0.4 < high < 1
+    for end in (low, high):
+        assert (0.4 - end) ** 2 == pytest.approx(square * end * (1 - end) / 4, rel=1e-9)
+
+
 def test_the_interval_of_a_probability_of_independent_cells_is_wilsons():
-    """One seed and case effect: none. Then the effective number is about that of the cells."""
+    """No effect of seeds or cases: the effective number is about that of the cells, t about normal."""
     rng = np.random.default_rng(0)
     won = (rng.random((40, 50)) < 0.3).astype(float)
     share, low, high = probability(won)
     expected = stats.binomtest(int(won.sum()), won.size).proportion_ci(method="wilson")
     assert share == won.mean()
-    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.01)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.004)  # of 0.020 on each side
 
 
 def test_a_probability_has_no_interval_where_all_agree():

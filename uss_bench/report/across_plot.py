@@ -83,8 +83,8 @@ def _differences(axis: Any, seeds: Seeds, metric: str) -> None:
         ]
         positions = np.arange(len(budgets)) + (place - (len(others) - 1) / 2) * 0.6 / len(others)
         means = np.array([each.mean for each in found])
-        ends = [(each.mean, each.mean) if each.low is None else (each.low, each.high) for each in found]
-        reach = np.abs(np.array(ends).T - means)
+        ends = [(each.low, each.high) for each in found if each.low is not None]
+        reach = np.abs(np.array(ends).T - means) if ends else None
         style = _line(name, name in highlighted(seeds.strategies)) | {"linestyle": "none"}
         axis.errorbar(positions, means, reach, elinewidth=0.9, capsize=2, **style)
     axis.set_xticks(range(len(budgets)), [*seeds.first.iterations, seeds.final_word])

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
-from .across_tables import chance_deviation, difference_text
+from .across_tables import difference_text, unshared_deviation
 from .crossed import scale_limits
-from .pairs import AREA, COMPARED, ROPES, Comparison, chosen, highlighted
+from .pairs import AREA, COMPARED, ROPES, Comparison, chosen, corrected_p, highlighted, rope_of
 from .seeds import Seeds
 from .summary import SATURATED
-from .verdicts import RANKED_SEEDS, PairedDifference, paired_difference
+from .verdicts import LEAST_CASES, RANKED_SEEDS, PairedDifference, paired_difference
 from .words import interval_text, listed, plural, span
 
 NAMED = 3  # decided pairs that the paragraph names
@@ -38,7 +38,7 @@ def summary(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         _distances(seeds, comparisons),
         _retraining(seeds),
         _unconverged(seeds),
-        _few_seeds(seeds),
+        _limits(seeds),
     ]
     return " ".join(answer for answer in answers if answer)
 
@@ -69,8 +69,8 @@ def _headroom(seeds: Seeds) -> str:
     above = {name: _dice_difference(seeds, key, DATA_POOL) for name, key in final.items()}
     better = [
         f"{name} is above it by {each.mean:.3f} {interval_text(each.low, each.high, 3, sign='')}"
-        for name, each in above.items()
-        if each.verdict == "better"
+        for (name, each), p in zip(above.items(), corrected_p(list(above.values())), strict=True)
+        if each.verdict == "better" and p < 0.05
     ]
     if better:
         text += f" The pool model is no upper bound: of the {seeds.final_word} models, {listed(better)}."
@@ -102,7 +102,7 @@ def _gain(seeds: Seeds) -> str:
 
 def _final_models(seeds: Seeds) -> str:
     """The final models, and with how much effort they came about."""
-    efforts = [seeds.effort(seeds.budgets[0].key(name)).mean() for name in seeds.strategies]
+    efforts = [seeds.effort(seeds.budgets[0].key(name)).mean() for name in seeds.contenders]
     slices = span(f"{min(efforts):.0f}", f"{max(efforts):.0f}")
     return f"Among the {seeds.final_word} models (after {slices} equivalent slices)"
 
@@ -114,12 +114,10 @@ def _pairs(comparisons: Sequence[Comparison], budget: str, where: str) -> str:
         return ""
     decided = [each for each in pairs if each.decided]
     if decided:
-        holding = sum(each.p_holm < 0.05 for each in decided)
-        after_holm = "also" if holding == len(decided) else f"{_count(holding)} of them"
         more = f", and {len(decided) - NAMED} more" if len(decided) > NAMED else ""
         answer = (
             f"{len(decided)} of {plural(len(pairs), 'pair')} {'differs' if len(decided) == 1 else 'differ'}: "
-            f"{listed(map(_decision, decided[:NAMED]))}{more} ({after_holm} after Holm's correction)"
+            f"{listed(map(_decision, decided[:NAMED]))}{more}{_after_holm(decided)}"
         )
     else:
         widest = pairs[0]
@@ -128,10 +126,9 @@ def _pairs(comparisons: Sequence[Comparison], budget: str, where: str) -> str:
             f"{widest.first} − {widest.second} is the widest: {difference_text(widest.found, 'DICE')}"
         )
     verdicts = [each.found.verdict for each in pairs]
-    return (
-        f"{where}, {answer}; {_count(verdicts.count('equivalent'))} equivalent within "
-        f"{ROPES['DICE']:g} DICE, {_count(verdicts.count('undecided'))} undecided."
-    )
+    rope = rope_of("DICE", budget)
+    equivalent = f"{_count(verdicts.count('equivalent'))} equivalent within {rope:g} DICE, " if rope else ""
+    return f"{where}, {answer}; {equivalent}{_count(verdicts.count('undecided'))} undecided."
 
 
 def _decision(comparison: Comparison) -> str:
@@ -149,12 +146,22 @@ def _count(number: int) -> str:
 
 def _distances(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     pairs = {metric: chosen(comparisons, metric, seeds.budgets[0].title) for metric in COMPARED[1:]}
-    if not any(pairs.values()):
+    if any(each.found.low is None for found in pairs.values() for each in found):
         return ""
-    decided = listed(
-        f"{_count(sum(each.decided for each in found))} in {name}" for name, found in pairs.items()
+    decided = {metric: [each for each in found if each.decided] for metric, found in pairs.items()}
+    counts = listed(
+        f"{_count(len(found))} in {metric}{_after_holm(found)}" for metric, found in decided.items()
     )
-    return f"Of these pairs, {decided} differ."
+    return f"Of these pairs, {counts} are shown to differ." if any(pairs.values()) else ""
+
+
+def _after_holm(decided: Sequence[Comparison]) -> str:
+    """How many still hold after Holm's correction, in brackets."""
+    if not decided:
+        return ""
+    holding = sum(each.p_holm < 0.05 for each in decided)
+    count = "also" if holding == len(decided) else f"{_count(holding)} of them"
+    return f" ({count} after Holm's correction)"
 
 
 def _retraining(seeds: Seeds) -> str:
@@ -169,8 +176,9 @@ def _retraining(seeds: Seeds) -> str:
         )
     if len(seeds.contenders) > 1:
         text += (
-            f" Retraining and chance queries together move the mean DICE of {seeds.final_word} models by an "
-            f"estimated {chance_deviation(seeds, seeds.budgets[0], 'DICE'):.3f}."
+            " What the strategies of a seed do not share (batches, dropout, queries) moves the mean DICE of "
+            f"{seeds.final_word} models by an estimated "
+            f"{unshared_deviation(seeds, seeds.budgets[0], 'DICE'):.3f}."
         )
     return text
 
@@ -184,6 +192,13 @@ def _unconverged(seeds: Seeds) -> str:
     return f"{stopped} of {trained} models that train to convergence ended at {limit} steps instead."
 
 
-def _few_seeds(seeds: Seeds) -> str:
-    count = len(seeds.runs)
-    return f"{count} seeds are few: what they cannot show is listed below." if count < RANKED_SEEDS else ""
+def _limits(seeds: Seeds) -> str:
+    few = too_few(seeds)
+    return f"What {few} cannot show is listed below." if few else ""
+
+
+def too_few(seeds: Seeds) -> str:
+    """Seeds and test cases, where there are not enough of them to show all that is looked for; else empty."""
+    few = [plural(len(seeds.runs), "seed")] * (len(seeds.runs) < RANKED_SEEDS)
+    few += [plural(len(seeds.first.cases), "test case")] * (len(seeds.first.cases) < LEAST_CASES)
+    return listed(few) if few else ""

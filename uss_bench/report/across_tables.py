@@ -81,7 +81,7 @@ def _improvement_text(found: PairedDifference) -> str:
 
 
 def _seeds_text(comparison: Comparison) -> str:
-    if comparison.found.verdict != "undecided":
+    if comparison.found.verdict != "undecided" or comparison.found.low is None:
         return ""
     return str(comparison.found.seeds_needed or f"> {MOST_SEEDS}")
 
@@ -141,8 +141,8 @@ def budget_components(seeds: Seeds, budget: Budget, metric: str) -> dict[str, fl
     )
 
 
-def chance_deviation(seeds: Seeds, budget: Budget, metric: str) -> float:
-    """Standard deviation that retraining and chance queries give to one model's mean over the cases."""
+def unshared_deviation(seeds: Seeds, budget: Budget, metric: str) -> float:
+    """Standard deviation of one model's mean over the cases by what the models of a seed do not share."""
     parts = budget_components(seeds, budget, metric)
     return (parts["strategy × seed"] + parts["rest"] / len(seeds.first.cases)) ** 0.5
 

@@ -163,10 +163,14 @@ def crossed_mean(values: np.ndarray) -> CrossedMean:
 
 
 def crossed_squares(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean squares A, B and E of `(seeds, cases)`, with neither A nor B below E."""
+    """Mean squares A, B and E of `(seeds, cases)`, with neither A nor B below E, nor above it by rounding."""
     squares = mean_squares(values)
     rest = squares[0, 1].value
-    return max(squares[(0,)].value, rest), max(squares[(1,)].value, rest), rest
+    of_seeds, of_cases = (
+        rest if squares[factor].value <= rest * (1 + 1e-9) else squares[factor].value
+        for factor in ((0,), (1,))
+    )
+    return of_seeds, of_cases, rest
 
 
 def standard_error(
@@ -196,7 +200,8 @@ def variance_components(scores: np.ndarray) -> dict[str, float]:
 
     The expected mean square of a set of factors is the sum of the components of all sets that contain it,
     each times the number of cells that it is averaged over; that is solved from the highest interaction down.
-    "strategy × seed" is how far retraining, and what chance queried, moves the mean of one model.
+    "strategy × seed" is how far what the models of one seed do not share moves the mean of one: batches,
+    dropout, queries, and how a strategy answers to the initial volumes.
 
     Parameters
     ----------

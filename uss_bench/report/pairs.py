@@ -19,7 +19,8 @@ from .verdicts import PairedDifference, paired_difference
 
 COMPARED = ("DICE", "MSD", "HD")
 # Half the region of practical equivalence. The median gain that papers claim is 0.01 DICE (arXiv 2505.04720);
-# for distances there is no such custom, so nothing is called equivalent by them.
+# for distances there is no such custom, so nothing is called equivalent by them. Nor by areas: all curves
+# begin at the initial model, so areas lie closer together than the models that curves end with.
 ROPES = {"DICE": 0.01}
 AREA = "effort curve"  # the budget of areas, which are over all iterations
 FEW = 4  # strategies of which every pair is shown
@@ -66,19 +67,29 @@ def compare_all(seeds: Seeds) -> list[Comparison]:
     return [comparison for family in families for comparison in _compare(*family)]
 
 
+def rope_of(metric: str, budget: str) -> float:
+    """Half the region of practical equivalence of a comparison; 0 where it has none."""
+    return 0.0 if budget == AREA else ROPES.get(metric, 0.0)
+
+
 def _compare(metric: str, budget: str, scores: dict[str, np.ndarray]) -> list[Comparison]:
     """All pairs of a family, over which p values are corrected."""
-    better = METRICS[metric].higher_is_better
+    better, rope = METRICS[metric].higher_is_better, rope_of(metric, budget)
     found = {
-        (first, second): paired_difference(scores[first], scores[second], better, ROPES.get(metric, 0.0))
+        (first, second): paired_difference(scores[first], scores[second], better, rope)
         for first, second in combinations(scores, 2)
     }
-    p_values = [each.p for each in found.values()]
-    corrected = p_values if None in p_values else holm(p_values)
+    corrected = corrected_p(list(found.values()))
     return [
         Comparison(metric, budget, *names, each, p)
         for (names, each), p in zip(found.items(), corrected, strict=True)
     ]
+
+
+def corrected_p(found: Sequence[PairedDifference]) -> Sequence[float | None]:
+    """Their p values after Holm's correction; None where they have none."""
+    p_values = [each.p for each in found]
+    return p_values if None in p_values else holm(p_values)
 
 
 def chosen(comparisons: Sequence[Comparison], metric: str, budget: str) -> list[Comparison]:

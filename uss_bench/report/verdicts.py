@@ -5,7 +5,6 @@ Pure functions of arrays. `crossed` says where the intervals come from.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +13,6 @@ from scipy import special, stats
 
 from .crossed import (
     LEVEL,
-    CrossedMean,
     checked_scores,
     crossed_mean,
     crossed_squares,
@@ -23,7 +21,7 @@ from .crossed import (
     standard_error,
 )
 
-LEAST_SEEDS = 3  # for an interval and a verdict
+LEAST_SEEDS = LEAST_CASES = 3  # for an interval and a verdict
 RANKED_SEEDS = 6  # from which a signed-rank test over seeds can reach p < 0.05
 MOST_SEEDS = 100  # that are worth planning for
 POWER = 0.80  # chance of a verdict that `seeds_needed` plans for
@@ -38,7 +36,7 @@ class PairedDifference:
     mean : float
         Of the first minus the second, in the unit of the metric.
     low, high : float or None
-        Its 95% interval; None with fewer than `LEAST_SEEDS` seeds.
+        Its 95% interval; None with fewer than `LEAST_SEEDS` seeds or `LEAST_CASES` cases.
     p : float or None
         Two-sided p of no difference, not corrected for the number of comparisons; None likewise.
     p_ranks : float or None
@@ -52,8 +50,8 @@ class PairedDifference:
     verdict : str
         On the first: "better", "worse", "equivalent" or "undecided".
     seeds_needed : int or None
-        How many seeds would decide what is undecided; None where it is decided, or where `MOST_SEEDS` would
-        not be enough.
+        How many seeds would decide what is undecided; None where it is decided, where there is no interval,
+        or where `MOST_SEEDS` would not be enough.
     """
 
     mean: float
@@ -75,9 +73,9 @@ def paired_difference(
 
     The verdict is "equivalent" where the whole interval lies within the region of practical equivalence from
     -rope to rope, on whichever side of zero; else "better" or "worse" where the interval leaves zero out;
-    else "undecided". Fewer than `LEAST_SEEDS` seeds decide nothing and have no interval: where two happen to
-    agree, the seeds drop out of the error, and more than a tenth of the intervals would miss the truth. Of
-    three seeds' intervals, about 7% may.
+    else "undecided". Fewer than `LEAST_SEEDS` seeds or `LEAST_CASES` cases decide nothing and have no
+    interval: where two happen to agree, they drop out of the error, and up to an eighth of the intervals
+    would miss the truth. Of three seeds' intervals, up to 8% may.
 
     Parameters
     ----------
@@ -96,7 +94,7 @@ def paired_difference(
 
     Examples
     --------
-    >>> first = np.array([[0.90, 0.80], [0.91, 0.82], [0.92, 0.80]])
+    >>> first = np.array([[0.90, 0.80, 0.85], [0.91, 0.82, 0.84], [0.92, 0.80, 0.83]])
     >>> found = paired_difference(first, first - 0.05, higher_is_better=True, rope=0.01)
     >>> round(found.mean, 3), found.verdict, found.improvement
     (0.05, 'better', 1.0)
@@ -107,18 +105,24 @@ def paired_difference(
     # Differences that agree to twelve digits of the largest score are ties, whatever rounding makes of them.
     resolution = 1e-12 * max(np.abs(first).max(), np.abs(second).max())
     difference = np.where(np.abs(first - second) <= resolution, 0.0, first - second)
-    found, seeds = crossed_mean(difference), len(difference)
-    verdict = _verdict(found, seeds, higher_is_better, rope)
+    found = crossed_mean(difference)
+    enough = has_interval(*difference.shape)
+    verdict = _verdict(found.interval, higher_is_better, rope) if enough else "undecided"
     won = np.sign(difference if higher_is_better else -difference)
     return PairedDifference(
         found.mean,
-        *(found.interval if seeds >= LEAST_SEEDS else (None, None)),
-        found.p if seeds >= LEAST_SEEDS else None,
-        _p_of_ranks(difference.mean(axis=1)) if seeds >= RANKED_SEEDS else None,
+        *(found.interval if enough else (None, None)),
+        found.p if enough else None,
+        _p_of_ranks(difference.mean(axis=1)) if len(difference) >= RANKED_SEEDS else None,
         *probability((won + 1) / 2),
         verdict,
-        seeds_needed(difference, rope) if verdict == "undecided" else None,
+        seeds_needed(difference, rope) if enough and verdict == "undecided" else None,
     )
+
+
+def has_interval(seeds: int, cases: int) -> bool:
+    """Whether so many seeds and cases are enough for an interval and a verdict."""
+    return seeds >= LEAST_SEEDS and cases >= LEAST_CASES
 
 
 def _p_of_ranks(means: np.ndarray) -> float:
@@ -126,10 +130,8 @@ def _p_of_ranks(means: np.ndarray) -> float:
     return float(stats.wilcoxon(means).pvalue) if means.any() else 1.0
 
 
-def _verdict(found: CrossedMean, seeds: int, higher_is_better: bool, rope: float) -> str:
-    low, high = found.interval
-    if seeds < LEAST_SEEDS:
-        return "undecided"
+def _verdict(interval: tuple[float, float], higher_is_better: bool, rope: float) -> str:
+    low, high = interval
     if -rope < low and high < rope:
         return "equivalent"
     if low <= 0 <= high:
@@ -143,12 +145,12 @@ def probability(won: np.ndarray) -> tuple[float, float | None, float | None]:
     Wilson's interval by an effective number of observations, p (1 - p) over the variance of the crossed
     mean, and Student's t instead of the normal distribution, as for surveys with clusters (Franco et al.,
     Journal of Survey Statistics and Methodology 7, 2019). It stays within [0, 1]. There is none (None) with
-    fewer than `LEAST_SEEDS` seeds, nor where all observations agree: they show nothing of how seeds and cases
-    vary, on which the effective number depends.
+    too few seeds or cases, nor where all observations agree: they show nothing of how seeds and cases vary,
+    on which the effective number depends.
     """
     found = crossed_mean(won)
     share = found.mean
-    if not found.error or len(won) < LEAST_SEEDS:
+    if not found.error or not has_interval(*won.shape):
         return share, None, None
     count = share * (1 - share) / found.error**2
     square = quantile_t((1 + LEVEL) / 2, found.freedom) ** 2 / min(count, won.size)
@@ -161,7 +163,9 @@ def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> int | None:
     """Seeds that would decide on as many cases, with a chance of `POWER`, were the estimates the truth.
 
     The estimate must clear zero, or both ends of the region of equivalence, by the reach of the interval and
-    by how far it may itself go astray. Where the cases are too few, no number of seeds will do.
+    by how far it may itself go astray. Where the cases are too few, no number of seeds will do. It is a plan
+    from the very estimates that left the pair undecided: where nothing differs and there is no region of
+    equivalence, it names a number all the same.
 
     Parameters
     ----------
@@ -187,9 +191,7 @@ def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> int | None:
         ends = special.stdtr(freedom, (rope + np.array([mean, -mean])) / error - reach)
         return max(differs, ends.sum() - 1) > POWER
 
-    choices = range(max(seeds + 1, LEAST_SEEDS), MOST_SEEDS + 1)
-    place = bisect_left(choices, True, key=decides)
-    return choices[place] if place < len(choices) else None
+    return next((planned for planned in range(seeds + 1, MOST_SEEDS + 1) if decides(planned)), None)
 
 
 def win_matrix(means: np.ndarray, higher_is_better: bool) -> np.ndarray:
@@ -214,6 +216,15 @@ def win_matrix(means: np.ndarray, higher_is_better: bool) -> np.ndarray:
     """
     better = means if higher_is_better else -means
     return (better[:, None] > better[None, :]).sum(axis=2)
+
+
+def least_seeds_by_rank(pairs: int) -> int:
+    """Seeds from which a signed-rank test can give p < 0.05 after Holm's correction for so many pairs.
+
+    >>> least_seeds_by_rank(1), least_seeds_by_rank(6)
+    (6, 8)
+    """
+    return int(np.ceil(1 + np.log2(pairs / (1 - LEVEL))))
 
 
 class SeedLimits(NamedTuple):
