@@ -21,7 +21,7 @@ MOST_NAMED = 10  # seeds in the name of a folder
 RUN_HELP: dict[str, Any] = {
     "description": "Simulate the annotation workflow with several query strategies and write a report.",
     "formatter_class": argparse.RawDescriptionHelpFormatter,
-    "epilog": "settings for --set (with the paper's values):\n" + "\n".join(config.describe()),
+    "epilog": "settings for --set, with the values of the preset paper:\n" + "\n".join(config.describe()),
 }
 FIT_HELP = {
     "description": "Train one network on all that a manifest's pool has annotated, single slices included.\n"

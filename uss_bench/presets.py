@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "inference.samples": 10,
         "query.iterations": 3,
     },
-    # The phantoms, trained out, in an hour or two per seed.
+    # The phantoms with longer trainings, final ones until they stop improving; an hour or two per seed.
     "study": {
         **PHANTOMS,
         "training.anneal": 500,
