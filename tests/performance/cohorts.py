@@ -18,7 +18,7 @@ from uss_bench.data.variants import RARE
 from uss_bench.report.results import read_results
 from uss_bench.report.words import markdown_table
 from uss_bench.runtime.storage import write_csv
-from uss_bench.study.keys import INITIAL
+from uss_bench.study.keys import DATA_POOL, INITIAL
 
 SLICES = 17  # that USS and RSS get per iteration: what UVS gives them in `quick`, seed 0
 MODELS = ("initial", "data pool", "RSS", "USS")
@@ -61,11 +61,15 @@ def write_manifest(path, pool):
 
 
 def scores(report):
-    """Mean DICE of each of `MODELS` over all test cases / over those of rare variants, as a table's cells."""
+    """Mean DICE of each of `MODELS` over all test cases / over those of rare variants, as a table's cells.
+
+    Of a strategy, that of two trainings on its last annotations: the iteration's model and the final one.
+    """
     results = read_results(report)
     rare = np.isin(results.variants, RARE)
-    found = {"initial": INITIAL, **results.final_models}
-    dice = [results.scores[found[name]]["DICE"] for name in MODELS]
+    found = {"initial": [INITIAL], "data pool": [DATA_POOL]}
+    found |= {name: [results.curve(name)[-1], results.final_models[name]] for name in results.strategies}
+    dice = [np.mean([results.scores[key]["DICE"] for key in found[name]], axis=0) for name in MODELS]
     return [f"{values.mean():.3f} / {values[rare].mean():.3f}" for values in dice]
 
 
