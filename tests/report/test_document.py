@@ -241,7 +241,7 @@ def test_tables_stand_under_their_headings(text):
         ),
         "Found here and in the paper": comparison.supported(tests, tables.effects(results)),
         "Paired differences": further.mean_differences(results),
-        "By site": further.by_group(results, results.sites, "site"),
+        "By site": further.by_group(results, "site"),
         "Tests": tables.corrected_tests(
             {
                 kind: {metric: tables.paired_tests(results, metric, kind) for metric in METRICS}

@@ -12,6 +12,7 @@ from scipy import stats
 
 from uss_bench.report import further
 from uss_bench.report.results import read_results
+from uss_bench.report.summary import key_table
 from uss_bench.study.keys import ModelKey
 
 REPORT = Path(__file__).parent / "data" / "report"
@@ -82,10 +83,29 @@ def test_groups_by_hand(results):
     hd = np.array([10.0, 20.0, 60.0, 32.0])
     models = {("iteration", "USS", 1): 1, ("converged", "USS", 1): 1, ("data pool", "", None): 2}
     scores = {key: {"DICE": hd / 100 / part, "HD": hd / part} for key, part in models.items()}
-    found = replace(results, scores=keyed(scores))
-    header, rows = parsed(further.by_group(found, ["b", "a", "b", "b"], "site"))
-    assert header == ["site", "n", "USS", "data pool"]
-    assert rows == [["a", "1", "0.200 / 20.0", "0.100 / 10.0"], ["b", "3", "0.340 / 34.0", "0.170 / 17.0"]]
+    volumes = [{"split": split, "site": site} for split, site in [("pool", "a"), ("pool", "a"), ("val", "b")]]
+    found = replace(results, scores=keyed(scores), sites=["b", "a", "b", "b"], volumes=volumes)
+    header, rows = parsed(further.by_group(found, "site"))
+    assert header == ["site", "n", "in the pool", "USS", "data pool"]
+    assert rows == [
+        ["a", "1", "2", "0.200 / 20.0", "0.100 / 10.0"],
+        ["b", "3", "0", "0.340 / 34.0", "0.170 / 17.0"],
+    ]
+
+
+def test_the_mix_of_the_pool_by_hand(results):
+    """Of three, two in the pool are normal and one in the tests: 2/1 and 1/2 a case, so 4/6, 1/6, 1/6."""
+    volumes = [{"split": "pool", "variant": variant} for variant in ("normal", "normal", "fatty")]
+    volumes.append({"split": "val", "variant": "cysts"})
+    found = replace(results, variants=["fatty", "normal", "fatty"], volumes=volumes)
+    assert found.pool_mix == pytest.approx([1 / 6, 4 / 6, 1 / 6])
+    dice = {key: {**scores, "DICE": np.array([0.6, 0.9, 0.6])} for key, scores in results.scores.items()}
+    header, rows = parsed(key_table(replace(found, scores=dice)).split("\n\n")[0])
+    assert header[-1] == "DICE, pool's mix" and {row[-1] for row in rows} == {"0.800"}
+    assert {row[2] for row in rows} == {"0.700"}
+    for variants, of_pool in ((["", ""], ["", ""]), (["a", "b"], ["b", "b", "a", "a"])):
+        volumes = [{"split": "pool", "variant": variant} for variant in of_pool]
+        assert replace(results, variants=variants, volumes=volumes).pool_mix is None
 
 
 def test_missed_livers(results):

@@ -428,9 +428,9 @@ def test_an_oracle_is_compared_with_nobody_and_never_the_best(tmp_path):
 
 
 def test_groups_of_many_strategies_have_a_column_each(results, monkeypatch):
-    plain = cells_of(further.by_group(results, results.sites, "site"))
+    plain = cells_of(further.by_group(results, "site"))
     monkeypatch.setattr(tables, "MOST_COLUMNS", 3)
-    turned = cells_of(further.by_group(results, results.sites, "site"))
+    turned = cells_of(further.by_group(results, "site"))
     assert {(column, row): cell for (row, column), cell in plain.items() if column != "site"} == {
         place: cell for place, cell in turned.items() if place[1] != "site"
     }

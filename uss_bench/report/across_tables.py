@@ -12,6 +12,7 @@ from ..study.metrics import METRICS, PAPER_METRICS
 from .crossed import COMPONENTS, variance_components
 from .pairs import COMPARED, Comparison
 from .seeds import Budget, Seeds
+from .summary import MIXED
 from .tables import by_iteration
 from .verdicts import MOST_SEEDS, PairedDifference, win_matrix
 from .words import interval_text, listed, markdown_table, p_text, signed, titled, value_text
@@ -20,15 +21,21 @@ from .words import interval_text, listed, markdown_table, p_text, signed, titled
 def key_table(seeds: Seeds) -> str:
     """Effort and mean scores of the initial, the final and the data pool models over seeds."""
     final = {f"{name} ({seeds.final_word})": seeds.budgets[0].key(name) for name in seeds.strategies}
+    shown = {INITIAL.kind: INITIAL, **final, DATA_POOL.kind: DATA_POOL}
     rows = [
         [
             name,
             mean_and_deviation(seeds.effort(key), ".0f"),
             *(mean_and_deviation(seeds.means(key, metric), _format(metric)) for metric in PAPER_METRICS),
         ]
-        for name, key in {INITIAL.kind: INITIAL, **final, DATA_POOL.kind: DATA_POOL}.items()
+        for name, key in shown.items()
     ]
-    return markdown_table(["Model", "equivalent slices", *map(titled, PAPER_METRICS)], rows)
+    header, mix = ["Model", "equivalent slices", *map(titled, PAPER_METRICS)], seeds.first.pool_mix
+    if mix is not None:
+        header.append(MIXED)
+        for row, key in zip(rows, shown.values(), strict=True):
+            row.append(mean_and_deviation(seeds.scores(key, "DICE") @ mix, _format("DICE")))
+    return markdown_table(header, rows)
 
 
 def mean_and_deviation(numbers: np.ndarray, pattern: str) -> str:

@@ -209,7 +209,7 @@ def _further_results(results: Results) -> Iterator[str]:
     legend = "Mean DICE / mean HD [mm] of the models of Table 8 over n test cases.\n\n"
     for title, groups in (("site", results.sites), ("variant", results.variants)):
         if any(groups):
-            yield f"### By {title}\n\n{legend}{further.by_group(results, groups, title)}"
+            yield f"### By {title}\n\n{legend}{further.by_group(results, title)}"
             legend = ""  # once is enough
     missed = further.missed_livers(results)
     if missed:

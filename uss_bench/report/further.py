@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import combinations
@@ -78,18 +79,18 @@ def _pairs(results: Results) -> list[Pair]:
     return [pair for pair in pairs if few or anchors & {name for name, _ in pair}]
 
 
-def by_group(results: Results, groups: Sequence[str], title: str) -> str:
-    """Mean DICE / mean HD of the final models in each group of test cases.
+def by_group(results: Results, title: str) -> str:
+    """Mean DICE / mean HD of the final models in each group of test cases, and its size in the pool.
 
     Parameters
     ----------
     results : Results
         Of a run.
-    groups : sequence of str
-        `(n,)`: the group of each test case.
     title : str
-        What a group is.
+        What makes a group: "site" or "variant".
     """
+    groups = {"site": results.sites, "variant": results.variants}[title]
+    in_pool = Counter(row[title] for row in results.volumes if row["split"] == "pool")
 
     def cell(key: ModelKey, places: Sequence[int]) -> str:
         means = {metric: results.scores[key][metric][places].mean() for metric in ("DICE", "HD")}
@@ -98,8 +99,9 @@ def by_group(results: Results, groups: Sequence[str], title: str) -> str:
     rows = []
     for name in sorted(set(groups)):
         places = [place for place, group in enumerate(groups) if group == name]
-        rows.append([name, len(places), *(cell(key, places) for key in results.final_models.values())])
-    header = [title, "n", *results.final_models]
+        cells = (cell(key, places) for key in results.final_models.values())
+        rows.append([name, len(places), in_pool[name], *cells])
+    header = [title, "n", "in the pool", *results.final_models]
     return (turned_table if many(results.strategies) else markdown_table)(header, rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,6 +78,18 @@ class Results:
             for name in self.strategies
             if not {name, further.get(name, {}).get("replays")}.intersection(ORACLES)
         ]
+
+    @property
+    def pool_mix(self) -> np.ndarray | None:
+        """Weights `(n,)` of the test cases by which each variant counts as often as it is found in the pool.
+
+        A test split that is enriched in what is rare in the pool favours those who asked for it. None where
+        variants are not named or are as frequent in both.
+        """
+        in_pool = Counter(row.get("variant", "") for row in self.volumes if row.get("split") == "pool")
+        in_test = Counter(self.variants)
+        weights = np.array([in_pool[variant] / in_test[variant] for variant in self.variants])
+        return weights / weights.sum() if len(set(weights)) > 1 else None
 
     @property
     def last(self) -> int:

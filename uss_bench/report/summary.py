@@ -13,6 +13,11 @@ from .effort import DEFINITION, equivalent_slices
 from .results import Results
 from .words import listed, markdown_table, plural, span, titled, value_text
 
+MIXED = "DICE, pool's mix"  # a column of the key tables, and what it is
+MIX = (
+    " Pool's mix: every variant of patients counts as often as it is found in the pool, from which the test "
+    "split differs."
+)
 SATURATED = 0.99  # share of the pool model's DICE from which nothing is left to learn
 
 
@@ -143,12 +148,17 @@ def key_table(results: Results) -> str:
         effort = f"{equivalent_slices(results, key):.0f}"
         means = [value_text(metric, results.scores[key][metric].mean()) for metric in PAPER_METRICS]
         rows.append([name, effort, *means])
-    table = markdown_table(["Model", "equivalent slices", *map(titled, PAPER_METRICS)], rows)
+    header, mix = ["Model", "equivalent slices", *map(titled, PAPER_METRICS)], results.pool_mix
+    if mix is not None:
+        header.append(MIXED)
+        for row, key in zip(rows, results.final_models.values(), strict=True):
+            row.append(f"{mix @ results.scores[key]['DICE']:.3f}")
+    table = markdown_table(header, rows)
     retrained = (
         f" They repeat those of iteration {results.last} under other batches: how they differ from the "
         f"scores of iteration {results.last} is what retraining does."
     )
     return (
         f"{table}\n\nMeans over the test cases of the final models, those of Table 8."
-        f"{retrained * results.retrained} {DEFINITION}"
+        f"{retrained * results.retrained} {DEFINITION}{MIX * (mix is not None)}"
     )
