@@ -59,6 +59,17 @@ def test_the_test_split_says_something_about_every_variant():
     assert len({row["phantom"] for row in rows_of("val")}) > 3
 
 
+@pytest.mark.parametrize("split", ["pool", "val", "test"])
+def test_sites_do_not_differ_by_their_variants(split):
+    """Normal cases as where site and variant are independent, give or take one; others as apart as can be."""
+    rows = rows_of(split)
+    sites, variants = (Counter(row[name] for row in rows) for name in ("site", "phantom"))
+    pairs = Counter((row["site"], row["phantom"]) for row in rows)
+    for site, size in sites.items():
+        assert abs(pairs[site, "normal"] - variants["normal"] * size / len(rows)) <= 1
+    assert all(count == 1 for (_, variant), count in pairs.items() if variants[variant] <= 3)
+
+
 @pytest.mark.parametrize(("split", "count"), [("pool", 6), ("val", 2), ("test", 4)])
 def test_the_first_rows_of_a_split_mix_sites_and_variants(split, count):
     first = rows_of(split)[:count]

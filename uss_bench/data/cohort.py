@@ -31,7 +31,7 @@ COLUMNS = ("case_id", "site", "split", "image", "label", "phantom")
 
 
 def spread(counts, stagger):
-    """Each name as often as `counts` says, spread over the list, so that its beginning is a mix too."""
+    """Each name as often as `counts` says, spread over the list, so that any stretch of it is a mix too."""
     starts = {name: (number + 1) * stagger % 1 for number, name in enumerate(counts)}
     places = [
         ((index + starts[name]) / count, name) for name, count in counts.items() for index in range(count)
@@ -43,7 +43,11 @@ def default_cohort(folder="data/phantoms"):
     """Rows of the embedded manifest: one dict a case, keys as in `COLUMNS`, paths in `folder`."""
     rows, seen = [], dict.fromkeys(SPLITS["pool"][0], 0)
     for split, (sites, variants) in SPLITS.items():
-        for site, variant in zip(spread(sites, 0.618), spread(variants, 0.82), strict=True):
+        # A stretch of sites for each variant, so that sites do not differ by their variants.
+        remaining = iter(spread(sites, 0.618))
+        sites_of = {variant: [next(remaining) for _ in range(count)] for variant, count in variants.items()}
+        for variant in spread(variants, 0.82):
+            site = sites_of[variant].pop(0)
             seen[site] += 1
             case_id = f"{site}-{seen[site]:02d}"
             paths = f"{folder}/{case_id}.nii.gz", f"{folder}/{case_id}_liver.nii.gz"

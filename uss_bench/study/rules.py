@@ -129,10 +129,10 @@ def random_slices_in_turn(pool: Pool, count: int, generator: np.random.Generator
     Volumes take turns, those with the fewest annotated slices first, else in random order. Fewer slices of
     more volumes are "almost always preferable" in Zhang et al., MIDL 2025.
     """
-    cases = sorted(pool.cases, key=lambda case: case.case_id)
-    shuffled = [cases[place] for place in generator.permutation(len(cases))]
     queries = [
-        Query(case.case_id, int(z)) for case in shuffled for z in generator.permutation(case.open_slices)
+        Query(case.case_id, int(z))
+        for case in _shuffled(pool, generator)
+        for z in generator.permutation(case.open_slices)
     ]
     return _in_turn(pool, queries)[:count]
 
@@ -140,13 +140,12 @@ def random_slices_in_turn(pool: Pool, count: int, generator: np.random.Generator
 def farthest_slices(pool: Pool, count: int, generator: np.random.Generator) -> list[Query]:
     """The slices farthest from everything annotated, volumes in turn: equidistant in the end.
 
-    Volumes with the fewest annotated slices come first. The ends of a volume count as annotated, so that gaps
-    are halved, and an untouched volume begins with its middle. It needs no model.
+    Volumes with the fewest annotated slices come first, else in random order. The ends of a volume count as
+    annotated, so that gaps are halved, and an untouched volume begins with its middle. It needs no model.
     """
-    cases = sorted(pool.cases, key=lambda case: case.case_id)
-    return _in_turn(pool, [Query(case.case_id, z) for case in cases for z in _farthest_first(case, count)])[
-        :count
-    ]
+    cases = _shuffled(pool, generator)
+    queries = [Query(case.case_id, z) for case in cases for z in _farthest_first(case, count)]
+    return _in_turn(pool, queries)[:count]
 
 
 def _farthest_first(case: PoolCase, count: int) -> Iterator[int]:
@@ -225,6 +224,12 @@ def _candidates_by(pool: Pool, score: str) -> list[Query]:
 
 def _highest_first(query: Query) -> tuple:
     return -query.score, query.case_id, query.z
+
+
+def _shuffled(pool: Pool, generator: np.random.Generator) -> list[PoolCase]:
+    """The volumes in random order, whatever theirs was."""
+    cases = sorted(pool.cases, key=lambda case: case.case_id)
+    return [cases[place] for place in generator.permutation(len(cases))]
 
 
 def _open_slices(pool: Pool) -> list[Query]:

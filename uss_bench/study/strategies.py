@@ -113,7 +113,8 @@ STRATEGIES = {
     strategy.name: strategy
     for strategy in (
         Strategy(
-            "UVS", "volumes", rules.most_uncertain_volumes, needs=("volume",), colour="#0072B2", marker="s"
+            "UVS", "volumes", rules.most_uncertain_volumes, needs=("volume",), colour="#0072B2", marker="s",
+            rule="asks late for volumes in which no liver is predicted: it then averages over all of them",
         ),
         Strategy("RVS", "volumes", rules.random_volumes, colour="#56B4E9", marker="s"),
         Strategy(
