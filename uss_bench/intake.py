@@ -12,7 +12,7 @@ import numpy as np
 from .config import Config, Data
 from .data.case_files import header_problems
 from .data.manifest import SPLITS, Case, parse_manifest
-from .data.phantoms import check_phantom, write_missing_phantoms
+from .data.phantoms import check_phantom, phantom_problems, write_missing_phantoms
 from .data.volumes import Volume, load_volume
 from .plan import is_unmade_phantom, plan_problems
 from .runtime.errors import InputError, refuse
@@ -105,6 +105,8 @@ def file_problems(cases: Sequence[Case]) -> tuple[list[str], list[str]]:
         if is_unmade_phantom(case):
             continue
         faults, doubts = header_problems(case)
+        if case.extra.get("phantom") and not faults:
+            faults = phantom_problems(case)
         problems += faults
         warnings += doubts
     return problems, warnings

@@ -13,7 +13,13 @@ from scipy import ndimage
 
 from uss_bench.data import phantoms
 from uss_bench.data.manifest import Case, read_manifest
-from uss_bench.data.phantoms import VARIANTS, make_phantom, phantom_grid, write_missing_phantoms
+from uss_bench.data.phantoms import (
+    VARIANTS,
+    make_phantom,
+    phantom_grid,
+    phantom_problems,
+    write_missing_phantoms,
+)
 from uss_bench.runtime.errors import InputError
 
 pytestmark = pytest.mark.whole
@@ -96,6 +102,26 @@ def test_files_hold_what_make_phantom_returns(tmp_path):
     np.testing.assert_allclose(image.affine, affine, atol=1e-4)
     np.testing.assert_allclose(label.affine, affine, atol=1e-4)
     assert image.header.get_xyzt_units()[0] == "mm"
+    assert (
+        image.header["descrip"]
+        == label.header["descrip"]
+        == b"uss-bench phantom: normal at island, island-01"
+    )
+
+
+def test_a_phantom_of_another_row_is_told_from_ones_own(tmp_path):
+    """A manifest whose variants were changed after its files had been made would be believed."""
+    case = case_in(tmp_path)
+    write_missing_phantoms([case])
+    assert phantom_problems(case) == []
+    changed = dataclasses.replace(case, extra={"phantom": "mirrored"})
+    lines = phantom_problems(changed)
+    assert len(lines) == 2 and str(case.image) in lines[0] and str(case.label) in lines[1]
+    assert "another phantom, normal at " in lines[0] and "the manifest asks for mirrored at " in lines[0]
+    plain = nib.load(case.image)
+    plain.header["descrip"] = b"somebody's own"
+    nib.save(plain, case.image)
+    assert [line for line in phantom_problems(changed) if str(case.image) in line] == []
 
 
 def test_existing_files_are_never_rewritten(tmp_path):

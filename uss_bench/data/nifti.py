@@ -95,7 +95,7 @@ def axial_slice(header: Header, z: int) -> tuple[int, float]:
     return z if direction > 0 else depth - 1 - z, float(centre[2])
 
 
-def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
+def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray, description: str = "") -> None:
     """Write a `.nii.gz` whose bytes depend on its content alone: no time or file name in the gzip header.
 
     Parameters
@@ -106,9 +106,12 @@ def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None
         `(x, y, z)`, not `(z, y, x)`.
     affine : ndarray
         `(4, 4)`, from indices to mm.
+    description : str
+        Into the header's `descrip`, which has 80 bytes.
     """
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description
     _write(path, image)
 
 

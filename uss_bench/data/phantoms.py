@@ -17,6 +17,7 @@ from . import anatomy, organs
 from .anatomy import AIR, WATER, Body
 from .livers import draw_lobes, paint_vessels, shape_liver
 from .nifti import write_nifti
+from .nifti_header import read_header
 from .painting import Scene, wobble
 from .variants import VARIANTS, draw_fluid, vary_liver, vary_lobes, vary_tissue
 
@@ -35,6 +36,7 @@ class Protocol:
     blur: float  # pixels, in-plane correlation length of the noise
 
 
+MARK = "uss-bench phantom: "  # begins the description in the headers of their files
 NATIVE, ARTERIAL, PORTAL, LATE = "native", "arterial", "portal", "late"
 SITES = {
     "north": Protocol("LPS", 96, (4.5, 5.0), (15, 50), (20, 110), (PORTAL, PORTAL, LATE), (4, 7), 0.8),
@@ -175,6 +177,24 @@ def check_phantom(case_id, site, variant):
         )
 
 
+def phantom_problems(case):
+    """What is wrong with a file that is there: it may be the phantom of another row, made before this one."""
+    mark = _mark(case)
+    return [
+        f"case {case.case_id}: {path} is another phantom, {found.removeprefix(MARK)}, and the manifest asks "
+        f"for {mark.removeprefix(MARK)}; delete it, or give other paths"
+        for path in (case.image, case.label)
+        if path.exists()
+        and (found := read_header(path).stored["descrip"].item().decode("latin-1")).startswith(MARK)
+        and found != mark
+    ]
+
+
+def _mark(case):
+    """What the header of a phantom's files says of it, in the 80 bytes that there are."""
+    return f"{MARK}{case.extra['phantom']} at {case.site}, {case.case_id}".encode()[:80].decode("latin-1")
+
+
 def phantom_files(cases):
     """Images and labels of the phantoms among `cases`."""
     return [path for case in cases if case.extra.get("phantom") for path in (case.image, case.label)]
@@ -194,5 +214,5 @@ def write_missing_phantoms(cases):
         hu, mask, affine = make_phantom(case.case_id, case.site, case.extra["phantom"])
         for path, array in ((case.image, hu), (case.label, mask)):
             if not path.exists():
-                write_nifti(path, array, affine)
+                write_nifti(path, array, affine, _mark(case))
     return len(incomplete)
