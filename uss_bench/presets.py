@@ -43,8 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "study": {
         **PHANTOMS,
         "training.anneal": 500,
-        "training.validate_every": 150,
-        "training.max_steps": 700,
+        "training.validate_every": 250,
+        "training.max_steps": 1000,
         "training.converged_max_steps": 4000,
         "training.patience": 6,
         "inference.samples": 10,
