@@ -530,6 +530,33 @@ def test_an_area_is_never_equivalent(tmp_path):
     assert "1 equivalent within 0.01 DICE" in summary[final:]
 
 
+def test_means_and_differences_in_the_mix_of_the_pool(tmp_path, runs):
+    """Two of three in the pool are normal, of the tests a alone: weights of 4/6 for a, 1/6 for b and c.
+
+    They are 0.02 below and above the mean, and there, so a mean is 0.01 lower. UVS then gets 0.06 more in a.
+    """
+    for folder in runs.values():
+        rows = storage.read_csv(folder / paths.CASES)
+        for row in rows:
+            if (row["model"], row["strategy"], row["case_id"]) == ("converged", "UVS", "a"):
+                row["DICE"] = float(row["DICE"]) + 0.06
+        storage.write_csv(folder / paths.CASES, list(rows[0]), rows)
+        rows = storage.read_csv(folder / paths.VOLUMES)
+        rows = [{**row, "split": "test", "variant": "fatty"} for row in rows]
+        rows[0]["variant"] = "normal"
+        pool = {"p": "normal", "q": "normal", "r": "fatty"}
+        rows += [{**rows[0], "case_id": name, "split": "pool", "variant": pool[name]} for name in pool]
+        storage.write_csv(folder / paths.VOLUMES, list(rows[0]), rows)
+    text = text_of(tmp_path / "across", runs)
+    table = {row[0]: row for row in tables_of(text)[0]}
+    assert table["Model"][-1] == "DICE, pool's mix"
+    assert table["USS (converged)"][-1] == "0.847 ± 0.021"
+    assert table["UVS (converged)"][-1] == "0.880 ± 0.050"
+    header, *rows = tables_of(section_of(text, "DICE"))[0]
+    assert [(row[2].split()[0], row[3]) for row in rows] == [("+0.013", "+0.033"), ("-0.007", "-0.007")]
+    assert header[3] == "in the pool's mix"
+
+
 def test_lists_that_all_seeds_share_are_named(tmp_path, runs):
     """UVS and USS ask for the same in all made-up runs; then UVS does not."""
     assert "UVS and USS asked for the same in every seed" in text_of(tmp_path / "across", runs)

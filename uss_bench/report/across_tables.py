@@ -58,6 +58,7 @@ def pair_table(comparisons: Iterable[Comparison], final_word: str) -> str:
     """Comparisons of one metric, one per row; final models are called as `final_word` says."""
     comparisons = list(comparisons)
     ranked = any(each.found.p_ranks is not None for each in comparisons)
+    mixed = any(each.in_pool_mix is not None for each in comparisons)
     rows = []
     for each in comparisons:
         found = each.found
@@ -65,11 +66,12 @@ def pair_table(comparisons: Iterable[Comparison], final_word: str) -> str:
         rows.append([
             f"{each.first} − {each.second}",
             each.budget.replace("converged", final_word), difference_text(found, each.metric),
+            *([signed(each.in_pool_mix, _format(each.metric))] if mixed else []),
             _improvement_text(found), *map(p_text, p_values),
             f"**{found.verdict}**" if each.decided else found.verdict, _seeds_text(each),
         ])  # fmt: skip
-    header = ["Pair", "Models", "mean difference [95%]", "P(first scores better) [95%]", "p", "p (Holm)"]
-    header += ["p (ranks)"] * ranked
+    header = ["Pair", "Models", "mean difference [95%]", *["in the pool's mix"] * mixed]
+    header += ["P(first scores better) [95%]", "p", "p (Holm)", *["p (ranks)"] * ranked]
     return markdown_table([*header, "the first is", "seeds that would decide"], rows)
 
 

@@ -40,6 +40,8 @@ class Comparison:
         First minus second.
     p_holm : float or None
         Its p after Holm's correction for all pairs of this metric at this budget.
+    in_pool_mix : float or None
+        The mean difference with the variants of patients as frequent as in the pool (`Results.pool_mix`).
     """
 
     metric: str
@@ -48,6 +50,7 @@ class Comparison:
     second: str
     found: PairedDifference
     p_holm: float | None
+    in_pool_mix: float | None
 
     @property
     def decided(self) -> bool:
@@ -64,7 +67,7 @@ def compare_all(seeds: Seeds) -> list[Comparison]:
     ]
     if seeds.overlapping:
         families.append(("DICE", AREA, {name: seeds.areas(name) for name in seeds.contenders}))
-    return [comparison for family in families for comparison in _compare(*family)]
+    return [comparison for family in families for comparison in _compare(*family, mix=seeds.first.pool_mix)]
 
 
 def rope_of(metric: str, budget: str) -> float:
@@ -72,7 +75,9 @@ def rope_of(metric: str, budget: str) -> float:
     return 0.0 if budget == AREA else ROPES.get(metric, 0.0)
 
 
-def _compare(metric: str, budget: str, scores: dict[str, np.ndarray]) -> list[Comparison]:
+def _compare(
+    metric: str, budget: str, scores: dict[str, np.ndarray], mix: np.ndarray | None
+) -> list[Comparison]:
     """All pairs of a family, over which p values are corrected."""
     better, rope = METRICS[metric].higher_is_better, rope_of(metric, budget)
     found = {
@@ -81,9 +86,14 @@ def _compare(metric: str, budget: str, scores: dict[str, np.ndarray]) -> list[Co
     }
     corrected = corrected_p(list(found.values()))
     return [
-        Comparison(metric, budget, *names, each, p)
+        Comparison(metric, budget, *names, each, p, _weighted(*(scores[name] for name in names), mix))
         for (names, each), p in zip(found.items(), corrected, strict=True)
     ]
+
+
+def _weighted(first: np.ndarray, second: np.ndarray, mix: np.ndarray | None) -> float | None:
+    """Mean difference of `(seeds, cases)` with weighted cases; None without weights."""
+    return None if mix is None else float(((first - second) @ mix).mean())
 
 
 def corrected_p(found: Sequence[PairedDifference]) -> Sequence[float | None]:
@@ -113,7 +123,5 @@ def shown(comparisons: Sequence[Comparison], strategies: Sequence[str]) -> list[
 def write_comparisons(folder: str | Path, comparisons: Sequence[Comparison]) -> None:
     """Write every comparison to `results/comparisons.csv` of a folder."""
     columns = ["metric", "budget", "first", "second", *(field.name for field in fields(PairedDifference))]
-    rows: list[dict[str, Any]] = [
-        {**vars(each), **asdict(each.found), "p_holm": each.p_holm} for each in comparisons
-    ]
-    storage.write_csv(Path(folder) / paths.COMPARISONS, [*columns, "p_holm"], rows)
+    rows: list[dict[str, Any]] = [{**vars(each), **asdict(each.found)} for each in comparisons]
+    storage.write_csv(Path(folder) / paths.COMPARISONS, [*columns, "p_holm", "in_pool_mix"], rows)
