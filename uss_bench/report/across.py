@@ -131,7 +131,7 @@ def _limits(seeds: Seeds) -> str:
             "no interval is given: up to an eighth of them would miss the truth."
         )
     elif count == LEAST_SEEDS:
-        points.append(f"In simulations, up to 8% of the intervals of {count} seeds miss the truth, not 5%.")
+        points.append(f"In simulations, up to 9% of the intervals of {count} seeds miss the truth, not 5%.")
     lines = "\n".join(f"- {point}" for point in points)
     return f"## What {few} cannot show\n\n{lines}"
 
