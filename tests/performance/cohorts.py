@@ -1,6 +1,6 @@
 """What a pool's properties do to random and to uncertainty sampling: USS and RSS on four pools of phantoms.
 
-    python tests/performance/cohorts.py FOLDER [--seed 0 1] [--set training.max_steps=300 ...]
+    python tests/performance/cohorts.py FOLDER [--seed 0 1] [--set KEY=VALUE ...]
 
 Validation and test cases are those of the embedded cohort. Runs and reports go to FOLDER, and a second call
 continues them.
@@ -77,9 +77,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--set", nargs="+", default=[])
+    parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[])
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    settings = [f"query.slices_per_iteration={SLICES}", "query.twins=0", *options.overrides]
     table = []
     for number, (name, pool) in enumerate(pools().items()):
         manifest = options.folder / f"pool-{number}.csv"
@@ -89,7 +90,7 @@ def main():
             code = run_main(
                 [
                     *("--manifest", str(manifest), "--strategy", "uss", "rss", "--seed", str(seed)),
-                    *("--set", f"query.slices_per_iteration={SLICES}", "query.twins=0", *options.set),
+                    *(word for setting in settings for word in ("--set", setting)),
                     *("--name", run, "--runs", str(options.folder / "runs")),
                     *("--reports", str(options.folder / "reports")),
                 ],
