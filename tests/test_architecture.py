@@ -123,7 +123,8 @@ def test_every_room_has_a_test_file_where_it_lies():
         "report/style": "report/test_figures", "report/result_files": "report/test_results",
         "report/words": "report/test_tables",
         "report/across_summary": "report/test_across", "report/across_tables": "report/test_across",
-        "report/across_plot": "report/test_across", "report/summary": "report/test_document",
+        "report/across_plot": "report/test_across", "report/across_method": "report/test_across",
+        "report/summary": "report/test_document",
         "report/appendix": "report/test_document",
     }  # fmt: skip
     without = {
