@@ -596,6 +596,17 @@ def test_an_oracle_is_shown_and_not_compared(tmp_path, golden):
     assert "† An oracle" in after
 
 
+def test_oracles_alone_are_shown(tmp_path, runs):
+    for folder in runs.values():
+        for name in (paths.CASES, paths.ANNOTATION, paths.TRAINING, paths.QUERIES):
+            rows = [row for row in storage.read_csv(folder / name) if row["strategy"] != "UVS"]
+            rows = [{**row, "strategy": row["strategy"].replace("USS", "OSS")} for row in rows]
+            storage.write_csv(folder / name, list(rows[0]), rows)
+    text = text_of(tmp_path / "across", runs)
+    assert "| OSS† (converged) |" in text and "there is headroom" in text
+    assert storage.read_csv(tmp_path / "across" / paths.COMPARISONS) == []
+
+
 def test_no_area_where_a_strategy_adds_no_liver_slice(tmp_path, runs):
     """Then all curves have but their first point in common."""
     for folder in runs.values():

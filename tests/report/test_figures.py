@@ -196,8 +196,10 @@ def lab(colour, vision):
 
 def test_strategies_stay_apart_for_every_eye():
     """Two strategies differ in the marker; if not, in line and, as any eye sees it, in colour."""
-    names = [*STRATEGIES, "MINE", "YOURS", "THEIRS"]
+    names = [*STRATEGIES, *(f"MINE {number}" for number in range(len(style.SPARE)))]
     style.adopt(names)
+    shipped = {looks for name in STRATEGIES for looks in (style.COLOURS[name], style.MARKERS[name])}
+    assert shipped.isdisjoint(looks for spare in style.SPARE for looks in spare)
     for place, one in enumerate(names):
         for other in names[:place]:
             apart = {

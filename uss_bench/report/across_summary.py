@@ -101,7 +101,9 @@ def _gain(seeds: Seeds) -> str:
 
 
 def _final_models(seeds: Seeds) -> str:
-    """The final models, and with how much effort they came about."""
+    """The final models, and with how much effort they came about; empty where all are oracles."""
+    if not seeds.contenders:
+        return ""
     efforts = [seeds.effort(seeds.budgets[0].key(name)).mean() for name in seeds.contenders]
     slices = span(f"{min(efforts):.0f}", f"{max(efforts):.0f}")
     return f"Among the {seeds.final_word} models (after {slices} equivalent slices)"

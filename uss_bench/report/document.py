@@ -183,20 +183,7 @@ def _further_metrics(results: Results, tests: AllTests) -> Iterator[str]:
 
 def _further_results(results: Results) -> Iterator[str]:
     yield "## Further results"
-    yield (
-        "### Paired differences\n\nFirst mean minus second over the same test cases, of the models of Table "
-        f"8 {_mean_intervals(len(results.cases))}.\n\n{further.mean_differences(results)}"
-    )
-    again, what = further.retraining_differences(results)
-    if again:
-        yield f"What retraining alone does, likewise: {what}.\n\n{again}"
-    percentiles = further.percentile_differences(results)
-    yield (
-        f"The 5th percentile of DICE and the 95th of the others, likewise:\n\n{percentiles}"
-        if percentiles
-        else "Percentiles, and with them the intercepts of Table 9, have no intervals below n = "
-        f"{PERCENTILE_CASES}, where these cover too rarely."
-    )
+    yield from _paired_differences(results)
     alone = Seeds({results.provenance["seed"]: results})
     if alone.overlapping:
         start, stop = alone.ranges[0]
@@ -217,6 +204,26 @@ def _further_results(results: Results) -> Iterator[str]:
             "### Missed livers\n\nWhere nothing was predicted, a case counts with DICE 0, RVE 100%, and the "
             f"diagonal of the volume as MSD and HD. {missed}"
         )
+
+
+def _paired_differences(results: Results) -> Iterator[str]:
+    """Of means and percentiles of the final models; nothing where all are oracles."""
+    if not results.contenders:
+        return
+    yield (
+        "### Paired differences\n\nFirst mean minus second over the same test cases, of the models of Table "
+        f"8 {_mean_intervals(len(results.cases))}.\n\n{further.mean_differences(results)}"
+    )
+    again, what = further.retraining_differences(results)
+    if again:
+        yield f"What retraining alone does, likewise: {what}.\n\n{again}"
+    percentiles = further.percentile_differences(results)
+    yield (
+        f"The 5th percentile of DICE and the 95th of the others, likewise:\n\n{percentiles}"
+        if percentiles
+        else "Percentiles, and with them the intercepts of Table 9, have no intervals below n = "
+        f"{PERCENTILE_CASES}, where these cover too rarely."
+    )
 
 
 def _mean_intervals(cases: int) -> str:

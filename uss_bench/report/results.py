@@ -165,11 +165,15 @@ def read_results(folder: str | Path) -> Results:
     InputError
         A result file is missing, or models were evaluated on different cases.
     """
+    return replace(read_scores(folder), uncertainties=read_uncertainties(Path(folder)))
+
+
+def read_scores(folder: str | Path) -> Results:
+    """Likewise without the uncertainties of slices, which may fill many megabytes."""
     folder = Path(folder)
     require_files(folder, (*TABLES, paths.PROVENANCE))
     tables = {name: storage.read_csv(folder / name) for name in TABLES}
-    found = results_of(folder, tables, storage.read_json(folder / paths.PROVENANCE))
-    return replace(found, uncertainties=read_uncertainties(folder))
+    return results_of(folder, tables, storage.read_json(folder / paths.PROVENANCE))
 
 
 def require_files(folder: Path, names: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from ..runtime import paths, storage
 from ..runtime.errors import InputError
 from ..study.keys import INITIAL, ModelKey
 from .effort import equivalent_slices, mean_height
-from .results import TABLES, Results, read_results, require_files, results_of
+from .results import TABLES, Results, read_scores, require_files, results_of
 
 # Tables of which every seed has its own; the volumes are the same for all.
 BY_SEED = tuple(name for name in TABLES if name != paths.VOLUMES)
@@ -176,7 +176,7 @@ def _provenance(report: str | Path) -> dict[str, Any]:
 
 def _refuse_unlike(reports: Mapping[int, str | Path]) -> None:
     """Raise InputError unless all runs have the models, the cases and the files of the first."""
-    runs = {report: read_results(report) for report in reports.values()}
+    runs = {report: read_scores(report) for report in reports.values()}
     leader, first = next(iter(runs.items()))
     for report, run in runs.items():
         unlike = [

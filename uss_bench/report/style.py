@@ -33,8 +33,8 @@ SPARE = (
     ("#BBAA00", "d"),
     ("#6699CC", "H"),
     ("#AA3311", "8"),
-    ("#882255", "X"),
-    ("#228833", "+"),
+    ("#8A6FDF", "x"),
+    ("#664422", "+"),
 )
 # Contours on grey images: green and magenta differ for every colour vision.
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#2BE08A", "#FF5FD2"

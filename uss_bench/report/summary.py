@@ -107,7 +107,7 @@ def _spread(results: Results) -> str:
 
 def _again(results: Results) -> str:
     """How far final models that are mere retrainings lie from what they repeat; else empty."""
-    if not results.retrained:
+    if not (results.retrained and results.contenders):
         return ""
     pairs = [(results.final_models[name], results.curve(name)[-1]) for name in results.contenders]
     dice, hd = (sorted(_apart(results, pairs, metric)) for metric in ("DICE", "HD"))

@@ -75,7 +75,8 @@ def paired_difference(
     -rope to rope, on whichever side of zero; else "better" or "worse" where the interval leaves zero out;
     else "undecided". Fewer than `LEAST_SEEDS` seeds or `LEAST_CASES` cases decide nothing and have no
     interval: where two happen to agree, they drop out of the error, and up to an eighth of the intervals
-    would miss the truth. Of three seeds' intervals, up to 8% may.
+    would miss the truth. Of three seeds, up to 9% of the intervals do, and up to 8% of the verdicts are
+    false.
 
     Parameters
     ----------
