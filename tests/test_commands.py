@@ -70,7 +70,7 @@ def test_run_reaches_the_pipeline(reached):
         (
             ["--seed", *map(str, range(86))],
             [f"quick-seed{seed}" for seed in range(86)],
-            "quick-seeds0-to-85-86",
+            "quick-seeds0-to-85-364edd56",
         ),
     ],
 )
@@ -88,7 +88,7 @@ def test_names_of_runs(reached, arguments, names, across):
 def test_a_name_that_is_no_folder_of_its_own_is_refused(tmp_path, capsys, command, name):
     assert commands.main([*command, "--name", name]) == 2
     assert capsys.readouterr().err == (
-        f"uss-bench: --name {name!r}: no name for a folder here; use a few letters, digits, - and _\n"
+        f"uss-bench: --name {name!r}: cannot name a folder; use a few letters, digits, - and _\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -249,10 +249,10 @@ FAULTS = {
     "no slices": (lambda a: {"slices": 0}, "--slices 0"),
     "volumes": (
         lambda a: {"strategy": "uvs"},
-        "not one strategy that asks for slices .* of USS, RSS, [^O]*$",
+        "must be one strategy that asks for slices .* of USS, RSS, [^O]*$",
     ),
-    "all": (lambda a: {"strategy": "all"}, "not one strategy"),
-    "oracle": (lambda a: {"strategy": "oss"}, "without reading labels"),
+    "all": (lambda a: {"strategy": "all"}, "must be one strategy"),
+    "oracle": (lambda a: {"strategy": "oss"}, "reads no labels"),
     "own": (lambda a: {"strategy": "absent.py:MINE"}, "absent.py cannot be read"),
     "unknown": (lambda a: {"strategy": "xyz"}, "unknown"),
     "no model": (lambda a: {"model": a.images[0]}, "no model file"),
@@ -304,7 +304,7 @@ def test_another_ct_of_the_name_of_a_known_case_is_refused(asked, cases):
     [
         ({"patient_id": "0", "split": "val"}, lambda c: [c[0].image], "patient 0: in splits pool, val"),
         ({}, lambda c: [c[1].label], "1_liver.nii.gz: the label of case case-1; give CTs alone"),
-        ({"case_id": "LiTS/1"}, lambda c: [c[1].image], "case LiTS/1: its id is no name for a file"),
+        ({"case_id": "LiTS/1"}, lambda c: [c[1].image], "case LiTS/1: its id cannot be a file name"),
     ],
 )
 def test_what_the_next_fit_would_refuse_is_refused_before_any_scoring(asked, cases, row, images, says):

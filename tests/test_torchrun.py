@@ -19,9 +19,18 @@ from test_crash import SHORT
 pytestmark = [pytest.mark.whole, pytest.mark.slow]
 
 ARGUMENTS = ["--preset", "smoke", *SHORT]
+OTHER_DEVICE = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from benchmark import main
+from uss_bench import provenance
+if os.environ["RANK"] == "1":
+    provenance.device_name = lambda device: "another CPU"
+sys.exit(main(sys.argv[1:]))
+"""
 
 
-def torchrun(folder, processes, *arguments, options=(), port=None):
+def torchrun(folder, processes, *arguments, options=(), port=None, script=ROOT / "benchmark.py"):
     """Start a job (of one machine, or one machine's part of it)."""
     launcher = [
         sys.executable,
@@ -33,7 +42,7 @@ def torchrun(folder, processes, *arguments, options=(), port=None):
         port or free_port(),
         *options,
     ]
-    command = map(str, [*launcher, ROOT / "benchmark.py", *ARGUMENTS, *arguments])
+    command = map(str, [*launcher, script, *ARGUMENTS, *arguments])
     return subprocess.Popen([*command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -161,3 +170,14 @@ def test_bad_input_is_reported_once(tmp_path, arguments, message):
     assert len(said) == 1 and message in said[0]
     assert_without_traceback_of_ours(err)
     assert not (tmp_path / "runs").exists()
+
+
+def test_processes_on_different_devices_do_not_share_a_run(tmp_path, alone):
+    """Their numbers would be mixed. Without the odd one the run goes on."""
+    script = tmp_path / "other_device.py"
+    script.write_text(OTHER_DEVICE, encoding="utf-8")
+    code, _, err = finish(torchrun(tmp_path, 2, script=script))
+    assert code != 0 and "device: CPU there, another CPU now" in err
+    code, _, err = finish(torchrun(tmp_path, 2))
+    assert code == 0, err
+    assert_same(tmp_path, alone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,8 +26,9 @@ RUN_HELP: dict[str, Any] = {
 }
 FIT_HELP = {
     "description": "Train one network on all that a manifest's pool has annotated, single slices included.\n"
-    "With validation cases, training goes on until they stop improving, and the best validated state is\n"
-    "kept; without, it ends after training.max_steps. The same command continues a stopped training.",
+    "With validation cases, training ends by training.patience or after training.converged_max_steps, with\n"
+    "the best validated state (where training.anneal is set, with the last); without, it ends after\n"
+    "training.max_steps with the last. The same command continues a stopped training.",
     "epilog": RUN_HELP["epilog"],
     "formatter_class": argparse.RawDescriptionHelpFormatter,
 }
@@ -94,7 +96,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_place(parser)
     add("--reports", type=Path, default=Path("reports"), help="folder for reports (reports)")
-    add("--name", help="name of the run and its report (PRESET-seedN)")
+    add("--name", help="name of the run and its report (PRESET-seedN); of several seeds, NAME-seedN")
     add(
         "--workers", type=int, metavar="N",
         help="processes that share the work, which changes no result "
@@ -102,7 +104,9 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     only = parser.add_mutually_exclusive_group()
     only.add_argument(
-        "--dry-run", action="store_true", help="check everything, print the plan and its cost, run nothing"
+        "--dry-run",
+        action="store_true",
+        help="check all but voxels, print the plan and its cost, run nothing",
     )
     only.add_argument(
         "--status", action="store_true", help="say how a run is doing, for example from another terminal"
@@ -133,10 +137,15 @@ def _add_suggest_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         required=True,
         metavar="N",
-        help="how many slices of the model's grid to ask for",
+        help="how many slices of the model's working grid to ask for",
     )
     add("--output", type=Path, required=True, help="new folder to write")
-    add("--strategy", default=FEATURED, metavar="NAME", help=f"one that asks for slices ({FEATURED})")
+    add(
+        "--strategy",
+        default=FEATURED,
+        metavar="NAME",
+        help=f"one that asks for slices, or FILE.py:NAME ({FEATURED})",
+    )
     add(
         "--annotated", type=Path, metavar="MANIFEST",
         help="CSV of what is annotated already, as `uss-bench fit` was given it; what is annotated is not "
@@ -153,7 +162,7 @@ def _add_settings(parser: argparse.ArgumentParser, preset: str) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
-        help="change a setting; may be repeated",
+        help="change a setting; may be repeated. Lengths and sizes are z,y,x",
     )  # fmt: skip
 
 
@@ -203,8 +212,9 @@ def _seeds_text(seeds: Sequence[int]) -> str:
     """Seeds as part of a folder's name, which must stay short.
 
     >>> _seeds_text([0, 1, 5]), _seeds_text(range(40))
-    ('0-1-5', '0-to-39-40')
+    ('0-1-5', '0-to-39-f7192e2c')
     """
     if len(seeds) <= MOST_NAMED:
         return "-".join(map(str, seeds))
-    return f"{min(seeds)}-to-{max(seeds)}-{len(seeds)}"
+    which = zlib.crc32(",".join(map(str, sorted(seeds))).encode())
+    return f"{min(seeds)}-to-{max(seeds)}-{which:08x}"

@@ -55,12 +55,12 @@ def estimate(
     batch_voxels = training.batch_size * prod(model.input_size(patch))
     per_step, per_encode, per_decode = (rate * batch_voxels for rate in _rates(model, patch, device))
 
-    columns = [
+    cells = [
         prod(len(spread_origins(length, size)) for length, size in zip(shape, patch, strict=True))
         for shape in by_split["pool"]
     ]
     largest = query.initial_volumes + query.iterations * query.volumes_per_iteration
-    epochs = training.max_epochs * np.mean(columns) * largest / training.batch_size
+    epochs = training.max_epochs * np.mean(cells) * largest / training.batch_size
     steps = int(min(training.max_steps or epochs, epochs))
     passes = {
         split: sum(prod(model.input_size(model.output_size(shape))) for shape in shapes) / batch_voxels
@@ -81,10 +81,10 @@ def _rates(model: AUNet, patch: Sequence[int], device: torch.device) -> list[flo
     """Seconds per input voxel of a training step, an encoder pass and a decoder pass.
 
     They are timed by one thread, as a worker has on a CPU, on a training patch, or on the smallest input
-    where the patch might not fit the memory of a laptop.
+    where the patch might not fit the memory of a laptop without a GPU.
     """
     size = model.input_size(patch)
-    if prod(size) > LARGE:
+    if prod(size) > LARGE and device.type == "cpu":
         size = model.input_size(model.output_size(model.stride))
     inputs = torch.randn(1, 1, *size, device=device)
 

@@ -20,7 +20,7 @@ from .provenance import provenance
 from .request import Checked, check_name, check_writable
 from .runtime.errors import InputError
 from .runtime.lock import locked
-from .runtime.machine import choose_device, keep_freed_memory, make_deterministic
+from .runtime.machine import prepared_device
 from .runtime.paths import CACHE, CHECKPOINT, MODEL, RUN
 from .runtime.progress import Progress
 from .runtime.storage import load_checkpoint, remove_if_empty, remove_partial_files, write_json
@@ -117,9 +117,7 @@ def _check(asked: Fit) -> Checked:
     if asked.name is not None:
         check_name(asked.name)
     settings = config.resolve(asked.preset, asked.overrides)
-    device = choose_device(asked.device)
-    make_deterministic()
-    keep_freed_memory()
+    device = prepared_device(asked.device, settings.network.bfloat16)
     if asked.output.is_dir():
         raise InputError(f"--output {asked.output}: a folder; name the model file to write")
     check_writable(asked.output.absolute().parent, "--output")

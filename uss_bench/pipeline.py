@@ -82,6 +82,8 @@ def perform(action: str, runs: Sequence[Run], program: str) -> None:
     }[action]
     reports = {run.seed: run.report_folder for run in runs}
     if len(runs) > 1:
+        check_name(runs[0].across_name)
+        check_writable(runs[0].across_folder)
         refuse_single_run(runs[0].across_folder)
     if action == "report_only" and len(runs) > 1:
         refuse_strange_seeds(reports)  # those of a finished run are alike: `refuse_another_run` saw to it
@@ -160,7 +162,7 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
     with ExitStack() as stack:
         stack.callback(remove_if_empty, run.folder)  # at last, where nothing came of the run
         if team is None and under_torchrun():
-            team = stack.enter_context(torchrun_team(run.name, checked.device))
+            team = stack.enter_context(torchrun_team(run.name))
         if team is None or (team.leads and under_torchrun()):
             stack.enter_context(locked(run.folder, lambda text: print(text, file=sys.stderr)))
             refuse_another_run(run, origin)  # by whoever held it until now
@@ -202,9 +204,16 @@ def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progr
     prepare_cases(checked.cases, spacing, run.cache, progress, team)
     volumes = load_volumes(checked.cases, spacing, run.cache, progress)
     files = file_digests(volumes)
-    refuse_other_files(run.folder, files)
-    if team.leads and not (run.folder / RUN).exists():
-        write_json(run.folder / RUN, {**origin, "files": files})
+    if team.leads:
+        refuse_other_files(run.folder, files)
+        if not (run.folder / RUN).exists():
+            write_json(run.folder / RUN, {**origin, "files": files})
+        team.report("named")
+    while not team.reached("named"):
+        team.pause()
+    if not team.leads:  # it may compute on another device, or with other libraries or files
+        refuse_another_run(run, origin)
+        refuse_other_files(run.folder, files)
     progress.keep_in(run.folder, team.rank)
     models = model_count(checked.settings, checked.strategies)
     progress.say(f"{len(checked.cases)} cases ready, {models} models to train and evaluate")

@@ -15,6 +15,7 @@ from . import __version__, config
 from .data.manifest import SPLITS
 from .request import Checked
 from .runtime import storage
+from .runtime.machine import device_name
 from .study.strategies import Strategy
 
 LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "statsmodels")
@@ -26,14 +27,14 @@ SHAPES_NUMBERS = (
 
 def provenance(checked: Checked, manifest: str | Path, seed: int) -> dict[str, Any]:
     """What a citation needs, without times, paths or host names."""
-    settings, device = checked.settings, checked.device
+    settings = checked.settings
     return {
         "uss_bench": __version__,
         "git": _git_state(),
         "code_sha256": code_digest(),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in LIBRARIES},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "device": device_name(checked.device),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "seed": seed,
         "strategies": [strategy.name for strategy in checked.strategies],

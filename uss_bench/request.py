@@ -17,7 +17,7 @@ from .data.manifest import Case
 from .intake import check_cases
 from .plan import working_shape
 from .runtime.errors import InputError
-from .runtime.machine import choose_device, keep_freed_memory, make_deterministic
+from .runtime.machine import prepared_device
 from .runtime.paths import CACHE
 from .runtime.team import Team, local_rank, under_torchrun
 from .study import own
@@ -132,9 +132,7 @@ def check_run(run: Run, team: Team | None = None) -> Checked:
     check_name(run.name)
     settings = config.resolve(run.preset, run.overrides)
     strategies, lists = _asked_for(run)
-    device = choose_device(run.device, local_rank(team))
-    make_deterministic()
-    keep_freed_memory()
+    device = prepared_device(run.device, settings.network.bfloat16, local_rank(team))
     if run.workers is not None and under_torchrun():
         raise InputError(
             "--workers: torchrun sets the number of processes by --nproc-per-node; leave --workers out"
@@ -176,7 +174,7 @@ def _replayed(
 def check_name(name: str) -> None:
     """Raise InputError where a run's name is none for a folder of its own."""
     if Path(name).name != name or name in ("..", CACHE) or "\0" in name or len(name.encode()) > LONGEST_NAME:
-        raise InputError(f"--name {name!r}: no name for a folder here; use a few letters, digits, - and _")
+        raise InputError(f"--name {name!r}: cannot name a folder; use a few letters, digits, - and _")
 
 
 def check_writable(folder: Path, option: str = "--reports") -> None:

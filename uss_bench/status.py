@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from .runtime import lock
@@ -47,8 +48,10 @@ def describe_run(folder: str | Path) -> str:
         f"held by {holder}" if (holder := lock.describe(folder)) else "not running",
     ]
     for path in sorted((folder / STATUS).glob("[0-9]*.json"), key=lambda path: int(path.stem)):
-        note = read_json(path)
-        lines.append(f"process {path.stem}, {max(0, time.time() - note['time']):.0f} s ago: {note['text']}")
+        with suppress(FileNotFoundError):  # it has just ended
+            note = read_json(path)
+            ago = max(0, time.time() - note["time"])
+            lines.append(f"process {path.stem}, {ago:.0f} s ago: {note['text']}")
     for path in folders:
         if (path / CURVE).exists() and path not in done["training"]:
             row = read_csv(path / CURVE)[-1]

@@ -28,7 +28,7 @@ from .plan import check_disk
 from .provenance import code_digest
 from .request import check_writable
 from .runtime.errors import InputError, refuse
-from .runtime.machine import choose_device, keep_freed_memory, make_deterministic
+from .runtime.machine import device_name, prepared_device
 from .runtime.paths import CACHE
 from .runtime.progress import Progress
 from .runtime.storage import atomic_folder, file_digest, read_json, write_json
@@ -95,9 +95,7 @@ def suggest(asked: Suggest) -> None:
         Anything wrong with arguments, model file, manifest or CTs, before any scoring.
     """
     fitted, strategy = read_model(asked.model), _strategy(asked.strategy)
-    device = choose_device(asked.device)
-    make_deterministic()
-    keep_freed_memory()
+    device = prepared_device(asked.device, fitted.settings.network.bfloat16)
     _check_output(asked.output, asked.runs)
     if asked.slices < 1:
         raise InputError(f"--slices {asked.slices}: nothing to suggest; ask for at least one")
@@ -106,7 +104,7 @@ def suggest(asked: Suggest) -> None:
     with atomic_folder(asked.output.resolve(), shared=False) as folder:
         cases = _cases(asked.images, manifest_cases, folder, progress)
         volumes = _volumes(cases, fitted, Path(asked.runs) / CACHE, progress)
-        made_by = (fitted.digest, code_digest(), device.type, torch.__version__)
+        made_by = (fitted.digest, code_digest(), device_name(device), torch.__version__)
         home = Path(asked.runs) / f"suggest-{_short_digest(*made_by)}"
         models = Models(fitted.settings, {"pool": volumes}, home, fitted.seed, device, progress)
         scoring = Scoring(models, fitted, home)
@@ -127,8 +125,8 @@ def _strategy(name: str) -> Strategy:
     if len(found) != 1 or not _is_of_use(found[0]):
         possible = ", ".join(strategy.name for strategy in STRATEGIES.values() if _is_of_use(strategy))
         raise InputError(
-            f"--strategy {name}: not one strategy that asks for slices without reading labels; "
-            f"choose one of {possible}"
+            f"--strategy {name}: must be one strategy that asks for slices and reads no labels; "
+            f"choose one of {possible}, or FILE.py:NAME"
         )
     # Nobody can say which of its slices show liver before they are annotated.
     return replace(found[0], until_liver=False)
@@ -181,7 +179,7 @@ def _cases(
     new = [case for case in cases.values() if case.label is None]
     problems += conflicts([*manifest_cases, *new])
     problems += [
-        f"case {name}: its id is no name for a file; change it in the manifest"
+        f"case {name}: its id cannot be a file name; change it in the manifest"
         for name in cases
         if Path(name).name != name
     ]

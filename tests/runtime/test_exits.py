@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+import torch
 
 from uss_bench.runtime.errors import InputError
 from uss_bench.runtime.exits import exit_code, failed_first
@@ -32,6 +33,11 @@ def test_what_is_done_says_nothing(capsys):
             OSError(errno.ENOSPC, "No space left on device", "a.pt"),
             1,
             "a.pt: No space left on device; nothing",
+        ),
+        (
+            torch.OutOfMemoryError("Tried to allocate 2 GiB.\nGPU 0 has"),
+            1,
+            "the GPU's memory is full (Tried to allocate 2 GiB.); ask for fewer --workers",
         ),
         (OSError("odd"), 1, "odd; nothing that was finished is lost"),
         (PeerLostError("worker 1 ended", 2), 2, "worker 1 ended; the same command continues"),

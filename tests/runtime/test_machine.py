@@ -29,6 +29,28 @@ def test_processes_of_a_machine_share_its_gpus(monkeypatch):
     assert machine.default_workers(devices[0]) == 2
 
 
+@pytest.mark.parametrize(("capability", "refused"), [((7, 5), True), ((8, 0), False), ((9, 0), False)])
+def test_bfloat16_where_the_gpu_has_none_is_bad_input(monkeypatch, capability, refused):
+    """GPUs before Ampere only emulate it, and cuDNN has no convolutions of it there."""
+    monkeypatch.setattr(machine, "choose_device", lambda name, rank: torch.device("cuda", rank))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    assert machine.prepared_device("auto").type == "cuda"
+    if refused:
+        with pytest.raises(InputError, match=r"network\.bfloat16=True: Some GPU has no bfloat16"):
+            machine.prepared_device("auto", bfloat16=True)
+    else:
+        assert machine.prepared_device("auto", bfloat16=True, local_rank=1).index == 1
+
+
+def test_a_gpu_is_named_with_the_versions_that_decide_its_bits(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    assert machine.device_name(torch.device("cuda", 0)) == "Some GPU (CUDA 12.8, cuDNN 91002)"
+    assert machine.device_name(CPU) == "CPU"
+
+
 @pytest.mark.parametrize(("cores", "workers"), [(1, 1), (3, 3), (64, 4)])
 def test_a_worker_for_each_core_up_to_four(monkeypatch, cores, workers):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)

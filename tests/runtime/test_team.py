@@ -14,7 +14,6 @@ from random import Random
 from types import SimpleNamespace
 
 import pytest
-import torch
 from torch import distributed
 
 from uss_bench.runtime import stopping
@@ -37,9 +36,8 @@ if __name__ == "__main__":
 TORCHRUN = """
 import sys, time
 from pathlib import Path
-import torch
 from uss_bench.runtime.team import torchrun_team
-with torchrun_team("run", torch.device("cpu")) as team:
+with torchrun_team("run") as team:
     print(team.rank, team.size, team.claim("model"))
     time.sleep(0.5)
     Path(sys.argv[1]).touch()
@@ -203,7 +201,7 @@ def test_runs_of_one_job_claim_apart(monkeypatch):
     store = distributed.HashStore()
     monkeypatch.setattr(teams, "rendezvous", lambda _: iter([(store, 0, 1)]))
     for name in ("quick-seed0", "quick-seed1"):
-        with teams.torchrun_team(name, torch.device("cpu")) as team:
+        with teams.torchrun_team(name) as team:
             assert team.claim("initial/training.json")
         assert not distributed.is_initialized()
 
@@ -217,6 +215,7 @@ def test_no_process_is_started_for_a_team_of_one():
         assert team.claim("a")
 
 
+@pytest.mark.slow
 @pytest.mark.whole
 def test_workers_share_the_work_and_end_with_the_job(tmp_path, monkeypatch):
     """The job ends when one is killed. The others are stopped, with time to write their checkpoints."""
@@ -239,6 +238,7 @@ def test_workers_share_the_work_and_end_with_the_job(tmp_path, monkeypatch):
     assert [worker.exitcode for worker in workers] == [-signal.SIGKILL, 0, -signal.SIGKILL]
 
 
+@pytest.mark.slow
 @pytest.mark.whole
 def test_workers_end_when_their_leader_was_killed(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
@@ -273,7 +273,7 @@ def test_a_team_of_torchrun_leaves_together(tmp_path, monkeypatch):
         command, env={**os.environ, "RANK": "1"}, stdout=subprocess.PIPE, text=True
     ) as other:
         try:
-            with teams.torchrun_team("run", torch.device("cpu")) as team:
+            with teams.torchrun_team("run") as team:
                 assert (team.rank, team.size, team.leads) == (0, 2, True)
                 claimed = team.claim("model")
             assert (tmp_path / "finished").exists()  # or it left without waiting

@@ -160,8 +160,8 @@ class AUNet(nn.Module):
         with self._autocast(x.device):
             for skip, up, units in reversed(list(zip(features[:-1], self.up, self.decoder, strict=True))):
                 x = units(layers.dropout(torch.cat([skip, up(x)], dim=1), self.dropout, generator))
-            logits = self.classify(x)
-        return logits.float() if self.bfloat16 else logits
+        # Not in bfloat16, where logits would come in steps of 1/32.
+        return self.classify(x.to(self.classify.weight.dtype))
 
     def draw_weights(self, generator: torch.Generator) -> None:
         """Draw all convolution weights from a CPU generator, uniformly, with the variance of He et al.

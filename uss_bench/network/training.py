@@ -109,13 +109,16 @@ class Training:
         """Go on from what `state` returned."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._dropout.set_state(state["dropout"].cpu())
+        self._dropout.set_state(state["dropout"])
         for name in self._KEPT:
             setattr(self, name, state[name])
 
     def staged(self, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor] | tuple[torch.Tensor, ...]:
         """Tensors of a mini-batch in memory from which a GPU fetches them fast."""
-        return [tensor.pin_memory() for tensor in tensors] if self._device.type == "cuda" else tensors
+        if self._device.type != "cuda":
+            return tensors
+        with torch.cuda.device(self._device):  # which every thread has of its own
+            return [tensor.pin_memory() for tensor in tensors]
 
     def update(
         self, image: torch.Tensor, label: torch.Tensor, weight: torch.Tensor, batch: list[Patch] | str

@@ -5,9 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+import torch
+
 from .errors import InputError
 from .team import PeerLostError
 
+LESS_MEMORY = (
+    "ask for fewer --workers, or begin a run of another --name with a smaller inference.tile, training.patch "
+    "or training.batch_size, or with network.bfloat16=True"
+)
 CONTINUES = "the same command continues where it stopped"
 
 
@@ -36,6 +42,9 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
         code, text, cause = 2 if error.code == 2 else 1, f"{error}; {CONTINUES}", error
     except FloatingPointError as error:
         code, text, cause = 1, str(error), error
+    except torch.OutOfMemoryError as error:
+        text = f"the GPU's memory is full ({str(error).splitlines()[0]}); {LESS_MEMORY}"
+        code, cause = 1, error
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
         text = f"{what}; nothing that was finished is lost: correct this, and {CONTINUES}"

@@ -12,6 +12,40 @@ from .errors import InputError
 
 MOST_WORKERS = 4  # on one CPU, unless more are asked for
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+BFLOAT16_CAPABILITY = 8, 0  # compute capability from which cuDNN has bfloat16 convolutions
+
+
+def prepared_device(name: str, bfloat16: bool = False, local_rank: int = 0) -> torch.device:
+    """Choose a device, and have PyTorch compute reproducibly, in one thread, and keep freed memory.
+
+    Parameters
+    ----------
+    name, local_rank : str, int
+        As for `choose_device`.
+    bfloat16 : bool
+        Whether convolutions are to be computed in bfloat16.
+
+    Raises
+    ------
+    InputError
+        CUDA is asked for, and there is none, or none that knows bfloat16 if that is.
+    """
+    device = choose_device(name, local_rank)
+    if bfloat16 and device.type == "cuda" and torch.cuda.get_device_capability(device) < BFLOAT16_CAPABILITY:
+        raise InputError(
+            f"--set network.bfloat16=True: {torch.cuda.get_device_name(device)} has no bfloat16; leave it out"
+        )
+    make_deterministic()
+    keep_freed_memory()
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """What decides, beside the libraries, how a device rounds."""
+    if device.type != "cuda":
+        return "CPU"
+    versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    return f"{torch.cuda.get_device_name(device)} ({versions})"
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

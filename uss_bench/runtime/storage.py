@@ -200,8 +200,8 @@ def save_checkpoint(path: str | Path, value: Any) -> None:
         temporary.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest())
 
 
-def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Any:
-    """Value of a checkpoint, with its tensors on `device`.
+def load_checkpoint(path: str | Path) -> Any:
+    """Value of a checkpoint, with its tensors on the CPU, wherever they were.
 
     Raises
     ------
@@ -217,7 +217,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> Any
             f"{path}: damaged (its checksum does not match); "
             "remove its folder, and the model is trained again"
         )
-    return torch.load(io.BytesIO(value), map_location=device, weights_only=True)
+    return torch.load(io.BytesIO(value), map_location="cpu", weights_only=True)
 
 
 def natural_key(path: str | Path) -> list[int | str]:

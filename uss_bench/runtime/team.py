@@ -137,13 +137,12 @@ def local_rank(team: Team | None = None) -> int:
 
 
 @contextmanager
-def torchrun_team(name: str, device: torch.device) -> Iterator[Team]:
+def torchrun_team(name: str) -> Iterator[Team]:
     """Team of torchrun's processes for the run `name`. The end of the block waits for all of them."""
     store, rank, size = next(rendezvous("env://"))
     # The launcher's store outlives runs and restarts; their addresses and claims must not mix.
     store = distributed.PrefixStore(f"{name} {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=LONG)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=LONG)
     team = Team(rank, size, store)
     try:
         yield team

@@ -85,7 +85,7 @@ class Models:
     def trained(self, key: ModelKey) -> AUNet:
         """The network in its best state; the last one asked for is kept in memory."""
         if self._loaded[0] != key:
-            self.use(key, load_checkpoint(self.folder / key.folder / MODEL, self.device))
+            self.use(key, load_checkpoint(self.folder / key.folder / MODEL))
         return self._loaded[1]
 
     def _new_model(self, key: ModelKey) -> AUNet:
@@ -159,7 +159,7 @@ class Models:
         if not path.exists():
             return None
         try:
-            return load_checkpoint(path, self.device)
+            return load_checkpoint(path)
         except InputError as error:
             aside = path.with_suffix(".damaged")
             path.replace(aside)
