@@ -451,7 +451,7 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("damage", [cut, pytest.param(flip, marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_costs_its_training_alone(undisturbed, folder, damage):
     code, _ = run(folder, prepare=Kill("os.replace", "initial/training.pt", count=5, moment="after"))
     assert code == -signal.SIGKILL
@@ -460,7 +460,7 @@ def test_a_damaged_checkpoint_costs_its_training_alone(undisturbed, folder, dama
     assert "warning: " in err and "initial/training.pt: damaged" in err and "begins again" in err
 
 
-@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("damage", [pytest.param(cut, marks=pytest.mark.slow), flip])
 def test_a_damaged_model_is_named_and_trained_again(undisturbed, finished, damage):
     model = finished / "runs" / NAME / "USS" / "iter-1"
     damage(model / "model.pt")

@@ -27,7 +27,7 @@ st = pytest.importorskip("hypothesis.strategies")
 resource = pytest.importorskip("resource")
 
 REAL = DATA / "real"
-FEW_OR_MANY = [pytest.param(250, id="few"), pytest.param(6000, id="many", marks=pytest.mark.slow)]
+FEW_OR_MANY = [pytest.param(100, id="few"), pytest.param(6000, id="many", marks=pytest.mark.slow)]
 ADDRESS_SPACE = 2 << 30  # bytes that a process may ask for beyond what it has at its start
 SECONDS = 1.0  # of CPU time per input
 

@@ -148,6 +148,7 @@ def test_results_depend_neither_on_the_team_nor_on_the_other_strategies(simulate
             assert outcome(record) == outcome(together[key])
 
 
+@pytest.mark.slow
 def test_pieces_of_work_are_done_once_by_the_team(simulate, monkeypatch):
     done = []
     for name in ("train", "evaluate", "score", "query"):
@@ -183,7 +184,9 @@ OVERRIDES = {
 }
 
 
-@pytest.mark.parametrize("strategy", ["UVS", "RVS", "USS", "RSS"])
+@pytest.mark.parametrize(
+    "strategy", ["USS", "RSS", *(pytest.param(name, marks=pytest.mark.slow) for name in ("UVS", "RVS"))]
+)
 def test_labels_that_were_not_annotated_are_never_read(simulate, strategy):
     settings = config.resolve(
         "smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"]
@@ -212,6 +215,7 @@ def assessments(run_folder):
     }
 
 
+@pytest.mark.slow
 def test_references_are_read_for_the_uncertainties_only_when_all_queries_are_made(
     simulate, tmp_path, monkeypatch
 ):
@@ -332,7 +336,11 @@ def stop_at(monkeypatch, text):
 
 
 @pytest.mark.parametrize(
-    "at", ["RSS iteration 1: training step 2/", "RSS iteration 1: validation on case-6 after step 4"]
+    "at",
+    [
+        "RSS iteration 1: training step 2/",
+        pytest.param("RSS iteration 1: validation on case-6 after step 4", marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_training_continues_from_its_checkpoint(simulate, tmp_path, monkeypatch, at):
     settings = config.resolve(
@@ -358,7 +366,7 @@ def test_a_stopped_training_continues_from_its_checkpoint(simulate, tmp_path, mo
     assert curves[0].read_bytes() == curves[1].read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["cut short", "flipped byte"])
+@pytest.mark.parametrize("damage", [pytest.param("cut short", marks=pytest.mark.slow), "flipped byte"])
 def test_a_damaged_checkpoint_is_set_aside_and_said_so(simulate, tmp_path, monkeypatch, damage):
     settings = config.resolve(
         "smoke", [*(f"{name}={value}" for name, value in OVERRIDES.items()), "query.slices_per_iteration=2"]
