@@ -1,7 +1,6 @@
 """The folder of suggestions, on CTs of every orientation: slices of the file, codes, and the grid."""
 
 import gzip
-from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -46,10 +45,10 @@ def written(tmp_path):
     def write(volumes, queries, annotated=()):
         mean = np.zeros((6, *SHAPE[1:]), np.float32)
         mean[LIVER] = 0.9
-        scores = SimpleNamespace(uncertainty=lambda case_id: MonteCarlo(mean, predictive_entropy(mean)))
+        found = MonteCarlo(mean, predictive_entropy(mean))
         (tmp_path / "todo").mkdir()
         volumes = {volume.case.case_id: volume for volume in volumes}
-        left_out = write_todo(tmp_path / "todo", queries, volumes, scores, annotated)
+        left_out = write_todo(tmp_path / "todo", queries, volumes, lambda case_id: found, annotated)
         return {case.case_id: case for case in read_manifest(tmp_path / "todo" / "manifest.csv")}, left_out
 
     return write

@@ -15,6 +15,7 @@ from .data import cohort, datasets
 from .request import Run
 from .runtime import stopping
 from .runtime.exits import exit_code
+from .runtime.team import torchrun_rank
 from .study.strategies import FEATURED, STRATEGIES
 
 PROGRAM = "uss-bench"
@@ -182,7 +183,7 @@ def _run(program: str, options: dict[str, Any]) -> int:
     runs = runs_asked_for(**options)
     stopping.install()
     work = partial(pipeline.perform, actions[0] if actions else "run", runs, program)
-    return exit_code(program, work, pipeline.torchrun_rank())
+    return exit_code(program, work, torchrun_rank())
 
 
 def runs_asked_for(

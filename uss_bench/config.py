@@ -32,7 +32,7 @@ class Data:
     window: tuple[float, float] = _setting(
         (-1000.0, 1000.0), "HU are clipped to this range", -32768.0, 32767.0
     )
-    scale: float = _setting(1000.0, "and divided by this number", 1e-3)
+    scale: float = _setting(1000.0, "clipped HU are divided by this number", 1e-3)
     pool: int | None = _setting(None, "use the manifest's first N pool cases (None: all)", 1)
     val: int | None = _setting(None, "use the first N validation cases (None: all)", 1)
     test: int | None = _setting(None, "use the first N test cases (None: all)", 1)
@@ -74,7 +74,9 @@ class Training:
     )
     validate_every: int = _setting(1000, "steps between validations", 1)
     max_epochs: int = _setting(30, "most epochs of the initial and the iterations' models", 1)
-    max_steps: int | None = _setting(None, "most steps of these models (None: epochs alone)", 1)
+    max_steps: int | None = _setting(
+        None, "most steps of the initial and the iterations' models (None: epochs alone)", 1
+    )
     patience: int = _setting(
         50, "validations without a better Jaccard index that end the training of a converged model", 1
     )

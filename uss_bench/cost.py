@@ -111,9 +111,9 @@ def _rates(model: AUNet, patch: Sequence[int], device: torch.device) -> list[flo
         torch.set_num_threads(threads)
 
 
-def _seconds(work: Callable[[], object], device: torch.device, repeats: int = 2) -> float:
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
     times = []
-    for _ in range(repeats + 1):  # the first warms up
+    for _ in range(3):  # the first warms up
         started = time.perf_counter()
         work()
         if device.type == "cuda":

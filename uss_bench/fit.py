@@ -66,7 +66,7 @@ class Fit:
     @property
     def folder(self) -> Path:
         """Folder of the training."""
-        return Path(self.runs) / (self.name or f"fit-{self.output.stem}")
+        return self.runs / (self.name or f"fit-{self.output.stem}")
 
 
 def fit(asked: Fit) -> None:
@@ -128,7 +128,7 @@ def _volumes(
     asked: Fit, checked: Checked, origin: Mapping[str, Any], progress: Progress
 ) -> dict[str, dict[str, Volume]]:
     """The cases on the working grid; the folder of the training is now theirs."""
-    spacing, cache = checked.settings.data.spacing, Path(asked.runs) / CACHE
+    spacing, cache = checked.settings.data.spacing, asked.runs / CACHE
     check_disk(checked.cases, spacing, cache)
     prepare_cases(checked.cases, spacing, cache, progress, Team())
     volumes = load_volumes(checked.cases, spacing, cache, progress, whole=("val",))

@@ -12,9 +12,9 @@ import numpy as np
 from .config import Config, Data
 from .data.case_files import header_problems
 from .data.manifest import SPLITS, Case, parse_manifest
-from .data.phantoms import check_phantom, phantom_problems, write_missing_phantoms
+from .data.phantoms import check_phantom, is_unmade_phantom, phantom_problems, write_missing_phantoms
 from .data.volumes import Volume, load_volume
-from .plan import is_unmade_phantom, plan_problems
+from .plan import plan_problems
 from .runtime.errors import InputError, refuse
 from .runtime.progress import Progress
 from .runtime.team import Team
@@ -177,7 +177,7 @@ def load_volumes(
         try:
             volume = volumes[case.split][case.case_id] = load_volume(case, spacing, cache)
         except InputError as error:
-            problems += str(error).split("\n  ")
+            problems += error.problems
             continue
         same = first_of.setdefault(volume.image_digest, case.case_id)
         if same != case.case_id:

@@ -28,7 +28,7 @@ from .report import across, document, result_files
 from .request import Checked, Run, check_name, check_run, check_writable
 from .runtime import stopping
 from .runtime.errors import InputError
-from .runtime.exits import exit_code, failed_first
+from .runtime.exits import exit_code, note_failure
 from .runtime.lock import locked
 from .runtime.machine import default_workers
 from .runtime.paths import PROVENANCE, RUN, SLICES
@@ -47,8 +47,6 @@ from .status import describe_run
 from .study.showcase import write_showcase
 from .study.simulation import Simulation
 from .study.uncertainty_quality import write_uncertainty_quality
-
-__all__ = ["execute", "perform", "print_plan", "torchrun_rank"]
 
 A_DAY = 86_400.0  # seconds
 
@@ -177,7 +175,7 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
             with suppress(OSError):  # of the same full disk
                 progress.write_log(traceback.format_exc())
             with suppress(PeerLostError):
-                failed_first(error, team.claim(f"farewell/{run.name}"))
+                note_failure(error, team.claim(f"farewell/{run.name}"))
             raise
 
 

@@ -12,11 +12,12 @@ from .config import Config
 from .cost import estimate
 from .data.case_files import header_problems
 from .data.manifest import SPLITS, Case
-from .data.phantoms import phantom_grid
+from .data.phantoms import is_unmade_phantom, phantom_grid
 from .data.resampling import grid_shape
 from .data.volumes import entry_bytes, grids, missing_bytes
 from .network.aunet import AUNet
 from .runtime.errors import InputError
+from .runtime.storage import nearest_existing
 from .study.simulation import initial_cases
 from .study.strategies import BUDGET, Strategy
 
@@ -59,11 +60,6 @@ def plan_problems(settings: Config, cases: Sequence[Case], strategies: Sequence[
     return problems
 
 
-def is_unmade_phantom(case: Case) -> bool:
-    """Whether a case is a phantom that has yet to be made."""
-    return bool(case.extra.get("phantom")) and not (case.image.exists() and case.label.exists())
-
-
 def model_count(settings: Config, strategies: Sequence[Strategy]) -> int:
     """Models that are trained and evaluated: initial, twins, iterations, converged ones, data pool."""
     return 2 + settings.query.twins + len(strategies) * (settings.query.iterations + 1)
@@ -99,9 +95,7 @@ def check_disk(cases: Iterable[Case], spacing: Sequence[float], cache: str | Pat
 
 def free_bytes(folder: str | Path) -> int:
     """Room on the disk of a folder, which need not exist yet."""
-    folder = Path(folder)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 # --- the plan in words ---

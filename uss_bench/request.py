@@ -19,6 +19,7 @@ from .plan import working_shape
 from .runtime.errors import InputError
 from .runtime.machine import prepared_device
 from .runtime.paths import CACHE
+from .runtime.storage import nearest_existing
 from .runtime.team import Team, local_rank, under_torchrun
 from .study import own
 from .study.replay import QueryList, read_queries
@@ -75,22 +76,22 @@ class Run:
     @property
     def folder(self) -> Path:
         """Folder of models and stages."""
-        return Path(self.runs) / self.name
+        return self.runs / self.name
 
     @property
     def report_folder(self) -> Path:
         """Folder of the report."""
-        return Path(self.reports) / self.name
+        return self.reports / self.name
 
     @property
     def across_folder(self) -> Path:
         """Folder of the report across seeds."""
-        return Path(self.reports) / self.across_name
+        return self.reports / self.across_name
 
     @property
     def cache(self) -> Path:
         """Folder of preprocessed volumes, shared by all runs."""
-        return Path(self.runs) / CACHE
+        return self.runs / CACHE
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def check_name(name: str) -> None:
 
 def check_writable(folder: Path, option: str = "--reports") -> None:
     """Raise InputError early, where a folder that an option names could not be written late."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = nearest_existing(folder)
     if not (there.is_dir() and os.access(there, os.W_OK)):
         fault = "read-only" if there.is_dir() else "not a folder"
         raise InputError(f"{folder}: {there} is {fault}; choose another folder with {option}")

@@ -103,13 +103,13 @@ def suggest(asked: Suggest) -> None:
     progress = Progress(0, sys.stderr)
     with atomic_folder(asked.output.resolve(), shared=False) as folder:
         cases = _cases(asked.images, manifest_cases, folder, progress)
-        volumes = _volumes(cases, fitted, Path(asked.runs) / CACHE, progress)
+        volumes = _volumes(cases, fitted, asked.runs / CACHE, progress)
         made_by = (fitted.digest, code_digest(), device_name(device), torch.__version__)
-        home = Path(asked.runs) / f"suggest-{_short_digest(*made_by)}"
+        home = asked.runs / f"suggest-{_short_digest(*made_by)}"
         models = Models(fitted.settings, {"pool": volumes}, home, fitted.seed, device, progress)
         scoring = Scoring(models, fitted, home)
         queries = _choose(scoring, strategy, asked.slices)
-        left_out = write_todo(folder, queries, volumes, scoring, manifest_cases)
+        left_out = write_todo(folder, queries, volumes, scoring.uncertainty, manifest_cases)
     for text in left_out:
         progress.say(f"note: {text}")
     chosen = {query.case_id for query in queries}

@@ -12,10 +12,9 @@ suggestion is a range of slices of the CT, from `first` to `last`, with `slice` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -35,13 +34,6 @@ COLUMNS = ("file", "slice", "first", "last", "position_mm", "score")
 LIVER, IGNORE = 1, 2  # codes of new labels; nnU-Net wants the ignored one to come last
 MOST_PICTURES = 40
 LONGEST_NAME = 20  # letters in the title of a picture
-
-
-class Scores(Protocol):
-    """Gives what a model knows of a CT."""
-
-    def uncertainty(self, case_id: str) -> MonteCarlo:
-        """Mean liver probability and entropy `(z, y, x)` on the working grid."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ def write_todo(
     folder: Path,
     queries: Sequence[Query],
     volumes: Mapping[str, Volume],
-    scores: Scores,
+    uncertainty: Callable[[str], MonteCarlo],
     annotated: Sequence[Case],
 ) -> list[str]:
     """Write the folder's files.
@@ -90,8 +82,8 @@ def write_todo(
         The suggested slices, the most wanted first.
     volumes : mapping
         `{case_id: Volume}` of all CTs that were asked about.
-    scores : Scores
-        What the model knows of them.
+    uncertainty : callable
+        From a case id to what Monte Carlo dropout gives for it on the working grid.
     annotated : sequence of Case
         The manifest of what was annotated before.
 
@@ -104,7 +96,7 @@ def write_todo(
     write_csv(folder / "slices.csv", COLUMNS, [_row(one, volumes, folder) for one in suggestions])
     rows, pictures = {case.case_id: case for case in annotated}, {}
     for case_id in dict.fromkeys(query.case_id for query in queries):
-        volume, found = volumes[case_id], scores.uncertainty(case_id)
+        volume, found = volumes[case_id], uncertainty(case_id)
         asked = [number for number, query in enumerate(queries) if query.case_id == case_id]
         rows[case_id] = _write_label(folder, volume, found.mean, [queries[number].z for number in asked])
         for number in asked:

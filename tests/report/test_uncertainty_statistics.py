@@ -101,9 +101,10 @@ def test_calibration_of_a_simulation_whose_calibration_is_known(tmp_path, power,
 def slices_of(**columns):
     count = len(next(iter(columns.values())))
     numbers = {name: np.zeros(count) for name in ("uncertainty", "wrong", "predicted", "liver", "distance")}
-    texts = {name: np.array([""] * count) for name in ("case_id", "queried")}
     given = {name: np.array(values) for name, values in columns.items()}
-    return PoolSlices(**(numbers | texts | {"annotated": np.zeros(count, bool)} | given))
+    return PoolSlices(
+        **(numbers | {"queried": np.array([""] * count), "annotated": np.zeros(count, bool)} | given)
+    )
 
 
 def test_slice_dice_by_hand():
@@ -117,9 +118,8 @@ def test_slices_are_chosen_and_joined():
         uncertainty=[1.0, 2.0, 3.0],
         annotated=[False, True, False],
         queried=["A;AB", "", "AB"],
-        case_id=["x", "y", "z"],
     )
-    assert slices.open.case_id.tolist() == ["x", "z"]
+    assert slices.open.uncertainty.tolist() == [1, 3]
     assert slices.asked_by("A").tolist() == [True, False, False]  # and not AB
     assert slices.asked_by("AB").tolist() == [True, False, True]
     assert PoolSlices.joined([slices, slices.open]).uncertainty.tolist() == [1, 2, 3, 1, 3]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from uss_bench.runtime.errors import InputError
-from uss_bench.runtime.exits import exit_code, failed_first
+from uss_bench.runtime.exits import exit_code, note_failure
 from uss_bench.runtime.team import PeerLostError
 
 
@@ -62,6 +62,6 @@ def test_one_process_of_a_team_speaks(capsys, rank, first, speaks):
     """The first to fail, or the leader while there is no team."""
     error = InputError("a.csv: empty")
     if first is not None:
-        failed_first(error, first)
+        note_failure(error, first)
     assert exit_code("program", raising(error), rank) == 2
     assert capsys.readouterr().err.count("\n") == speaks

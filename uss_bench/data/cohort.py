@@ -13,7 +13,7 @@ from .variants import COMMON, RARE
 FILE = Path("data_manifest.csv")  # in the working folder
 
 # Cases by site and by variant. Both columns of a split have the same sum.
-SPLITS = {
+MIX = {
     "pool": (
         {"north": 15, "east": 8, "south": 6, "west": 5, "island": 2},
         {"normal": 25, "lesions": 2, "fatty": 2, "cysts": 1} | dict.fromkeys(RARE, 1),
@@ -41,8 +41,8 @@ def spread(counts, stagger):
 
 def default_cohort(folder="data/phantoms"):
     """Rows of the embedded manifest: one dict a case, keys as in `COLUMNS`, paths in `folder`."""
-    rows, seen = [], dict.fromkeys(SPLITS["pool"][0], 0)
-    for split, (sites, variants) in SPLITS.items():
+    rows, seen = [], dict.fromkeys(MIX["pool"][0], 0)
+    for split, (sites, variants) in MIX.items():
         # A stretch of sites for each variant, so that sites do not differ by their variants.
         remaining = iter(spread(sites, 0.618))
         sites_of = {variant: [next(remaining) for _ in range(count)] for variant, count in variants.items()}

@@ -166,6 +166,7 @@ def _generators(case_id):
 
 
 def check_phantom(case_id, site, variant):
+    """Raise InputError where there is no such site or variant."""
     instead = "or leave the column phantom empty"
     if site not in SITES:
         raise InputError(
@@ -200,16 +201,21 @@ def phantom_files(cases):
     return [path for case in cases if case.extra.get("phantom") for path in (case.image, case.label)]
 
 
+def is_unmade_phantom(case):
+    """Whether a case is a phantom that lacks a file."""
+    return bool(case.extra.get("phantom")) and not (case.image.exists() and case.label.exists())
+
+
 def write_missing_phantoms(cases):
     """Write the phantoms among `cases` (a variant in the manifest column `phantom`) that lack a file.
 
     Files that exist are left alone, and every row is checked before the first file is written. Returns the
-    number of cases written.
+    number of cases written; InputError where a row asks for what `check_phantom` refuses.
     """
     phantoms = [case for case in cases if case.extra.get("phantom")]
     for case in phantoms:
         check_phantom(case.case_id, case.site, case.extra["phantom"])
-    incomplete = [case for case in phantoms if not (case.image.exists() and case.label.exists())]
+    incomplete = [case for case in phantoms if is_unmade_phantom(case)]
     for case in incomplete:
         hu, mask, affine = make_phantom(case.case_id, case.site, case.extra["phantom"])
         for path, array in ((case.image, hu), (case.label, mask)):

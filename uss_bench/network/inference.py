@@ -19,7 +19,7 @@ from .aunet import AUNet, liver_probability
 from .patches import crop_reflected
 from .uncertainty import mean_pairwise_dice, mutual_information, predictive_entropy
 
-LIKELY = 0.5  # probability from which a sample shows liver
+THRESHOLD = 0.5  # probability from which a voxel is liver
 
 
 class MonteCarlo(NamedTuple):
@@ -145,7 +145,7 @@ def predict_mc(
                 if own_entropy is not None:
                     doubt = doubt + _entropy(probability)
                 if overlaps is not None:
-                    masks.append(probability[0, :z, :y, :x] >= LIKELY)
+                    masks.append(probability[0, :z, :y, :x] >= THRESHOLD)
             mean[region] = _inside(total / samples, shape)
             if own_entropy is not None:
                 own_entropy[region] = _inside(doubt / samples, shape)

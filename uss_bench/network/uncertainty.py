@@ -63,7 +63,7 @@ def mean_pairwise_dice(overlaps: np.ndarray) -> float:
 
     Parameters
     ----------
-    overlaps : (n, n) array of int
+    overlaps : (n, n) array
         Voxels that two masks share; on the diagonal, voxels of each mask.
 
     Returns

@@ -117,7 +117,7 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     )
     yield (
         f"### After the last iteration\n\nThe {seeds.final_word} models and those of the last iteration, "
-        f"which have cost {efforts} equivalent slices in the mean.{_retrained(seeds)}"
+        f"which have cost {efforts} equivalent slices on average.{_retrained(seeds)}"
     )
     for metric in COMPARED:
         table = _pair_table(seeds, comparisons, metric, [budget.title for budget in seeds.budgets[:2]])

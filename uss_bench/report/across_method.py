@@ -73,8 +73,8 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     )
     if len(seeds.runs) >= RANKED_SEEDS:
         text += (
-            " p (ranks) is that of a signed-rank test over the seeds' means: it takes no effect for normal, "
-            "and these cases for the only ones. It is not corrected."
+            " p (ranks) is that of a signed-rank test over the seeds' means: it does not assume that "
+            "effects are normal, and speaks of these cases alone. It is not corrected."
         )
     if comparisons:
         budgets = len(seeds.budgets)

@@ -12,7 +12,7 @@ from ..study.metrics import METRICS
 from ..study.strategies import BASELINE
 from .pairs import ROPES, highlighted
 from .seeds import Seeds
-from .style import COLOURS, LINES, MARKERS, adopt, canvas
+from .style import COLOURS, LINES, adopt, canvas, legend_above, line_of, reference_line
 from .verdicts import LEAST_SEEDS, paired_difference
 from .words import better_direction, listed, marked, plural, titled
 
@@ -37,21 +37,13 @@ def key_figure(seeds: Seeds) -> Any:
             axis.set_xlabel("iteration")
     for axis in axes[0]:
         axis.set_xlabel("equivalent slices")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    order = [*range(2, len(labels)), 0, 1]
-    figure.legend(
-        [handles[place] for place in order], [labels[place] for place in order],
-        loc="outside upper center", ncols=min(len(order), 7), columnspacing=1.4,
-    )  # fmt: skip
+    legend_above(figure, axes[0, 0], references=2)
     return figure
 
 
 def _curves(axis: Any, seeds: Seeds, metric: str) -> None:
     for key in (INITIAL, DATA_POOL):
-        axis.axhline(
-            seeds.means(key, metric).mean(), label=key.title,
-            color=COLOURS[key.kind], linestyle=LINES[key.kind], linewidth=1.2,
-        )  # fmt: skip
+        reference_line(axis, key, seeds.means(key, metric).mean())
     for name in seeds.strategies:
         means = np.array([seeds.means(key, metric) for key in seeds.first.curve(name)])
         effort = _effort(seeds, seeds.first.curve(name))
@@ -97,12 +89,8 @@ def _effort(seeds: Seeds, keys: Sequence[ModelKey]) -> np.ndarray:
 
 def _line(name: str, prominent: bool) -> dict[str, Any]:
     """How a strategy is drawn; what is not prominent, thin and behind the others."""
-    filled = LINES[name] != "--"
-    return {
-        "color": COLOURS[name], "linestyle": LINES[name], "marker": MARKERS[name],
-        "markerfacecolor": COLOURS[name] if filled else "white", "markersize": 5 if prominent else 3.5,
-        "linewidth": 1.6 if prominent else 0.9, "zorder": 3 if prominent else 2,
-    }  # fmt: skip
+    size, width, order = (5, 1.6, 3) if prominent else (3.5, 0.9, 2)
+    return {**line_of(name), "markersize": size, "linewidth": width, "zorder": order}
 
 
 def describe(seeds: Seeds) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from .seeds import Budget, Seeds
 from .summary import MIXED
 from .tables import by_iteration
 from .verdicts import MOST_SEEDS, PairedDifference, win_matrix
-from .words import interval_text, listed, markdown_table, p_text, signed, titled, value_text
+from .words import commit_text, interval_text, listed, markdown_table, p_text, signed, titled, value_text
 
 
 def key_table(seeds: Seeds) -> str:
@@ -223,8 +223,7 @@ def origins(seeds: Seeds) -> str:
 
 
 def _commit(origin: Mapping[str, Any]) -> str:
-    git = origin["git"]
-    return f"{git['commit']}{', changed' if git['changed'] else ''}" if git else "unknown"
+    return commit_text(origin["git"])
 
 
 def _device(origin: Mapping[str, Any]) -> str:

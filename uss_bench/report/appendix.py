@@ -9,7 +9,7 @@ from ..data.manifest import SPLITS
 from ..runtime import paths
 from ..study.strategies import BUDGET, STRATEGIES
 from .results import Results
-from .words import markdown_table
+from .words import commit_text, markdown_table
 
 PAPER = (
     "G. Chlebus, A. Schenk, H. K. Hahn, B. van Ginneken, H. Meine: *Robust Segmentation Models using an "
@@ -123,7 +123,7 @@ def provenance(results: Results) -> str:
     ]
     rows = [
         ["uss-bench", origin["uss_bench"]],
-        ["git commit", _commit(origin["git"])],
+        ["git commit", commit_text(origin["git"])],
         ["Python", origin["python"]],
         *([name, number] for name, number in origin["libraries"].items()),
         ["device", origin["device"]],
@@ -168,12 +168,6 @@ def _link(path: str) -> str:
     return f"[{path}]({path})"
 
 
-def _commit(git: dict | None) -> str:
-    if not git:
-        return "not a checkout"
-    return f"{git['commit']}{', with uncommitted changes' if git['changed'] else ''}"
-
-
 def citation(results: Results) -> str:
     """BibTeX entries of this program and of the paper."""
     version = results.provenance["uss_bench"]
@@ -185,7 +179,7 @@ def citation(results: Results) -> str:
   author  = {{{{The uss-bench developers}}}},
   title   = {{{title}}},
   version = {{{version}}},
-  note    = {{commit {_commit(results.provenance["git"])}}}
+  note    = {{commit {commit_text(results.provenance["git"])}}}
 }}
 
 @article{{chlebus_uss,

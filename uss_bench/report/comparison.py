@@ -16,7 +16,7 @@ from .quantile_regression import QuantileEffects
 from .results import Results
 from .signed_rank import stars
 from .statistics import best_by_mean
-from .tables import TERM_TITLES, Tests
+from .tables import TERM_TITLES, AllTests
 from .words import escaped, markdown_table, titled, value_text
 
 LAST = 5  # iteration of the paper
@@ -25,7 +25,7 @@ LAST = 5  # iteration of the paper
 # --- here and published ---
 
 
-def supported(tests: Mapping[str, Mapping[str, Tests]], fits: Mapping[str, QuantileEffects]) -> str:
+def supported(tests: AllTests, fits: Mapping[str, QuantileEffects]) -> str:
     """Directions that are supported by p < 0.05 both here and in the paper.
 
     Parameters
@@ -41,7 +41,7 @@ def supported(tests: Mapping[str, Mapping[str, Tests]], fits: Mapping[str, Quant
     return markdown_table(["", "Metric", "published", "here"], rows)
 
 
-def _supported_pairs(tests: Mapping[str, Mapping[str, Tests]]) -> Iterator[list[str]]:
+def _supported_pairs(tests: AllTests) -> Iterator[list[str]]:
     """Pairs of strategies that were tested both here and there: one is the best here, one the best there."""
     for kind, title in (("iteration", "Last iteration"), ("converged", "Final models")):
         for metric in PAPER_METRICS:

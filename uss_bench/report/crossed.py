@@ -183,11 +183,11 @@ def standard_error(
     is no term.
     """
     total = of_seeds + of_cases - rest
-    seeds_count, cases_count = of_seeds > rest, of_cases > rest
+    seeds_vary, cases_vary = of_seeds > rest, of_cases > rest
     terms = (
-        (seeds_count * of_seeds, seeds - 1),
-        (cases_count * of_cases, cases - 1),
-        ((1 - seeds_count - cases_count) * rest, (seeds - 1) * (cases - 1)),
+        (seeds_vary * of_seeds, seeds - 1),
+        (cases_vary * of_cases, cases - 1),
+        ((1 - seeds_vary - cases_vary) * rest, (seeds - 1) * (cases - 1)),
     )
     spread = sum(term**2 / freedom for term, freedom in terms if freedom)
     least = min(seeds, cases) - 1 if cases > 1 else seeds - 1

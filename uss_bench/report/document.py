@@ -16,10 +16,10 @@ from .results import Results, read_results
 from .seeds import Seeds
 from .signed_rank import RESAMPLES
 from .statistics import EFFECT_CASES, MEAN_CASES, PERCENTILE_CASES
+from .tables import AllTests
 from .words import listed, marked, oracle_note, titled
 
 # `{kind of model: {metric: tests}}`
-AllTests = Mapping[str, Mapping[str, tables.Tests]]
 
 
 def write_report(folder: str | Path) -> Path:
@@ -242,7 +242,7 @@ def _tests(results: Results, tests: AllTests) -> str:
         f"{len(results.cases)} pairs, which are test cases. The statistic is Wilcoxon's signed-rank sum "
         "against the row's best; pairs without a difference (zeros) are ranked, then dropped (Pratt). p is "
         "how often it is at least as large when the models are exchanged at random within each case "
-        f"({RESAMPLES} times) and the best is chosen anew: where models do not differ, p < 0.05 comes in at "
+        f"({RESAMPLES} times) and the best is chosen anew: where models do not differ, p < 0.05 occurs in at "
         "most 5% of comparisons. Holm's correction is over one metric in one table. Effect size: "
         "matched-pairs rank-biserial correlation, positive where the strategy has the better scores of the "
         "pair.\n\n"

@@ -67,7 +67,7 @@ class Figure:
     Attributes
     ----------
     number : int
-        Its number in the paper; 0 for the key figure.
+        Its number in the paper; 0 for the key figure, 7 for that of the uncertainties.
     file : str
         Relative to the report folder.
     alt, caption : str

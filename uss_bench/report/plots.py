@@ -18,11 +18,10 @@ from .captions import FEW_CASES, Arrays
 from .effort import equivalent_slices
 from .results import Results
 from .statistics import MEAN_CASES, paired_interval
-from .style import COLOURS, LINES, MARKERS, canvas, paler
+from .style import COLOURS, LEGEND_COLUMNS, LINES, LIVER, canvas, legend_above, line_of, paler, reference_line
 from .tables import many
 from .words import better_direction, marked, titled
 
-LEGEND_COLUMNS = 8
 LOG_SPAN = 10  # largest distance over the median, beyond which box plots of distances are logarithmic
 
 
@@ -35,10 +34,7 @@ def effort_figure(results: Results, slices: Arrays | None = None) -> Any:
     most = max(equivalent_slices(results, key) for key in results.scores if key != DATA_POOL)
     for axis, metric in zip(axes[0], ("DICE", "HD"), strict=True):
         for key in (INITIAL, DATA_POOL):
-            axis.axhline(
-                results.scores[key][metric].mean(), label=key.title,
-                color=COLOURS[key.kind], linestyle=LINES[key.kind], linewidth=1.2,
-            )  # fmt: skip
+            reference_line(axis, key, results.scores[key][metric].mean())
         if len(results.cases) >= MEAN_CASES:
             band = _interval(results, DATA_POOL, metric)
             axis.axhspan(*band, color=COLOURS[DATA_POOL.kind], alpha=0.07, linewidth=0)
@@ -48,16 +44,7 @@ def effort_figure(results: Results, slices: Arrays | None = None) -> Any:
         axis.set_title(f"{titled(metric)}, {better_direction(metric)}", loc="left")
         axis.set_xlabel("equivalent slices")
         axis.set_xlim(0, 1.05 * most)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    references = 2 + bool(results.twins)
-    order = [*range(references, len(labels)), *range(references)]
-    figure.legend(
-        [handles[i] for i in order],
-        [labels[i] for i in order],
-        loc="outside upper center",
-        ncols=min(len(order), LEGEND_COLUMNS),
-        columnspacing=1.4,
-    )
+    legend_above(figure, axes[0, 0], references=2 + bool(results.twins))
     return figure
 
 
@@ -68,9 +55,8 @@ def _effort_curve(axis: Any, results: Results, metric: str, strategy: str) -> No
     # Of many strategies, none could be read.
     whiskers = None if many(results.strategies) else _whiskers(results, keys, metric, means)
     axis.errorbar(
-        effort, means, whiskers, label=marked(strategy), color=COLOURS[strategy],
-        linestyle=LINES[strategy], marker=MARKERS[strategy], markersize=5, elinewidth=0.9, capsize=2.5,
-        markerfacecolor="white" if LINES[strategy] == "--" else COLOURS[strategy],
+        effort, means, whiskers, label=marked(strategy), markersize=5, elinewidth=0.9, capsize=2.5,
+        **line_of(strategy),
     )  # fmt: skip
 
 
@@ -126,7 +112,7 @@ def profile_figure(results: Results, slices: Arrays) -> Any:
     )
     axis.fill_between(
         np.arange(len(profile)), *limits, where=slices["profile_liver"], step="mid",
-        color="#009E73", alpha=0.15, linewidth=0, label="liver in the reference",
+        color=LIVER, alpha=0.15, linewidth=0, label="liver in the reference",
     )  # fmt: skip
     axis.set(xlim=(0, len(profile) - 1), ylim=limits)
     axis.set_xlabel("axial slice, from the feet to the head")

@@ -1,7 +1,7 @@
 """The paired test behind the stars of Tables 4-8: a signed-rank statistic against the best, under exchange.
 
 Wilcoxon's own null distribution does not fit here: the best sample is chosen by the values that are tested,
-and with four strategies that do not differ p < 0.05 comes in 6 to 9%. So the choice is part of the test.
+and with four strategies that do not differ p < 0.05 occurs in 6 to 9%. So the choice is part of the test.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def against_best(
     values of each case are exchanged among the samples at random, the best is chosen anew, and all others
     are compared with it. p is the share of comparisons with at least as large a statistic, averaged over
     exchanges, the observed one counted as one more: `(sum of shares + 1) / (resamples + 1)`. Under the
-    hypothesis p <= 0.05 then comes in at most 5%, for every sample (Phipson and Smyth 2010).
+    hypothesis p <= 0.05 then occurs in at most 5%, for every sample (Phipson and Smyth 2010).
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.storage import atomic_path
+from ..study.keys import ModelKey
 from ..study.strategies import STRATEGIES
 
 WIDTH, DPI = 8.0, 150  # inches: 1200 pixels, legible when shown 800 wide
@@ -38,6 +39,8 @@ SPARE = (
 )
 # Contours on grey images: green and magenta differ for every colour vision.
 REFERENCE_COLOUR, PREDICTION_COLOUR = "#2BE08A", "#FF5FD2"
+LIVER = "#009E73"  # of liver slices in plots
+LEGEND_COLUMNS = 8
 STYLE = {
     "font.size": 9.0,
     "axes.titlesize": 10.0,
@@ -72,6 +75,35 @@ def canvas(
         rows, columns, squeeze=False, width_ratios=width_ratios, height_ratios=height_ratios
     )
     return figure, axes
+
+
+def line_of(strategy: str) -> dict[str, Any]:
+    """Colour, line and marker of a strategy, hollow where the line is dashed."""
+    colour, line = COLOURS[strategy], LINES[strategy]
+    return {
+        "color": colour,
+        "linestyle": line,
+        "marker": MARKERS[strategy],
+        "markerfacecolor": "white" if line == "--" else colour,
+    }
+
+
+def reference_line(axis: Any, key: ModelKey, value: float) -> None:
+    """Horizontal line of the initial or the data pool model."""
+    axis.axhline(value, label=key.title, color=COLOURS[key.kind], linestyle=LINES[key.kind], linewidth=1.2)
+
+
+def legend_above(figure: Any, axis: Any, references: int) -> None:
+    """Legend of what one axis shows; its first entries, the reference lines, come last."""
+    handles, labels = axis.get_legend_handles_labels()
+    order = [*range(references, len(labels)), *range(references)]
+    figure.legend(
+        [handles[place] for place in order],
+        [labels[place] for place in order],
+        loc="outside upper center",
+        ncols=min(len(order), LEGEND_COLUMNS),
+        columnspacing=1.4,
+    )
 
 
 def has_matplotlib() -> bool:

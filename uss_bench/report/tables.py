@@ -32,6 +32,7 @@ from .words import (
 
 # `{iteration: {strategy: its test against the best of that row}}` of one metric and one kind of model
 Tests = Mapping[int, Mapping[str, PairedTest]]
+AllTests = Mapping[str, Mapping[str, Tests]]  # `{kind of model: {metric: tests}}`
 
 MOST_COLUMNS = 6  # of strategies
 TERM_TITLES = dict(zip(TERMS, ("Intercept", "Uncertainty sampling", "Slice sampling"), strict=True))
@@ -186,9 +187,7 @@ def score_cell(metric: str, values: Sequence[float], best: bool = False, marks: 
     return (f"**{text}**" if best else text) + escaped(marks)
 
 
-def corrected_tests(
-    tests: Mapping[str, Mapping[str, Tests]], strategies: Sequence[str], final_word: str
-) -> str:
+def corrected_tests(tests: AllTests, strategies: Sequence[str], final_word: str) -> str:
     """Every test: p / Holm's p over the tests of its metric in one table / effect size; "" without any.
 
     Parameters

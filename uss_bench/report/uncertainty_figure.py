@@ -8,7 +8,7 @@ import numpy as np
 
 from ..study.keys import ModelKey
 from .results import Results
-from .style import COLOURS, LINES, canvas
+from .style import COLOURS, LINES, LIVER, canvas
 from .uncertainty_statistics import (
     DISTANCES,
     PoolSlices,
@@ -22,7 +22,7 @@ from .words import listed, marked
 
 MOST_POINTS = 3000  # of a scatter plot
 FEW_MODELS = 4  # that the alt text tells of
-LIVER, LIVER_FREE = "#009E73", "#B0B0B0"
+LIVER_FREE = "#B0B0B0"
 
 
 def uncertainty_figure(results: Results, slices: Any = None) -> Any:

@@ -28,8 +28,6 @@ class PoolSlices:
 
     Attributes
     ----------
-    case_id : ndarray
-        Text.
     uncertainty : ndarray
         Mean entropy in nats.
     wrong, predicted, liver : ndarray
@@ -42,7 +40,6 @@ class PoolSlices:
         In mm to the nearest annotated slice of the volume; infinite where it has none.
     """
 
-    case_id: np.ndarray
     uncertainty: np.ndarray
     wrong: np.ndarray
     predicted: np.ndarray
@@ -151,7 +148,6 @@ def _pool_slices(rows: list[dict[str, str]]) -> PoolSlices:
         return np.array([float(row[column] or "inf") for row in rows])
 
     return PoolSlices(
-        case_id=np.array([row["case_id"] for row in rows]),
         uncertainty=numbers("uncertainty"),
         wrong=numbers("wrong_voxels"),
         predicted=numbers("predicted_voxels"),

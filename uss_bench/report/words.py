@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ..study.metrics import METRICS
 from ..study.strategies import ORACLES
@@ -173,3 +174,14 @@ def plural(count: int, noun: str) -> str:
 def better_direction(metric: str) -> str:
     """Which values of a metric are good, in words."""
     return "higher is better" if METRICS[metric].higher_is_better else "lower is better"
+
+
+def commit_text(git: Mapping[str, Any] | None) -> str:
+    """Commit of a provenance, and whether the code was changed since.
+
+    >>> commit_text({"commit": "1a2b", "changed": True}), commit_text(None)
+    ('1a2b, with uncommitted changes', 'not a checkout')
+    """
+    if not git:
+        return "not a checkout"
+    return f"{git['commit']}{', with uncommitted changes' if git['changed'] else ''}"

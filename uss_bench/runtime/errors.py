@@ -9,7 +9,16 @@ class InputError(ValueError):
     """The user's input is at fault. The message says what is wrong, where, and how to correct it.
 
     The command line prints the message alone, without a traceback, and exits with code 2.
+
+    Attributes
+    ----------
+    problems : list of str
+        What is wrong, one by one; the whole message where nothing else is known.
     """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()):
+        super().__init__(message)
+        self.problems = list(problems) or [message]
 
 
 def refuse(title: str, problems: Sequence[str]) -> None:
@@ -31,4 +40,4 @@ def refuse(title: str, problems: Sequence[str]) -> None:
       line 2: case c1: empty image
     """
     if problems:
-        raise InputError("\n  ".join([title, *problems] if title else problems))
+        raise InputError("\n  ".join([title, *problems] if title else problems), problems)

@@ -61,7 +61,7 @@ def _bracketed(interrupt: KeyboardInterrupt) -> str:
     return f" ({interrupt})" if str(interrupt) else ""
 
 
-def failed_first(error: BaseException, first: bool) -> None:
+def note_failure(error: BaseException, first: bool) -> None:
     """Note in an error whether this process was the first of its team to fail."""
     error.failed_first = first
 

@@ -220,6 +220,12 @@ def load_checkpoint(path: str | Path) -> Any:
     return torch.load(io.BytesIO(value), map_location="cpu", weights_only=True)
 
 
+def nearest_existing(folder: str | Path) -> Path:
+    """The folder itself, or the nearest of its parents that exists."""
+    folder = Path(folder)
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
 def natural_key(path: str | Path) -> list[int | str]:
     """Sorting key by which `slice-2` comes before `slice-10`.
 

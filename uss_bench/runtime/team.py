@@ -84,7 +84,7 @@ class Team:
         self._count(f"event/{event}", 1)
 
     def reached(self, event: str) -> int:
-        """Number of processes that have reported an event."""
+        """How often the team has reported an event."""
         return self._count(f"event/{event}", 0)
 
     def pause(self) -> None:
@@ -102,7 +102,7 @@ class Team:
             if worker.exitcode:
                 text = f"worker {worker.name} ended with exit code {worker.exitcode}"
                 raise PeerLostError(text, worker.exitcode)
-        self.reached("pulse")
+        self._count("pulse", 0)  # raises where the leader, who keeps the store, is gone
         time.sleep(PAUSE)
 
     def _count(self, key: str, amount: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..data.volumes import Volume
-from ..network.inference import LIKELY as THRESHOLD
+from ..network.inference import THRESHOLD
 from .metrics import jaccard, segmentation_metrics
 
 

@@ -77,7 +77,7 @@ class Metric:
 
 
 def dice(found: Agreement) -> float:
-    """2 |X n Y| / (|X| + |Y|), in [0, 1] (equation 3)."""
+    """2 |X ∩ Y| / (|X| + |Y|), in [0, 1] (equation 3)."""
     return 2 * found.common / (found.predicted + found.expected)
 
 
@@ -222,7 +222,7 @@ def _agreement(prediction: np.ndarray, reference: np.ndarray, spacing: np.ndarra
 
 
 def jaccard(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Intersection over union |X n Y| / |X u Y| of two masks, the score of the validation cases.
+    """Intersection over union |X ∩ Y| / |X ∪ Y| of two masks, the score of the validation cases.
 
     Parameters
     ----------

@@ -160,12 +160,10 @@ class Models:
             return None
         try:
             return load_checkpoint(path)
-        except InputError as error:
+        except InputError:
             aside = path.with_suffix(".damaged")
             path.replace(aside)
-            self.progress.say(
-                f"warning: {str(error).split(';')[0]}; kept as {aside.name}, the training begins again"
-            )
+            self.progress.say(f"warning: {path}: damaged; kept as {aside.name}, the training begins again")
             return None
 
     def predict(self, model: AUNet, volume: Volume) -> np.ndarray:

@@ -57,11 +57,11 @@ def spread_uncertain_slices(pool: Pool, count: int, generator: np.random.Generat
     number of slices per volume with which `count` can be had. The paper's rule lacks both, and asks for
     neighbours of what it has asked for before.
     """
-    slices = {case.case_id: case.annotated for case in pool.cases}
+    annotated = {case.case_id: case.annotated for case in pool.cases}
     far = [
         query
         for query in _candidates_by(pool, "profile")
-        if all(abs(query.z - z) >= pool.min_distance for z in slices[query.case_id])
+        if all(abs(query.z - z) >= pool.min_distance for z in annotated[query.case_id])
     ]
     ranks = _ranks(far)
     share = max(sorted(ranks)[:count], default=0)

@@ -88,7 +88,10 @@ class Simulation:
         self.assessed: dict[ModelKey, list[dict[str, Any]]] = {}  # see `assess`
 
     def run(self, strategies: Sequence[Strategy]) -> list[ModelRecord]:
-        """Records of all models, in the order of the report: initial, iterations, converged, data pool."""
+        """Records of all models, in the order of the report.
+
+        Initial, twins, iterations, converged, data pool.
+        """
         self._tasks.start(self.workflow(strategies))
         self._tasks.work_off()
         names = ["", *(strategy.name for strategy in strategies)]
