@@ -122,6 +122,14 @@ def test_pooling_for_cuda_equals_max_pool_in_values_and_behind_a_relu_in_gradien
     assert torch.equal(values[0].grad, values[1].grad)
 
 
+def test_pooling_for_cuda_keeps_channels_last_order_forth_and_back():
+    values = noise(2, 3, 4, 6, 8).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    pooled = layers.block_max(values, layers.FULL)
+    (gradient,) = torch.autograd.grad(pooled.square().sum(), values)
+    for tensor in (pooled, gradient):
+        assert tensor.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 # --- dropout ----
 
 

@@ -153,10 +153,13 @@ def max_pool(x: torch.Tensor, pool: Sequence[int]) -> torch.Tensor:
 
 
 def block_max(x: torch.Tensor, pool: Sequence[int]) -> torch.Tensor:
-    """Max pooling by reshaping, for sizes that are multiples of the window."""
+    """Max pooling by reshaping, for sizes that are multiples of the window.
+
+    Values and gradients stay in channels-last order, as cuDNN wants them.
+    """
     batch, channels, *size = x.shape
     blocks = [length for n, step in zip(size, pool, strict=True) for length in (n // step, step)]
-    return x.reshape(batch, channels, *blocks).amax(dim=(3, 5, 7))
+    return x.movedim(1, -1).reshape(batch, *blocks, channels).amax(dim=(2, 4, 6)).movedim(-1, 1)
 
 
 def centre_crop(features: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
