@@ -207,9 +207,9 @@ def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progr
         if not (run.folder / RUN).exists():
             write_json(run.folder / RUN, {**origin, "files": files})
         team.report("named")
-    while not team.reached("named"):
-        team.pause()
-    if not team.leads:  # it may compute on another device, or with other libraries or files
+    else:  # this process may compute on another device, or with other libraries or files
+        while not team.reached("named"):
+            team.pause()
         refuse_another_run(run, origin)
         refuse_other_files(run.folder, files)
     progress.keep_in(run.folder, team.rank)

@@ -195,7 +195,7 @@ def time_scoring(settings, device, shape, tiles, rounds):
             name = kind, passes, tile
             try:
                 _finished(function, device)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if not isinstance(error, torch.OutOfMemoryError) and NO_WORKSPACE not in str(error):
                     raise
                 print(f"{_title(name)}: does not fit the memory")
