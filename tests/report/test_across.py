@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from builders import ROOT
 from scipy import stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
@@ -80,6 +81,7 @@ def write_run(
     storage.write_csv(folder / paths.VOLUMES, ["case_id", *geometry], volumes)
     origin = {
         "seed": seed, "config": {"training": {"converged_max_steps": 3}}, "strategies": list(converged),
+        "uss_bench": "0.2.0",
         "manifest_sha256": "m", "code_sha256": "c", "git": None, "device": "CPU", "libraries": {"numpy": "2"},
     }  # fmt: skip
     storage.write_json(folder / paths.PROVENANCE, origin)
@@ -253,9 +255,12 @@ def test_pair_tables_show_what_the_file_says(text):
     for metric, places in decimals.items():
         heading = metric if metric == "DICE" else f"{metric} [mm]"
         rows = tables_of(section_of(text, heading))[0][1:]
-        rows += tables_of(section_of(text, f"Pairs at earlier iterations, {heading}"))[0][1:]
-        expected = comparisons[(comparisons["metric"] == metric) & (comparisons["budget"] != "effort curve")]
-        assert len(rows) == len(expected) == 3 * 6
+        shown = ["converged", "iteration 2"]
+        if metric == "DICE":
+            rows += tables_of(section_of(text, "Pairs at earlier iterations"))[0][1:]
+            shown.append("iteration 1")
+        expected = comparisons[(comparisons["metric"] == metric) & comparisons["budget"].isin(shown)]
+        assert len(rows) == len(expected) == len(shown) * 6
         for row, (_, line) in zip(rows, expected.iterrows(), strict=True):
             models = line["budget"].replace("converged", "final")  # all ended at their limit
             assert row[:2] == [f"{line['first']} − {line['second']}", models]
@@ -264,10 +269,16 @@ def test_pair_tables_show_what_the_file_says(text):
                 [line[name] for name in ("mean", "low", "high")], abs=0.51 / 10**places
             )
             assert [number > 0 for number in numbers[1:]] == [line[name] > 0 for name in ("low", "high")]
-            assert row[6].strip("*") == line["verdict"]
-            assert row[6].startswith("**") == (line["verdict"] in ("better", "worse"))
-            needed = "" if line["verdict"] != "undecided" else "> 100"
-            assert row[7] == (needed if np.isnan(line["seeds_needed"]) else f"{line['seeds_needed']:.0f}")
+            assert row[5].strip("*") == line["verdict"]
+            assert row[5].startswith("**") == (
+                line["verdict"] in ("better", "worse") and line["p_holm"] < 0.05
+            )
+            assert (row[6] == "") == (line["verdict"] != "undecided") == np.isnan(line["seeds_needed"])
+            if line["seeds_needed"] <= 100:
+                seeds = int(re.fullmatch(r"~(\d+) seeds", row[6])[1])
+                assert seeds == pytest.approx(line["seeds_needed"], rel=0.34)  # to one digit
+            elif row[6]:
+                assert row[6] == ("no number of seeds" if np.isinf(line["seeds_needed"]) else "> 100 seeds")
 
 
 def test_wins_by_counting(text, cases):
@@ -290,7 +301,8 @@ def test_key_table_by_counting(text, cases):
     for name in STRATEGIES:
         own = means["converged", name]
         cells = table[f"{name} (final)"]
-        assert cells[1] == f"{own.mean():.3f} ± {own.std():.3f}"
+        assert cells[1] == "640"
+        assert cells[2] == f"{own.mean():.3f} ± {own.std():.3f}"
         counts = liver[(liver["strategy"] == name) & (liver["iteration"] == 2)]["annotated_liver_slices"]
         slices = counts / 3 if name in ("UVS", "RVS") else 16 / 3 + counts - 16
         assert cells[0] == f"{slices.mean():.0f} ± {slices.std():.0f}"
@@ -332,21 +344,24 @@ def test_what_strategies_do_not_share_by_another_program(text, cases):
         table = models.rename(columns={metric: "y"})
         terms = "(C(strategy) + C(seed) + C(case_id)) ** 2"
         squares = anova_lm(ols(f"y ~ {terms}", table).fit())["mean_sq"]
-        both, rest = squares["C(strategy):C(seed)"], squares["Residual"]
-        expected = (max(both - rest, 0) / 8 + rest / 8) ** 0.5
-        assert f" {expected:.{decimals}f} in {metric}" in section_of(text, "What moves a score")
+        # Seeds x cases of a strategy's means over cases: their interaction's mean square is that over 8.
+        expected = (squares["C(strategy):C(seed)"] / 8) ** 0.5
+        low, high = expected * (9 / stats.chi2.ppf([0.975, 0.025], 9)) ** 0.5
+        shown = f"{expected:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+        assert f"{shown} in {metric}" in section_of(text, "What moves a score")
         if metric == "DICE":
-            assert f"models by an estimated {expected:.3f}." in text.split("\n\n")[1]
+            assert f"queries) is estimated to do so by {shown}." in text.split("\n\n")[1]
 
 
 def test_every_table_parses_and_no_line_shows_a_failure(text):
-    assert len(tables_of(text)) == 19
-    assert not re.search(r"\bnan\b|\bNone\b|Traceback|\binf\b|[+-]0\.0+\b(?!\d)", text)
+    assert len(tables_of(text)) == 18
+    found = text.split("## How these runs differ")[0]  # a setting may be None
+    assert not re.search(r"\bnan\b|\bNone\b|Traceback|\binf\b|[+-]0\.0+\b(?!\d)", found)
 
 
 def test_links_lead_to_files_beside_the_report(text):
     links = re.findall(r"\]\(([^)]+)\)", text)
-    assert links == [paths.COMPARISONS, paths.SEEDS]
+    assert set(links) == {paths.COMPARISONS, paths.SEEDS}
     assert all((GOLDEN / link).is_file() for link in links)
 
 
@@ -360,10 +375,10 @@ def test_spread_over_seeds_by_hand(tmp_path, runs):
     """
     text = text_of(tmp_path / "across", runs)
     assert tables_of(text)[0][1:] == [
-        ["initial", "4 ± 0", "0.600 ± 0.000", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
-        ["UVS (converged)", "8 ± 0", "0.850 ± 0.050", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
-        ["USS (converged)", "12 ± 0", "0.857 ± 0.021", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
-        ["data pool", "30 ± 0", "0.950 ± 0.000", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
+        ["initial", "4 ± 0", "2", "0.600 ± 0.000", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
+        ["UVS (converged)", "8 ± 0", "2", "0.850 ± 0.050", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
+        ["USS (converged)", "12 ± 0", "2", "0.857 ± 0.021", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
+        ["data pool", "30 ± 0", "2", "0.950 ± 0.000", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
     ]
     header, *rows = tables_of(section_of(text, "Means, DICE"))[0]
     assert header == ["", "UVS", "USS", "no query"]
@@ -387,14 +402,14 @@ def test_verdict_by_hand(tmp_path):
     seeds = {seed: {"UVS": 0.80, "USS": 0.85 + seed / 100} for seed in range(3)}
     text = text_of(tmp_path / "across", made(tmp_path, seeds))
     row = tables_of(section_of(text, "DICE"))[0][1]
-    assert row[:3] == ["UVS − USS", "converged", "-0.060 [-0.085, -0.035]"] and row[6] == "**worse**"
+    assert row[:3] == ["UVS − USS", "converged", "-0.060 [-0.085, -0.035]"]
+    assert row[3:6] == ["none of 9", "0.009", "**worse**"]
     summary = text.split("\n\n")[1]
     assert (
-        "Among the converged models (after 8–12 equivalent slices), 1 of 1 pair differs: USS better than UVS "
-        "by 0.060 [0.035, 0.085] (also after Holm's correction); none equivalent within 0.01 DICE, none "
+        "Among the converged models (after 8–12 equivalent slices): In DICE, USS is better than UVS by 0.060 "
+        "[0.035, 0.085]. In MSD, UVS − USS: 0.00 [0.00, 0.00], undecided. In HD, UVS − USS: 0.0 [0.0, 0.0], "
         "undecided."
     ) in summary
-    assert "Of these pairs, none in MSD and none in HD are shown to differ." in summary
 
 
 def test_strategies_are_compared_at_equal_effort_first(tmp_path):
@@ -403,18 +418,18 @@ def test_strategies_are_compared_at_equal_effort_first(tmp_path):
     summary = summary_of(tmp_path / "across", made(tmp_path, seeds))
     equal, final = summary.index("At equal effort"), summary.index("Among the converged models")
     assert equal < final
-    assert "1 of 1 pair differs: UVS better than USS by 0.035 [0.010, 0.060]" in summary[equal:final]
-    assert "USS better than UVS by 0.080" in summary[final:]
+    assert "UVS is better than USS by 0.035 [0.010, 0.060]" in summary[equal:final]
+    assert "USS is better than UVS by 0.080" in summary[final:]
 
 
 def test_nothing_is_claimed_where_nothing_is_shown(tmp_path, runs):
     """Differences of -0.08, 0.06 and 0: -0.007 ± 4.303 x 0.0702 / 3**0.5, which is 0.174."""
     summary = summary_of(tmp_path / "across", runs)
     assert (
-        "no strategy is shown to be better than another in 1 pair, of which UVS − USS is the widest: "
-        "-0.007 [-0.181, +0.168]; none equivalent within 0.01 DICE, 1 undecided."
+        "Among the converged models (after 8–12 equivalent slices): In DICE, UVS − USS: -0.007 "
+        "[-0.181, +0.168], undecided."
     ) in summary
-    assert "better than UVS" not in summary and "better than USS" not in summary
+    assert "better than" not in summary
 
 
 def test_iterations_and_converged_models_are_kept_apart(tmp_path):
@@ -432,8 +447,8 @@ def test_headroom_and_gain(tmp_path):
     options = {"iteration": {"UVS": 0.8, "USS": 0.601}, "twin": 0.61}
     summary = summary_of(tmp_path / "across", made(tmp_path, **options))
     assert summary.startswith(
-        "Over 3 seeds and 3 test cases, the initial model has a mean DICE of 0.600 and the model trained on "
-        "the whole pool 0.950, a difference of +0.350 [+0.350, +0.350]: there is headroom. After 1 iteration"
+        "- Over 3 seeds and 3 test cases, the initial model has a mean DICE of 0.600 and the model trained "
+        "on the whole pool 0.950, a difference of +0.350 [+0.350, +0.350]: there is headroom.\n- After 1"
     )
     assert (
         "UVS +0.200 [+0.200, +0.200] and USS +0.001 [+0.001, +0.001] in mean DICE: annotation helped with "
@@ -500,7 +515,9 @@ def test_few_seeds_are_told_what_they_cannot_show(tmp_path, count):
     assert ("p (ranks)" in text) == ("It is not corrected." in text) == (
         count == 6
     ) and "about normal" in text
-    assert ("shown to differ" in text.split("\n\n")[1]) == (count > 2)
+    assert ("better than" in text.split("\n\n")[1]) == (count > 2)
+    assert ("nothing can be decided" in text.split("\n\n")[1]) == (count == 2)
+    assert ("is found with a chance of 80%" in text) == (2 < count < 6)
     assert ("[" in tables_of(section_of(text, "DICE"))[0][1][2]) == (count > 2)
     if count < 6:
         least = stats.wilcoxon(np.arange(1.0, count + 1), method="exact").pvalue
@@ -526,8 +543,9 @@ def test_an_area_is_never_equivalent(tmp_path):
     seeds = {seed: {"UVS": 0.8, "USS": 0.8025} for seed in range(3)}
     summary = summary_of(tmp_path / "across", made(tmp_path, seeds, iteration={"UVS": 0.8, "USS": 1.0}))
     equal, final = summary.index("At equal effort"), summary.index("Among the converged models")
-    assert "equivalent within" not in summary[equal:final] and "1 undecided" in summary[equal:final]
-    assert "1 equivalent within 0.01 DICE" in summary[final:]
+    assert "equivalent" not in summary[equal:final].replace("equivalent slices", "")
+    assert "0.000], undecided" in summary[equal:final]
+    assert "In DICE, UVS − USS: -0.002 [-0.003, -0.002], equivalent." in summary[final:]
 
 
 def test_means_and_differences_in_the_mix_of_the_pool(tmp_path, runs):
@@ -555,6 +573,43 @@ def test_means_and_differences_in_the_mix_of_the_pool(tmp_path, runs):
     header, *rows = tables_of(section_of(text, "DICE"))[0]
     assert [(row[2].split()[0], row[3]) for row in rows] == [("+0.013", "+0.033"), ("-0.007", "-0.007")]
     assert header[3] == "in the pool's mix"
+    assert "in the pool's mix of them, differences in DICE are up to 0.020 other." in text.split("\n\n")[1]
+
+
+def test_what_holds_after_correction_is_named_and_the_rest_counted(tmp_path, golden):
+    """Of the first three seeds, three pairs of areas differ by more than UVS − RVS, but none as surely."""
+    for name in (paths.CASES, paths.ANNOTATION, paths.TRAINING, paths.QUERIES):
+        rows = [row for row in storage.read_csv(golden / name) if row["seed"] != "10"]
+        storage.write_csv(golden / name, list(rows[0]), rows)
+    origins = storage.read_json(golden / paths.PROVENANCE)["seeds"]
+    del origins["10"]
+    storage.write_json(golden / paths.PROVENANCE, {"seeds": origins})
+    text = write_report(golden).read_text(encoding="utf-8")
+    rows = {row[0]: row for row in tables_of(section_of(text, "Effort"))[1][1:]}
+    assert rows["UVS − RVS"][5] == "**worse**" and rows["USS − RSS"][5] == "better"
+    assert (
+        "At equal effort (effort curve), RVS is better than UVS by 0.007 [0.005, 0.010] (of 6 pairs, 3 would "
+        "differ uncorrected and 2 undecided)."
+    ) in text.split("\n\n")[1]
+
+
+def test_several_cases_of_a_patient_are_warned_of(tmp_path, runs):
+    assert "of one patient" not in text_of(tmp_path / "across", runs)
+    for folder in runs.values():
+        rows = [{**row, "patient_id": row["case_id"].replace("b", "a")} for row in
+                storage.read_csv(folder / paths.VOLUMES)]  # fmt: skip
+        storage.write_csv(folder / paths.VOLUMES, list(rows[0]), rows)
+    summary = summary_of(tmp_path / "across", runs)
+    assert summary.startswith("- Over 3 seeds and 3 test cases of 2 patients, ")
+    assert "- Warning: cases of one patient are alike" in summary
+
+
+def test_the_embedded_phantoms_are_called_what_they_are(tmp_path, runs):
+    for folder in runs.values():
+        origin = storage.read_json(folder / paths.PROVENANCE)
+        origin["manifest_sha256"] = storage.file_digest(ROOT / "data_manifest.csv")
+        storage.write_json(folder / paths.PROVENANCE, origin)
+    assert "and 3 test cases (synthetic phantoms), the initial" in summary_of(tmp_path / "across", runs)
 
 
 def test_lists_that_all_seeds_share_are_named(tmp_path, runs):
@@ -571,7 +626,7 @@ def test_one_strategy_is_compared_with_none(tmp_path):
     runs = made(tmp_path, {seed: {"USS": means["USS"]} for seed, means in DICE.items()})
     text = text_of(tmp_path / "across", runs)
     assert "pair" not in text.split("\n\n")[1] and "## Is one strategy" not in text
-    assert tables_of(text)[0][2][:3] == ["USS (converged)", "12 ± 0", "0.857 ± 0.021"]
+    assert tables_of(text)[0][2][:4] == ["USS (converged)", "12 ± 0", "2", "0.857 ± 0.021"]
     assert "## What moves a score" not in text
 
 
@@ -713,7 +768,7 @@ def test_report_only_gathers_the_seeds(tmp_path, reports, monkeypatch, capsys):
     assert report_only(tmp_path, 2, 0) == 0
     assert rebuilt == [reports[2], reports[0]]
     path = tmp_path / "made-seeds2-0" / "report.md"
-    assert path.read_text(encoding="utf-8").split("\n\n")[1].startswith("Over 2 seeds")
+    assert path.read_text(encoding="utf-8").split("\n\n")[1].startswith("- Over 2 seeds")
     assert str(path) in capsys.readouterr().err
 
 

@@ -133,10 +133,10 @@ def test_seeds_needed_against_the_t_test():
 
 
 def test_seeds_cannot_stand_in_for_cases():
-    """Cases alone leave a difference open: None. With a clear one, a few seeds do."""
+    """Cases alone leave a difference open: no number of seeds will do. With a clear one, a few do."""
     rng = np.random.default_rng(0)
     noise = 0.02 * rng.normal(size=(3, 1))
-    assert seeds_needed(spread_around(0.005, 0.5, seeds=3) + noise - noise.mean()) is None
+    assert seeds_needed(spread_around(0.005, 0.5, seeds=3) + noise - noise.mean()) == np.inf
     assert seeds_needed(spread_around(0.05, 0.001, seeds=3) + noise - noise.mean()) < 10
 
 
@@ -156,7 +156,7 @@ def test_equivalence_needs_seeds_too():
     noise = np.array([[-0.01], [0.0], [0.01]])
     found = compare(np.zeros((3, 8)) + noise)
     assert found.verdict == "undecided" and 3 < found.seeds_needed < 30
-    assert compare(np.zeros((3, 8)) + noise, rope=0.0).seeds_needed is None
+    assert compare(np.zeros((3, 8)) + noise, rope=0.0).seeds_needed == np.inf
 
 
 def test_holm_against_statsmodels():
@@ -176,7 +176,9 @@ def test_what_few_seeds_can_show():
     """Against tables: t of 2 degrees of freedom is 4.303; chi-square of 2 is 0.0506 and 7.378."""
     found = limits_of_few_seeds(3)
     assert found.least_p == stats.wilcoxon([1.0, 2.0, 3.0], method="exact").pvalue == 0.25
-    assert found.detectable == pytest.approx(4.303 / 3**0.5, abs=1e-3)
+    assert found.distinct == pytest.approx(4.303 / 3**0.5, abs=1e-3)
+    shown = stats.norm.rvs(found.findable, 1, size=(20000, 3), random_state=0)
+    assert (stats.ttest_1samp(shown, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.01)
     assert (found.low, found.high) == pytest.approx(((2 / 7.378) ** 0.5, (2 / 0.0506) ** 0.5), rel=1e-3)
 
 

@@ -4,10 +4,11 @@ The pool is what an archive is: most patients are alike, and what is rare is the
 enough of every variant to speak about it.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
-from ..runtime.storage import write_csv
+from ..runtime.storage import csv_text, write_csv
 from .variants import COMMON, RARE
 
 FILE = Path("data_manifest.csv")  # in the working folder
@@ -53,6 +54,11 @@ def default_cohort(folder="data/phantoms"):
             paths = f"{folder}/{case_id}.nii.gz", f"{folder}/{case_id}_liver.nii.gz"
             rows.append(dict(zip(COLUMNS, (case_id, site, split, *paths, variant), strict=True)))
     return rows
+
+
+def is_default_manifest(digest):
+    """Whether a SHA-256 is that of the embedded manifest, all of whose cases are phantoms."""
+    return digest == hashlib.sha256(csv_text(COLUMNS, default_cohort()).encode()).hexdigest()
 
 
 def write_default_manifest(path, folder="data/phantoms"):

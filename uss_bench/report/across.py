@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..runtime import storage
 from ..runtime.paths import COMPARISONS, REPORT, SEEDS
-from ..study.metrics import PAPER_METRICS
-from . import across_plot, across_tables
+from ..study.metrics import METRICS, PAPER_METRICS
+from . import across_plot, across_tables, appendix
 from .across_method import limits, method
 from .across_summary import summary
 from .effort import DEFINITION
@@ -31,7 +31,7 @@ from .pairs import (
 from .seeds import Seeds, gather, read_seeds
 from .style import has_matplotlib, our_style, save
 from .summary import MIX
-from .words import listed, marked, oracle_note, titled, value_text
+from .words import interval_text, listed, marked, oracle_note, titled, value_text
 
 
 def write_across(folder: str | Path, reports: Mapping[int, str | Path]) -> Path:
@@ -109,7 +109,8 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     )
     yield (
         "## Is one strategy better than another?\n\n"
-        f"Paired differences of the means over seeds and cases; see “How this was computed” below.{which}"
+        "Paired differences of the means over seeds and cases; bold where they hold after Holm's correction "
+        f"for all pairs. “How this was computed”, below, says what p and P are.{which}"
     )
     yield "### Effort\n\n" + _at_equal_effort(seeds, comparisons)
     efforts = listed(
@@ -138,8 +139,8 @@ def _at_equal_effort(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         )
     return (
         "Mean DICE of the iterations' models over the range of equivalent slices that all strategies of a "
-        "seed cover (area under the effort curve, over its length). All curves begin at the initial model, "
-        "so areas lie closer together than the curves' ends.\n\n"
+        "seed cover (area under the effort curve, over its length); the cheapest ends it for all. All curves "
+        "begin at the initial model, so areas lie closer together than the curves' ends.\n\n"
         f"{across_tables.areas(seeds)}\n\n{_pair_table(seeds, comparisons, 'DICE', [AREA])}"
     )
 
@@ -153,26 +154,25 @@ def _retrained(seeds: Seeds) -> str:
 def _pair_table(seeds: Seeds, comparisons: Sequence[Comparison], metric: str, budgets: Iterable[str]) -> str:
     """The pairs that there is room for, budget by budget."""
     pairs = [each for budget in budgets for each in chosen(comparisons, metric, budget)]
-    return across_tables.pair_table(shown(pairs, seeds.contenders), seeds.final_word)
+    return across_tables.pair_table(seeds, shown(pairs, seeds.contenders))
 
 
 def _components(seeds: Seeds) -> str:
     if len(seeds.contenders) < 2:
         return ""
-    deviations = {
-        metric: across_tables.unshared_deviation(seeds, seeds.budgets[0], metric) for metric in COMPARED
-    }
-    unshared = listed(
-        f"{value_text(metric, found)} in {titled(metric)}" for metric, found in deviations.items()
-    )
+    unshared = []
+    for metric in COMPARED:
+        deviation, *ends = across_tables.unshared_deviation(seeds, seeds.budgets[0], metric)
+        interval = interval_text(*ends, METRICS[metric].decimals, sign="")
+        unshared.append(f"{value_text(metric, deviation)} {interval} in {titled(metric)}")
     return (
         "## What moves a score\n\nStandard deviation that each source gives to the score of one model on "
         f"one case, and its share of the variance, estimated from {len(seeds.runs)} seeds; 0 also where the "
         "estimate is negative. What the strategies of a seed do not share (batches, dropout, queries, how "
         "they answer to the initial volumes) moves the mean of one model over these "
-        f"{len(seeds.first.cases)} cases by strategy × seed and by the rest averaged over cases, together "
-        f"{unshared} among {seeds.final_word} models. First weights, which they share, are in seed and seed "
-        "× case.\n\n"
+        f"{len(seeds.first.cases)} cases by strategy × seed and by the rest averaged over cases, together by "
+        f"a standard deviation of {listed(unshared)} (95% intervals, which take effects for normal) among "
+        f"{seeds.final_word} models. First weights, which they share, are in seed and seed × case.\n\n"
         f"{across_tables.components(seeds)}"
     )
 
@@ -182,9 +182,11 @@ def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield f"### Seeds\n\n{across_tables.headrooms(seeds)}\n\n{across_tables.origins(seeds)}"
     others = [budget.title for budget in seeds.budgets[2:]]
     if comparisons and others:
-        for metric in COMPARED:
-            table = _pair_table(seeds, comparisons, metric, others)
-            yield f"### Pairs at earlier iterations, {titled(metric)}\n\n{table}"
+        table = _pair_table(seeds, comparisons, "DICE", others)
+        yield (
+            f"### Pairs at earlier iterations\n\nIn DICE; [{COMPARISONS}]({COMPARISONS}) has the other "
+            f"metrics.\n\n{table}"
+        )
     if comparisons:
         matrices = "\n\n".join(across_tables.wins(seeds, metric) for metric in COMPARED[1:])
         yield f"### Wins in distances\n\n{matrices}"
@@ -199,5 +201,11 @@ def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     )
     yield (
         f"Every comparison: [{COMPARISONS}]({COMPARISONS}). Every mean: [{SEEDS}]({SEEDS}). The other files "
-        "beside them are the seeds' own, from which this report is built. Each seed has a report of its own."
+        "beside them are the seeds' own, from which this report is built."
     )
+    yield (
+        "## How these runs differ from the paper\n\nThe report of each seed lists, beside these settings, "
+        "what the paper leaves open and how this benchmark settles it."
+    )
+    yield appendix.settings(seeds.first)
+    yield appendix.citation(seeds.first)

@@ -10,7 +10,6 @@ from .seeds import Seeds
 from .verdicts import (
     LEAST_CASES,
     LEAST_SEEDS,
-    MOST_SEEDS,
     POWER,
     RANKED_SEEDS,
     has_interval,
@@ -19,30 +18,37 @@ from .verdicts import (
 )
 from .words import listed, plural
 
+NAMED = 5  # models that missed livers
+
 
 def limits(seeds: Seeds) -> str:
     """What fewer than six seeds, or hardly any cases, cannot show."""
     if not (few := too_few(seeds)):
         return ""
     count, points = len(seeds.runs), []
-    if count < RANKED_SEEDS:
-        found = limits_of_few_seeds(count)
-        points = [
-            f"No signed-rank or sign test over {count} seeds can give p < 0.05; the least is "
-            f"{found.least_p:g}. What follows relies on effects of seeds that are about normal.",
-            "Where a table gives mean ± standard deviation over seeds, the true deviation lies between "
-            f"{found.low:.2f} and {found.high:.1f} times the one given (95%). The sources under “What "
-            "moves a score” are known less well still; 0 there does not mean none.",
-            f"Where seeds are what varies, the mean difference of a pair must exceed {found.detectable:.1f} "
-            "standard deviations of that difference between seeds to be distinguished from zero. An "
-            "undecided pair is not an equal one.",
-        ]
-    if not has_interval(count, len(seeds.first.cases)):
+    decides = has_interval(count, len(seeds.first.cases))
+    if not decides:
         points.append(
             f"With fewer than {LEAST_SEEDS} seeds or {LEAST_CASES} test cases, every pair is undecided and "
             "no interval is given: up to an eighth of them would miss the truth."
         )
-    elif count == LEAST_SEEDS:
+    if count < RANKED_SEEDS:
+        found = limits_of_few_seeds(count)
+        points += [
+            f"No signed-rank or sign test over {count} seeds can give p < 0.05; the least is "
+            f"{found.least_p:g}.{' Verdicts rely on effects of seeds that are about normal.' * decides}",
+            "Where a table gives mean ± standard deviation over seeds, the true deviation lies between "
+            f"{found.low:.2f} and {found.high:.1f} times the one given (95%). The sources under “What "
+            "moves a score” are known less well still; 0 there does not mean none.",
+        ]
+        if decides:
+            points.append(
+                "Where seeds are what varies, the observed difference of a pair must exceed "
+                f"{found.distinct:.1f} standard deviations of that difference between seeds to be told from "
+                f"zero; a true one is found with a chance of {100 * POWER:.0f}% where it is "
+                f"{found.findable:.1f} of them."
+            )
+    if decides and count == LEAST_SEEDS:
         points.append(f"In simulations, up to 9% of the intervals of {count} seeds miss the truth, not 5%.")
     lines = "\n".join(f"- {point}" for point in points)
     return f"## What {few} cannot show\n\n{lines}"
@@ -57,19 +63,20 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         "those of one seed share initial volumes, first weights and Monte Carlo masks. Another seed draws "
         "these anew (initial volumes unless the manifest names them), and batches, dropout and random "
         f"queries; the pool is the same.{_fixed_queries(seeds)} Seeds and cases are crossed factors, both "
-        "random: the interval is to hold for other such seeds and other cases. It is Student's t, with the "
-        "variance of the mean from the mean squares of a two-way analysis of variance, negative components "
-        "set to 0, and Satterthwaite's degrees of freedom. It relies on effects of seeds and cases that are "
-        "about normal; the alternative, resampling seeds and cases, covers too rarely where few seeds differ "
-        "much. The project's slow tests measure both, and the rates of false verdicts.\n\n"
+        "random: the interval is to hold for other such seeds and for other cases of the test split's kind. "
+        "It is Student's t, with the variance of the mean from the mean squares of a two-way analysis of "
+        "variance, negative components set to 0, and Satterthwaite's degrees of freedom. It relies on "
+        "effects of seeds and cases that are about normal; resampling seeds and cases covers too rarely "
+        "where few seeds differ much. The project's slow tests measure both, and the rates of false "
+        "verdicts.\n\n"
         "P is the probability that the first strategy scores better than the second with another seed on "
         "another case, ties counting half; where all agree, no interval can be given. Its interval may hold "
         "0.5 beside a verdict, which is on means. Verdicts: better or worse, where the interval leaves zero "
-        f"out; equivalent, where it lies within ± {ropes}, on whichever side of zero; else undecided. "
-        "Distances and areas have no such region. The seeds that would decide are a guess: those that on as "
-        f"many cases would give a verdict with a chance of {100 * POWER:.0f}%, were these estimates the "
-        f"truth (> {MOST_SEEDS}: also where no number of seeds is enough, because the cases are too few). "
-        "Without a region of equivalence there is a number even where nothing differs."
+        f"out; equivalent, where it lies within ± {ropes}, on whichever side of zero; else undecided, which "
+        "is not equal. Distances and areas have no such region. The seeds that would decide are a guess "
+        f"from these very estimates: so many would give a verdict with a chance of {100 * POWER:.0f}%, were "
+        "they the truth. No number of seeds would do where the cases are too few. Without a region of "
+        "equivalence there is a number even where nothing differs."
     )
     if len(seeds.runs) >= RANKED_SEEDS:
         text += (
@@ -85,15 +92,16 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
                 "seeds."
             )
         area = " and in the area of DICE" * seeds.overlapping
+        few = f" (of {LEAST_SEEDS} seeds up to 1 in 12)" * (len(seeds.runs) == LEAST_SEEDS)
         others = 1 + len(seeds.strategies) + len(seeds.contenders)
         text += (
             f"\n\nThis report makes {len(comparisons)} comparisons: {plural(pairs, 'pair')}, each in "
             f"{listed(COMPARED)} at {plural(budgets, 'budget')}{area}; and {others} with the initial and the "
-            "data pool model, in its first paragraph. Intervals and verdicts are per comparison: where "
-            f"nothing differs, about 1 in 20 (of {LEAST_SEEDS} seeds up to 1 in 12) is called better or "
-            "worse, in DICE fewer, where equivalence can be shown. p (Holm) is corrected for the "
-            f"{plural(pairs, 'pair')} of one metric at one budget, and so is whether a strategy's model is "
-            "above the data pool's."
+            "data pool model, at the top. Intervals and verdicts are per comparison: where "
+            f"nothing differs, about 1 in 20{few} is called better or worse, in DICE fewer, where "
+            f"equivalence can be shown. p (Holm) is corrected for the {plural(pairs, 'pair')} of one metric "
+            "at one budget; so are the answers at the top, and whether a strategy's model is above the data "
+            "pool's."
         )
     return "\n\n".join([text, *_missed(seeds)])
 
@@ -128,6 +136,8 @@ def _missed(seeds: Seeds) -> Iterator[str]:
     if not missed:
         return
     count = sum(len(cases) for run in seeds.runs.values() for cases in run.missed.values())
+    if len(missed) > NAMED:
+        missed = [*missed[:NAMED], f"and of {len(missed) - NAMED} more models"]
     total = len(seeds.runs) * len(seeds.first.scores) * len(seeds.first.cases)
     yield (
         f"{count} of {total} results missed the liver altogether and count{'s' * (count == 1)} with DICE 0, "

@@ -1,21 +1,22 @@
-"""The top of the report across seeds: what it found, in one paragraph, every word decided by the numbers."""
+"""The top of the report across seeds: what it found, point by point, every word decided by the numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
+from ..study.metrics import METRICS
 from .across_tables import difference_text, unshared_deviation
 from .crossed import scale_limits
 from .pairs import AREA, COMPARED, ROPES, Comparison, chosen, corrected_p, highlighted, rope_of
 from .seeds import Seeds
-from .summary import SATURATED
+from .summary import SATURATED, dependence, longer_training, tested_on
 from .verdicts import LEAST_CASES, RANKED_SEEDS, PairedDifference, paired_difference
-from .words import interval_text, listed, plural, span
+from .words import interval_text, listed, plural, span, value_text
 
-NAMED = 3  # decided pairs that the paragraph names
+NAMED = 3  # pairs that a point names
 GAINED = {
     "better": "annotation helped with {}",
     "equivalent": "made next to no difference with {}",
@@ -25,22 +26,20 @@ GAINED = {
 
 
 def summary(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
-    """One paragraph of answers.
+    """A list of answers.
 
     Is there headroom? Did annotation help? Is any strategy better than another, and by how much, at equal
     effort and at the end? How much is retraining? What has not converged, and are there seeds enough?
     """
-    answers = [
+    points = [
         _headroom(seeds),
+        dependence(seeds.first),
         _gain(seeds),
-        _pairs(comparisons, AREA, f"At equal effort ({AREA})"),
-        _pairs(comparisons, seeds.budgets[0].title, _final_models(seeds)),
-        _distances(seeds, comparisons),
+        *_pairs(seeds, comparisons),
         _retraining(seeds),
-        _unconverged(seeds),
-        _limits(seeds),
+        f"{_unconverged(seeds)} {_limits(seeds)}".strip(),
     ]
-    return " ".join(answer for answer in answers if answer)
+    return "\n".join(f"- {point}" for point in points if point)
 
 
 def _dice_difference(seeds: Seeds, first: ModelKey, second: ModelKey) -> PairedDifference:
@@ -58,9 +57,10 @@ def _headroom(seeds: Seeds) -> str:
         "undecided": "whether there is headroom remains open",
     }[found.verdict]
     text = (
-        f"Over {plural(len(seeds.runs), 'seed')} and {plural(len(seeds.first.cases), 'test case')}, the "
-        f"initial model has a mean DICE of {initial.mean():.3f} and the model trained on the whole pool "
-        f"{pool.mean():.3f}, a difference of {difference_text(found, 'DICE')}: {answer}."
+        f"Over {plural(len(seeds.runs), 'seed')} and {tested_on(seeds.first)}, the initial model has a mean "
+        f"DICE of {initial.mean():.3f} and the model trained on the whole pool {pool.mean():.3f}, a "
+        f"difference of {difference_text(found, 'DICE')}: "
+        f"{answer}{longer_training(seeds.runs.values())}."
     )
     if 0 < SATURATED * pool.mean() <= initial.mean():
         share = 100 * initial.mean() / pool.mean()
@@ -80,7 +80,7 @@ def _headroom(seeds: Seeds) -> str:
 def _gain(seeds: Seeds) -> str:
     last = {name: seeds.first.curve(name)[-1] for name in seeds.strategies}
     gains = {name: _dice_difference(seeds, key, INITIAL) for name, key in last.items()}
-    all_of = dict.fromkeys(GAINED, "all") | {"undecided": "any"}
+    all_of = dict.fromkeys(GAINED, "all") | dict.fromkeys(("equivalent", "undecided"), "any")
     groups = {
         verdict: [name for name, found in gains.items() if found.verdict == verdict] for verdict in GAINED
     }
@@ -109,61 +109,62 @@ def _final_models(seeds: Seeds) -> str:
     return f"Among the {seeds.final_word} models (after {slices} equivalent slices)"
 
 
-def _pairs(comparisons: Sequence[Comparison], budget: str, where: str) -> str:
-    """Whether any strategy is better than another in mean DICE at a budget."""
-    pairs = sorted(chosen(comparisons, "DICE", budget), key=lambda each: -abs(each.found.mean))
-    if not pairs:
-        return ""
-    decided = [each for each in pairs if each.decided]
-    if decided:
-        more = f", and {len(decided) - NAMED} more" if len(decided) > NAMED else ""
-        answer = (
-            f"{len(decided)} of {plural(len(pairs), 'pair')} {'differs' if len(decided) == 1 else 'differ'}: "
-            f"{listed(map(_decision, decided[:NAMED]))}{more}{_after_holm(decided)}"
-        )
+def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Whether any strategy is better than another, at equal effort and at the end."""
+    if not comparisons:
+        return
+    if seeds.overlapping:
+        yield f"At equal effort ({AREA}), {_found(chosen(comparisons, 'DICE', AREA))}."
+    final = {metric: chosen(comparisons, metric, seeds.budgets[0].title) for metric in COMPARED}
+    answers = [f"In {metric}, {_found(pairs)}." for metric, pairs in final.items()]
+    yield f"{_final_models(seeds)}: {' '.join(answers)}{_mixed(final['DICE'])}"
+
+
+def _found(pairs: Sequence[Comparison]) -> str:
+    """What holds of the pairs of a metric at a budget when corrected for their number, and what is left."""
+    widest = max(pairs, key=lambda each: abs(each.found.mean))
+    gap = f"{widest.first} − {widest.second}: {difference_text(widest.found, widest.metric)}"
+    if widest.found.low is None:
+        return f"nothing can be decided; the widest difference is {gap}"
+    if len(pairs) == 1 and not widest.decided:
+        return f"{gap}, {widest.found.verdict}"
+    holding = sorted((each for each in pairs if each.holds), key=lambda each: each.found.p)
+    if not holding:
+        answer = f"no strategy is shown to be better than another; the widest difference is {gap}"
     else:
-        widest = pairs[0]
-        answer = (
-            f"no strategy is shown to be better than another in {plural(len(pairs), 'pair')}, of which "
-            f"{widest.first} − {widest.second} is the widest: {difference_text(widest.found, 'DICE')}"
-        )
+        named = [_decision(each) for each in holding[:NAMED]]
+        more = [f"{len(holding) - NAMED} more"] * (len(holding) > NAMED)
+        answer = listed([*named, *more])
     verdicts = [each.found.verdict for each in pairs]
-    rope = rope_of("DICE", budget)
-    equivalent = f"{_count(verdicts.count('equivalent'))} equivalent within {rope:g} DICE, " if rope else ""
-    return f"{where}, {answer}; {equivalent}{_count(verdicts.count('undecided'))} undecided."
+    counts = {
+        "would differ uncorrected": sum(each.decided for each in pairs) - len(holding),
+        f"equivalent within {rope_of(widest.metric, widest.budget):g}": verdicts.count("equivalent"),
+        "undecided": verdicts.count("undecided"),
+    }
+    rest = [f"{count} {what}" for what, count in counts.items() if count]
+    return f"{answer} (of {plural(len(pairs), 'pair')}, {listed(rest)})" if rest else answer
 
 
 def _decision(comparison: Comparison) -> str:
-    """Which strategy is better by how much DICE, as a positive number."""
-    found = comparison.found
-    better, other, low, high = comparison.first, comparison.second, found.low, found.high
+    """Which strategy is better by how much, as a positive number."""
+    found, name = comparison.found, comparison.metric
+    better, other = comparison.first, comparison.second
     if found.verdict == "worse":
-        better, other, low, high = other, better, -high, -low
-    return f"{better} better than {other} by {abs(found.mean):.3f} {interval_text(low, high, 3, sign='')}"
+        better, other = other, better
+    low, high = sorted(map(abs, (found.low, found.high)))
+    size = f"{value_text(name, abs(found.mean))} {interval_text(low, high, METRICS[name].decimals, sign='')}"
+    return f"{better} is better than {other} by {size} {METRICS[name].unit}".strip()
 
 
-def _count(number: int) -> str:
-    return str(number or "none")
-
-
-def _distances(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
-    pairs = {metric: chosen(comparisons, metric, seeds.budgets[0].title) for metric in COMPARED[1:]}
-    if any(each.found.low is None for found in pairs.values() for each in found):
+def _mixed(pairs: Sequence[Comparison]) -> str:
+    """How far differences move when test cases count as often as their variants are found in the pool."""
+    moves = [abs(each.in_pool_mix - each.found.mean) for each in pairs if each.in_pool_mix is not None]
+    if not moves:
         return ""
-    decided = {metric: [each for each in found if each.decided] for metric, found in pairs.items()}
-    counts = listed(
-        f"{_count(len(found))} in {metric}{_after_holm(found)}" for metric, found in decided.items()
+    return (
+        " All this is on the variants of the test split; in the pool's mix of them, differences in DICE are "
+        f"up to {max(moves):.3f} other."
     )
-    return f"Of these pairs, {counts} are shown to differ." if any(pairs.values()) else ""
-
-
-def _after_holm(decided: Sequence[Comparison]) -> str:
-    """How many still hold after Holm's correction, in brackets."""
-    if not decided:
-        return ""
-    holding = sum(each.p_holm < 0.05 for each in decided)
-    count = "also" if holding == len(decided) else f"{_count(holding)} of them"
-    return f" ({count} after Holm's correction)"
 
 
 def _retraining(seeds: Seeds) -> str:
@@ -177,10 +178,10 @@ def _retraining(seeds: Seeds) -> str:
             f"a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}]."
         )
     if len(seeds.contenders) > 1:
+        unshared, low, high = unshared_deviation(seeds, seeds.budgets[0], "DICE")
         text += (
-            " What the strategies of a seed do not share (batches, dropout, queries) moves the mean DICE of "
-            f"{seeds.final_word} models by an estimated "
-            f"{unshared_deviation(seeds, seeds.budgets[0], 'DICE'):.3f}."
+            f" For {seeds.final_word} models, what the strategies of a seed do not share (batches, dropout, "
+            f"queries) is estimated to do so by {unshared:.3f} [{low:.3f}, {high:.3f}]."
         )
     return text
 

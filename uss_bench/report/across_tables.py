@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
-from .crossed import COMPONENTS, variance_components
+from .crossed import COMPONENTS, crossed_mean, mean_squares, scale_limits, variance_components
 from .pairs import COMPARED, Comparison
 from .seeds import Budget, Seeds
 from .summary import MIXED
 from .tables import by_iteration
-from .verdicts import MOST_SEEDS, PairedDifference, win_matrix
-from .words import commit_text, interval_text, listed, markdown_table, p_text, signed, titled, value_text
+from .verdicts import PairedDifference, has_interval, win_matrix
+from .words import (
+    commit_text,
+    interval_text,
+    listed,
+    markdown_table,
+    p_text,
+    signed,
+    titled,
+    value_text,
+)
+
+MOST_SEEDS = 100  # that are worth planning for
 
 
 def key_table(seeds: Seeds) -> str:
-    """Effort and mean scores of the initial, the final and the data pool models over seeds."""
+    """Effort, length of training and mean scores of initial, final and data pool models over seeds."""
     final = {f"{name} ({seeds.final_word})": seeds.budgets[0].key(name) for name in seeds.strategies}
     shown = {INITIAL.kind: INITIAL, **final, DATA_POOL.kind: DATA_POOL}
     rows = [
         [
             name,
             mean_and_deviation(seeds.effort(key), ".0f"),
+            seeds.steps(key),
             *(mean_and_deviation(seeds.means(key, metric), _format(metric)) for metric in PAPER_METRICS),
         ]
         for name, key in shown.items()
     ]
-    header, mix = ["Model", "equivalent slices", *map(titled, PAPER_METRICS)], seeds.first.pool_mix
+    header = ["Model", "equivalent slices", "training steps", *map(titled, PAPER_METRICS)]
+    mix = seeds.first.pool_mix
     if mix is not None:
         header.append(MIXED)
         for row, key in zip(rows, shown.values(), strict=True):
@@ -54,25 +67,24 @@ def _format(metric: str) -> str:
 # --- pairs of strategies ---
 
 
-def pair_table(comparisons: Iterable[Comparison], final_word: str) -> str:
-    """Comparisons of one metric, one per row; final models are called as `final_word` says."""
-    comparisons = list(comparisons)
+def pair_table(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
+    """Comparisons of one metric, one per row; verdicts that hold after Holm's correction are bold."""
     ranked = any(each.found.p_ranks is not None for each in comparisons)
     mixed = any(each.in_pool_mix is not None for each in comparisons)
     rows = []
     for each in comparisons:
         found = each.found
-        p_values = [found.p, each.p_holm, *[found.p_ranks] * ranked]
+        p_values = [each.p_holm, *[found.p_ranks] * ranked]
         rows.append([
             f"{each.first} − {each.second}",
-            each.budget.replace("converged", final_word), difference_text(found, each.metric),
+            each.budget.replace("converged", seeds.final_word), difference_text(found, each.metric),
             *([signed(each.in_pool_mix, _format(each.metric))] if mixed else []),
-            _improvement_text(found), *map(p_text, p_values),
-            f"**{found.verdict}**" if each.decided else found.verdict, _seeds_text(each),
+            _improvement_text(found, len(seeds.runs) * len(seeds.first.cases)), *map(p_text, p_values),
+            f"**{found.verdict}**" if each.holds else found.verdict, seeds_text(found.seeds_needed),
         ])  # fmt: skip
     header = ["Pair", "Models", "mean difference [95%]", *["in the pool's mix"] * mixed]
-    header += ["P(first scores better) [95%]", "p", "p (Holm)", *["p (ranks)"] * ranked]
-    return markdown_table([*header, "the first is", "seeds that would decide"], rows)
+    header += ["P(first scores better) [95%]", "p (Holm)", *["p (ranks)"] * ranked]
+    return markdown_table([*header, "the first is", "would be decided by"], rows)
 
 
 def difference_text(found: PairedDifference, metric: str) -> str:
@@ -83,16 +95,26 @@ def difference_text(found: PairedDifference, metric: str) -> str:
     return f"{mean} {interval_text(found.low, found.high, METRICS[metric].decimals)}"
 
 
-def _improvement_text(found: PairedDifference) -> str:
+def _improvement_text(found: PairedDifference, scores: int) -> str:
+    """The share of scores that the first won, and its interval; of how many, where it won all or none."""
+    if found.improvement in (0, 1):
+        return f"{'all' if found.improvement else 'none'} of {scores}"
     if found.improvement_low is None:
         return f"{found.improvement:.2f}"
     return f"{found.improvement:.2f} [{found.improvement_low:.2f}, {found.improvement_high:.2f}]"
 
 
-def _seeds_text(comparison: Comparison) -> str:
-    if comparison.found.verdict != "undecided" or comparison.found.low is None:
+def seeds_text(needed: float | None) -> str:
+    """Seeds that would decide, to one digit: they are known no better.
+
+    >>> seeds_text(8), seeds_text(34), seeds_text(2000), seeds_text(float("inf")), seeds_text(None)
+    ('~8 seeds', '~30 seeds', '> 100 seeds', 'no number of seeds', '')
+    """
+    if needed is None:
         return ""
-    return str(comparison.found.seeds_needed or f"> {MOST_SEEDS}")
+    if needed > MOST_SEEDS:
+        return f"> {MOST_SEEDS} seeds" if np.isfinite(needed) else "no number of seeds"
+    return f"~{float(f'{needed:.1g}'):.0f} seeds"
 
 
 def wins(seeds: Seeds, metric: str) -> str:
@@ -117,6 +139,9 @@ def areas(seeds: Seeds) -> str:
         for place, (seed, (start, stop)) in enumerate(zip(seeds.numbers, seeds.ranges, strict=True))
     ]
     rows.append(["mean ± sd", *(mean_and_deviation(height, ".3f") for height in heights.values())])
+    if has_interval(len(seeds.runs), len(seeds.first.cases)):
+        found = [crossed_mean(seeds.areas(name)).interval for name in heights]
+        rows.append(["95% interval", *(interval_text(*ends, 3, sign="") for ends in found)])
     return markdown_table(["Seed (equivalent slices)", *heights], rows)
 
 
@@ -150,10 +175,17 @@ def budget_components(seeds: Seeds, budget: Budget, metric: str) -> dict[str, fl
     )
 
 
-def unshared_deviation(seeds: Seeds, budget: Budget, metric: str) -> float:
-    """Standard deviation of one model's mean over the cases by what the models of a seed do not share."""
-    parts = budget_components(seeds, budget, metric)
-    return (parts["strategy × seed"] + parts["rest"] / len(seeds.first.cases)) ** 0.5
+def unshared_deviation(seeds: Seeds, budget: Budget, metric: str) -> tuple[float, float, float]:
+    """Standard deviation of one model's mean over the cases by what the models of a seed do not share.
+
+    That is the mean square of strategy × seed, which holds the rest too, over the number of cases. Its 95%
+    interval follows.
+    """
+    scores = np.array([seeds.scores(budget.key(name), metric) for name in seeds.contenders])
+    square, freedom = mean_squares(scores)[0, 1]
+    deviation = (square / len(seeds.first.cases)) ** 0.5
+    low, high = (limit * deviation for limit in scale_limits(freedom))
+    return deviation, low, high
 
 
 def _share(variances: dict[str, float], source: str) -> str:

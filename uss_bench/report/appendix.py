@@ -33,9 +33,8 @@ def settings(results: Results) -> str:
     ]
     table = markdown_table(["setting", "`paper`", "here"], rows) if rows else "None differs."
     return (
-        "## How this run differs from the paper\n\n### Settings that differ\n\nThe preset `paper` has the "
-        "paper's settings, and this project's where the paper gives none: widths, window and scale of "
-        f"intensities, tiles, patience.\n\n{table}"
+        "### Settings that differ\n\nThe preset `paper` has the paper's settings, and this project's where "
+        f"the paper gives none: widths, window and scale of intensities, tiles, patience.\n\n{table}"
     )
 
 

@@ -19,8 +19,6 @@ from .statistics import EFFECT_CASES, MEAN_CASES, PERCENTILE_CASES
 from .tables import AllTests
 from .words import listed, marked, oracle_note, titled
 
-# `{kind of model: {metric: tests}}`
-
 
 def write_report(folder: str | Path) -> Path:
     """Write `report.md` and `figures/` of a report folder from the `results/` in it.
@@ -252,6 +250,7 @@ def _tests(results: Results, tests: AllTests) -> str:
 
 def _appendix(results: Results) -> Iterator[str]:
     yield appendix.notes(results)
+    yield "## How this run differs from the paper"
     yield appendix.settings(results)
     yield appendix.deviations(results)
     yield (

@@ -57,6 +57,11 @@ class Comparison:
         """Whether one of the two is better."""
         return self.found.verdict in ("better", "worse")
 
+    @property
+    def holds(self) -> bool:
+        """Whether one of the two is better after Holm's correction too."""
+        return self.decided and self.p_holm is not None and self.p_holm < 0.05
+
 
 def compare_all(seeds: Seeds) -> list[Comparison]:
     """Every pair of contenders in every compared metric at every budget, and in the area of DICE."""

@@ -125,6 +125,12 @@ class Results:
         return "final" if self.stopped else "converged"
 
     @property
+    def patients(self) -> int:
+        """Of how many patients the test cases are."""
+        patients = {row["case_id"]: row.get("patient_id") or row["case_id"] for row in self.volumes}
+        return len({patients[case] for case in self.cases})
+
+    @property
     def retrained(self) -> bool:
         """Whether the final models are the last iteration's once more, but for their batches."""
         steps = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import numpy as np
 
+from ..data.cohort import is_default_manifest
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import PAPER_METRICS
 from .effort import DEFINITION, equivalent_slices
@@ -29,6 +30,7 @@ def summary(results: Results) -> str:
     """
     answers = [
         _headroom(results),
+        dependence(results),
         _gain(results),
         _spread(results),
         _unconverged(results),
@@ -45,15 +47,44 @@ def _mean(results: Results, key: ModelKey, metric: str) -> float:
     return float(results.scores[key][metric].mean())
 
 
+def tested_on(results: Results) -> str:
+    """How many test cases there are, and what and of whom they are, where a reader could mistake that."""
+    text = plural(len(results.cases), "test case")
+    if is_default_manifest(results.provenance["manifest_sha256"]):
+        text = f"{text} (synthetic phantoms)"
+    if results.patients < len(results.cases):
+        text = f"{text} of {plural(results.patients, 'patient')}"
+    return text
+
+
+def dependence(results: Results) -> str:
+    """A warning where several test cases are of one patient; else empty."""
+    if results.patients == len(results.cases):
+        return ""
+    return (
+        "Warning: cases of one patient are alike, but intervals and tests take all cases for independent; "
+        "they claim too much."
+    )
+
+
+def longer_training(runs: Iterable[Results]) -> str:
+    """That the pool model was trained longer than the initial one in some run, in brackets; else empty."""
+    initial, pool = zip(
+        *([run.training[key]["last_step"] for key in (INITIAL, DATA_POOL)] for run in runs), strict=True
+    )
+    if not any(few < many for few, many in zip(initial, pool, strict=True)):
+        return ""
+    steps = [span(min(counts), max(counts)) for counts in (initial, pool)]
+    return f" (part of it may be longer training: {steps[0]} and {steps[1]} steps)"
+
+
 def _headroom(results: Results) -> str:
     initial, pool = _dice(results, INITIAL), _dice(results, DATA_POOL)
     above = [key.title for key in results.scores if _dice(results, key) > pool]
-    steps = [results.training[key]["last_step"] for key in (INITIAL, DATA_POOL)]
-    longer = f" (part of it may be longer training: {steps[0]} and {steps[1]} steps)"
     text = (
-        f"On {plural(len(results.cases), 'test case')}, the initial model reaches a mean DICE of "
-        f"{initial:.3f} and the model trained on the whole pool {pool:.3f}: a headroom of "
-        f"{round(pool, 3) - round(initial, 3):.3f}{longer * (steps[1] > steps[0])}."
+        f"On {tested_on(results)}, the initial model reaches a mean DICE of {initial:.3f} and the model "
+        f"trained on the whole pool {pool:.3f}: a headroom of "
+        f"{round(pool, 3) - round(initial, 3):.3f}{longer_training([results])}."
     )
     if 0 < SATURATED * pool <= initial:
         text += f" Warning: the initial model is at {100 * initial / pool:.0f}% of the pool model already."

@@ -5,11 +5,13 @@ Pure functions of arrays. `crossed` says where the intervals come from.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from .crossed import (
     LEVEL,
@@ -23,7 +25,7 @@ from .crossed import (
 
 LEAST_SEEDS = LEAST_CASES = 3  # for an interval and a verdict
 RANKED_SEEDS = 6  # from which a signed-rank test over seeds can reach p < 0.05
-MOST_SEEDS = 100  # that are worth planning for
+ENDLESS_SEEDS = 10**6  # where so many would not decide, none would
 POWER = 0.80  # chance of a verdict that `seeds_needed` plans for
 
 
@@ -49,9 +51,9 @@ class PairedDifference:
         Its 95% interval; None where it has none, see `probability`.
     verdict : str
         On the first: "better", "worse", "equivalent" or "undecided".
-    seeds_needed : int or None
-        How many seeds would decide what is undecided; None where it is decided, where there is no interval,
-        or where `MOST_SEEDS` would not be enough.
+    seeds_needed : float or None
+        How many seeds would decide what is undecided, infinite where no number would; None where it is
+        decided, and where there is no interval.
     """
 
     mean: float
@@ -63,7 +65,7 @@ class PairedDifference:
     improvement_low: float | None
     improvement_high: float | None
     verdict: str
-    seeds_needed: int | None
+    seeds_needed: float | None
 
 
 def paired_difference(
@@ -160,11 +162,11 @@ def probability(won: np.ndarray) -> tuple[float, float | None, float | None]:
     return share, max(0.0, float(centre - reach)), min(1.0, float(centre + reach))
 
 
-def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> int | None:
+def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> float:
     """Seeds that would decide on as many cases, with a chance of `POWER`, were the estimates the truth.
 
     The estimate must clear zero, or both ends of the region of equivalence, by the reach of the interval and
-    by how far it may itself go astray. Where the cases are too few, no number of seeds will do. It is a plan
+    by how far it may itself go astray. Where the cases are too few, no number of seeds does. It is a plan
     from the very estimates that left the pair undecided: where nothing differs and there is no region of
     equivalence, it names a number all the same.
 
@@ -177,8 +179,8 @@ def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> int | None:
 
     Returns
     -------
-    int or None
-        More than there are; None where `MOST_SEEDS` would not be enough.
+    float
+        More than there are; infinite where `ENDLESS_SEEDS` would not be enough.
     """
     seeds, cases = difference.shape
     of_seeds, of_cases, rest = crossed_squares(difference)
@@ -192,7 +194,9 @@ def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> int | None:
         ends = special.stdtr(freedom, (rope + np.array([mean, -mean])) / error - reach)
         return max(differs, ends.sum() - 1) > POWER
 
-    return next((planned for planned in range(seeds + 1, MOST_SEEDS + 1) if decides(planned)), None)
+    plans = range(seeds + 1, ENDLESS_SEEDS + 1)  # the more seeds, the surer the verdict
+    place = bisect_left(plans, True, key=decides)
+    return plans[place] if place < len(plans) else math.inf
 
 
 def win_matrix(means: np.ndarray, higher_is_better: bool) -> np.ndarray:
@@ -235,15 +239,18 @@ class SeedLimits(NamedTuple):
     ----------
     least_p : float
         The smallest two-sided p of a signed-rank or sign test over the seeds' means.
-    detectable : float
-        The smallest mean difference that a t test over the seeds' means finds at 5%, in standard deviations
-        of the difference between seeds.
+    distinct : float
+        The smallest observed mean difference that a t test over the seeds' means tells from zero at 5%, in
+        standard deviations of the difference between seeds.
+    findable : float
+        The smallest true one that it finds with a chance of `POWER`, likewise.
     low, high : float
         95% interval of the true standard deviation between seeds, as multiples of the estimated one.
     """
 
     least_p: float
-    detectable: float
+    distinct: float
+    findable: float
     low: float
     high: float
 
@@ -258,5 +265,7 @@ def limits_of_few_seeds(seeds: int) -> SeedLimits:
     >>> limits_of_few_seeds(5).least_p, limits_of_few_seeds(6).least_p
     (0.0625, 0.03125)
     """
-    detectable = quantile_t((1 + LEVEL) / 2, seeds - 1) / seeds**0.5
-    return SeedLimits(2.0 ** (1 - seeds), detectable, *scale_limits(seeds - 1))
+    limit = quantile_t((1 + LEVEL) / 2, seeds - 1)
+    shift = optimize.brentq(lambda shift: stats.nct.sf(limit, seeds - 1, shift) - POWER, 0, 10 * limit)
+    distinct, findable = limit / seeds**0.5, shift / seeds**0.5
+    return SeedLimits(2.0 ** (1 - seeds), distinct, findable, *scale_limits(seeds - 1))

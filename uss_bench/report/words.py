@@ -96,14 +96,19 @@ def interval_text(low: float, high: float, decimals: int, sign: str = "+") -> st
 
 
 def p_text(p_value: float | None) -> str:
-    """A p value to three decimals, bounded below; empty where there is none.
+    """A p value to three decimals, bounded below, with more where they show on which side of 0.05 it lies.
 
-    >>> p_text(0.0625), p_text(0.0002)
-    ('0.062', '<0.001')
+    Empty where there is none.
+
+    >>> p_text(0.0625), p_text(0.0002), p_text(0.0496)
+    ('0.062', '<0.001', '0.0496')
     """
     if p_value is None:
         return ""
-    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+    if p_value < 0.001:
+        return "<0.001"
+    texts = [f"{p_value:.{decimals}f}" for decimals in (3, 4, 5)]
+    return next((text for text in texts if (float(text) < 0.05) == (p_value < 0.05)), texts[-1])
 
 
 def escaped(marks: str) -> str:

@@ -151,7 +151,20 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write dictionaries as CSV, compressed if the name ends in `.gz`.
+    """Write dictionaries as CSV, compressed if the name ends in `.gz`; see `csv_text`."""
+    text = csv_text(columns, rows)
+    if Path(path).suffix != ".gz":
+        write_text(path, text)
+        return
+    packed = io.BytesIO()
+    with gzip.GzipFile("", "wb", fileobj=packed, mtime=0) as file:  # no name and no time: equal bytes
+        file.write(text.encode())
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(packed.getvalue())
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Dictionaries as CSV.
 
     Floats keep six significant digits, None becomes an empty cell. Keys beyond `columns` are left out; a
     missing one is a KeyError.
@@ -160,14 +173,7 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[s
     writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({column: _cell(row[column]) for column in columns} for row in rows)
-    if Path(path).suffix != ".gz":
-        write_text(path, buffer.getvalue())
-        return
-    packed = io.BytesIO()
-    with gzip.GzipFile("", "wb", fileobj=packed, mtime=0) as file:  # no name and no time: equal bytes
-        file.write(buffer.getvalue().encode())
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(packed.getvalue())
+    return buffer.getvalue()
 
 
 def _cell(value: Any) -> Any:
