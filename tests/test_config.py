@@ -15,6 +15,7 @@ from uss_bench.runtime.errors import InputError
 # The numbers of sections II-A to IV-A.
 PAPER = {
     "data.spacing": (1.5, 1.0, 1.0),
+    "network.widths": (32, 72, 88, 168, 336),  # those that give the published number of parameters
     "network.dropout": 0.25,
     "network.flat_levels": 2,
     "network.bfloat16": False,

@@ -274,7 +274,7 @@ def test_killed_at_a_chosen_point(undisturbed, folder, kill):
     code, _ = run(folder, prepare=kill)
     assert code == -signal.SIGKILL
     assert_completes(folder, undisturbed)
-    assert cached_files(folder) == cached_files(undisturbed)
+    assert cached_files(folder) == cached_files(undisturbed) != set()
 
 
 @pytest.mark.slow
@@ -499,8 +499,11 @@ def test_what_is_made_again_may_be_damaged(undisturbed, finished):
         "runs/cache/*/image.npy",
         "runs/cache/*/reference.npy",
     ):
-        path = next(finished.glob(name), finished / name)
-        path.parent.mkdir(exist_ok=True)
+        path = next(finished.glob(name), None)
+        if path is None:  # a status is gone when its process is
+            assert "*" not in name
+            path = finished / name
+            path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"\xff{")
     assert_completes(finished, undisturbed)
 

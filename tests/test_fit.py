@@ -158,23 +158,29 @@ def test_changed_files_are_refused(asked, cases):
     [
         (lambda cases: [cases[2]], "no pool case"),
         (lambda cases: [replace(cases[1], split="val"), cases[0]], "val cases must be annotated as a whole"),
-        (lambda cases: [replace(cases[0], ignore_value=1), cases[2]], "do not count as annotated"),
         (lambda cases: [replace(cases[0], image=cases[0].image.with_name("x")), cases[2]], "does not exist"),
     ],
 )
-def test_bad_cases_are_refused_before_any_training(asked, cases, rows, says, monkeypatch, capsys):
+def test_bad_cases_are_refused_before_any_training(asked, cases, rows, says, monkeypatch):
     monkeypatch.setattr(room, "_train", lambda *_: pytest.fail("trained"))
     write_manifest(asked.manifest, rows(cases))
-    try:
+    with pytest.raises(InputError, match=says):
         fit(asked)
-    except InputError as error:
-        assert says in str(error)
-        assert not asked.folder.exists()
-    except pytest.fail.Exception:  # a doubt
-        assert says in capsys.readouterr().err
-    else:
-        pytest.fail("accepted")
-    assert not asked.output.exists()
+    assert not asked.folder.exists() and not asked.output.exists()
+
+
+def test_a_doubt_is_said_before_any_training(asked, cases, monkeypatch, capsys):
+    class TrainedError(Exception):
+        pass
+
+    def trains(*_):
+        assert "do not count as annotated" in capsys.readouterr().err
+        raise TrainedError
+
+    monkeypatch.setattr(room, "_train", trains)
+    write_manifest(asked.manifest, [replace(cases[0], ignore_value=1), cases[2]])
+    with pytest.raises(TrainedError):
+        fit(asked)
 
 
 def test_what_it_did_not_write_is_never_replaced(asked):

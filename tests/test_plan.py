@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from uss_bench import config, plan
+from uss_bench import config, cost, plan
 from uss_bench.data.manifest import Case
 from uss_bench.data.volumes import load_volume
 from uss_bench.network.aunet import AUNet
@@ -99,6 +99,8 @@ def test_cases_marked_with_0_are_not_drawn_as_initial():
     assert plan_problems(settings(), cases, STRATEGIES) == []
     (line,) = plan_problems(settings("query.initial_volumes=2"), cases, STRATEGIES)
     assert line == "2 initial volumes are needed and 1 pool cases may be initial; clear the column `initial`"
+    pool = [case for case in cases if case.split == "pool"]
+    assert {tuple(initial_cases(pool, 1, seed)) for seed in range(20)} == {("pool-3",)}
 
 
 @pytest.mark.parametrize("strategies", [("USS",), ("RSS",), ("USS", "RSS"), ("RVS", "RSS")])
@@ -192,6 +194,26 @@ def test_counts_of_a_small_plan(small_cases, tmp_path):
     )  # 24.5, rounded half to even
     assert lines["time"].endswith("on cpu, from a few timed steps")
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_estimate_by_hand(monkeypatch):
+    """Seconds a voxel: a step takes 3, an encoder pass 1, a decoder pass 2; all cases are of one size."""
+    monkeypatch.setattr(cost, "_rates", lambda *_: (3.0, 1.0, 2.0))
+    chosen = settings(*GRID)
+    network = AUNet(**vars(chosen.network))
+    batch, whole = (
+        math.prod(network.input_size(network.output_size(size)))
+        for size in (chosen.training.patch, (10, 10, 10))
+    )
+    by_split = {split: [(10, 10, 10)] * count for split, count in (("pool", 4), ("val", 1), ("test", 2))}
+    found = cost.estimate(chosen, by_split, models=14, converged=5, mc_volumes=12, device=CPU)
+    validations = 380 / chosen.training.validate_every
+    assert validations > 14 and (found.steps, found.total_steps) == (20, 380)
+    assert found.seconds == pytest.approx(
+        380 * chosen.training.batch_size * batch * 3
+        + (28 + validations) * whole * (1 + 2)
+        + 12 * whole * (1 + 3 * 2)  # three samples
+    )
 
 
 @pytest.mark.parametrize(

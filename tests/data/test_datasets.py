@@ -14,6 +14,7 @@ import pytest
 from builders import DATA, ROOT
 
 from uss_bench.commands import main
+from uss_bench.data import dicom
 from uss_bench.data.case_files import read_label
 from uss_bench.data.manifest import Case, read_manifest
 from uss_bench.data.nifti import read_nifti
@@ -463,6 +464,16 @@ def test_nnunet_converts_metaimage_and_nrrd(imported, tmp_path, sitk, ending):
     np.testing.assert_allclose(affine @ [3, 2, 0, 1], [20, 30, 100, 1])
     # Value 2: column 2 of 4 in the first row of 3.
     assert np.argwhere(read_label(case)[0]).tolist() == [[0, 2, 1]]
+
+
+@pytest.mark.parametrize("code", ["LPS", "RAS", "PIR", "SAL"])
+def test_a_volume_file_of_any_orientation_is_the_same_body(sitk, tmp_path, code):
+    image = sitk.GetImageFromArray(np.arange(24, dtype=np.int16).reshape(2, 3, 4))
+    image.SetSpacing((0.5, 0.75, 2.0))
+    sitk.WriteImage(sitk.DICOMOrient(image, code), str(tmp_path / "a.mha"))
+    turned = nib.as_closest_canonical(nib.Nifti1Image(*dicom.read_image(tmp_path / "a.mha")))
+    np.testing.assert_array_equal(np.asarray(turned.dataobj).T, np.arange(24).reshape(2, 3, 4)[:, ::-1, ::-1])
+    assert turned.header.get_zooms() == (0.5, 0.75, 2.0)
 
 
 def test_missing_files_are_listed_together_and_can_be_excluded(imported, source):

@@ -312,6 +312,15 @@ def test_shows_liver_by_slice(nifti_case, tmp_path):
     assert [volume.shows_liver(z) for z in range(6)] == [False, False, True, True, False, False]
 
 
+def test_half_a_voxel_of_liver_is_liver(nifti_case, tmp_path):
+    """Slices of 4 mm hold two of 2 mm each; liver lies in the second of the first pair alone."""
+    label = np.zeros((4, 4, 4), bool)
+    label[1] = True
+    case = nifti_case(np.zeros(label.shape, np.int16), label, (2.0, 1.0, 1.0))
+    volume = load_volume(case, (4.0, 1.0, 1.0), tmp_path / "cache")
+    assert np.asarray(volume.label).any(axis=(1, 2)).tolist() == [True, False]
+
+
 def test_hu_beyond_int16_are_clipped_and_fractions_rounded(nifti_case, tmp_path):
     image = np.zeros(SHAPE, np.float32)
     image[0, 0, :4] = 40_000, -40_000, 10.4, -10.6

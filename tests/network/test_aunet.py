@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from uss_bench.config import resolve
 from uss_bench.network import layers
 from uss_bench.network.aunet import AUNet, liver_probability
 
@@ -24,7 +25,7 @@ def noise(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def paper_net():
-    return AUNet().to("meta")  # shapes and counts without memory
+    return AUNet(**vars(resolve("paper").network)).to("meta")  # shapes and counts without memory
 
 
 # --- the published figures ----

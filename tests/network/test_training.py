@@ -346,6 +346,21 @@ def test_training_starts_from_the_given_weights_with_steps_of_the_learning_rate(
     assert moves.median().item() == pytest.approx(0.003, rel=1e-2)
 
 
+def test_steps_are_those_of_a_plain_loop(sampler):
+    plain = tiny_net(dropout=0.0).train()
+    adam = torch.optim.Adam(plain.parameters(), lr=0.01, betas=(0.9, 0.999), eps=1e-8)
+    for batch in sampler.epoch(generator(**NAME, purpose="epoch 1"))[:5]:
+        image, label, weight = sampler.load(batch)
+        liver = torch.softmax(plain(image), dim=1)[:, 1]
+        loss = 1 - 2 * (weight * label * liver).sum() / (weight * (label + liver)).sum()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    found = train(tiny_net(dropout=0.0), sampler, None, settings(max_steps=5), NAME).state
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
+
+
 def test_the_rate_decays_in_training(sampler):
     def moves(decay):
         validate, states = scripted([0.1] * 4)

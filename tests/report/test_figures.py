@@ -373,6 +373,17 @@ def test_images_lie_as_radiologists_look_at_them(tmp_path):
     assert shown.get_array()[0, 0] == 255 and shown.origin == "upper"
 
 
+def test_contours_lie_where_the_images_do(tmp_path):
+    results = write_report(tmp_path)
+    slices = made_up_slices(results.strategies, results.cases)
+    reference = np.zeros_like(slices["case_0_reference"])
+    reference[-6:-2, -6:-2] = 1  # front right
+    slices["case_0_reference"] = reference
+    contour = pictures.cases_figure(results, slices).axes[0].collections[0]
+    vertices = np.concatenate([path.vertices for path in contour.get_paths()])
+    assert vertices.min() > 1 and vertices.max() < 6
+
+
 def test_without_slices_or_uss_the_rest_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "save", lambda *_: None)  # drawing takes most of the time
     results = write_report(tmp_path / "a", slices=False)

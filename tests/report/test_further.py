@@ -52,6 +52,16 @@ def test_mean_differences(results):
             assert high - low == pytest.approx(normal, rel=0.25, abs=1.1 * 10**-decimals)
 
 
+def test_means_of_seven_cases_have_no_interval(results):
+    """Eight cases have one, above."""
+    few = {
+        key: {metric: values[:7] for metric, values in scores.items()}
+        for key, scores in results.scores.items()
+    }
+    _, rows = parsed(further.mean_differences(replace(results, scores=few, cases=results.cases[:7])))
+    assert rows and not any("[" in cell for row in rows for cell in row)
+
+
 def test_equal_seeds_give_equal_intervals(results):
     table = further.mean_differences(results)
     assert further.mean_differences(results) == table

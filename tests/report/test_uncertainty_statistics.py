@@ -10,6 +10,7 @@ from scipy import stats
 from uss_bench.report.uncertainty_statistics import (
     PoolSlices,
     Reliability,
+    by_distance,
     rank_correlation,
     read_uncertainties,
     risk_coverage,
@@ -111,6 +112,13 @@ def test_slice_dice_by_hand():
     """6 predicted and 4 there with 2 wrong, so 4 in common: 8 / 10; nothing at all; all missed; all false."""
     slices = slices_of(predicted=[6, 0, 0, 3], liver=[4, 0, 5, 0], wrong=[2, 0, 5, 3])
     assert slices.dice.tolist() == pytest.approx([0.8, 1, 0, 0])
+
+
+def test_a_limit_belongs_to_the_class_below_it():
+    distances = [5.0, 10.0, 10.1, 20.0, 20.1, 40.0, 40.1, 80.0, 80.1, np.inf]
+    found = dict(by_distance(slices_of(distance=distances)))
+    assert [int(chosen.sum()) for chosen in found.values()] == [2, 2, 2, 2, 1, 1]
+    assert next(iter(found)) == "0 to 10 mm"
 
 
 def test_slices_are_chosen_and_joined():

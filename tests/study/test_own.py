@@ -13,7 +13,7 @@ from uss_bench.data.volumes import load_volume
 from uss_bench.runtime.errors import InputError
 from uss_bench.study import own
 from uss_bench.study.annotation import Annotations
-from uss_bench.study.keys import INITIAL
+from uss_bench.study.keys import ModelKey
 from uss_bench.study.pool import SCORES, Pool, PoolCase, Query
 from uss_bench.study.querying import Querying
 from uss_bench.study.records import TrainingSet
@@ -275,15 +275,16 @@ def reachable(*objects):
 
 def test_nothing_that_a_run_hands_to_a_strategy_leads_to_a_label(tmp_path):
     """The pool that a run shows holds harmless kinds; neither it nor the generator leads to a volume."""
-    settings, handed = config.resolve("smoke", ["data.spacing=4,4,4"]), []
+    settings, handed = config.resolve("smoke", ["data.spacing=4,4,4", "query.min_distance_mm=15"]), []
     volume = load_volume(write_case(tmp_path, 0, "pool"), settings.data.spacing, tmp_path / "cache")
     needs = tuple(name for name in SCORES if name != "errors")
     strategy = Strategy("Mine", "slices", lambda *arguments: handed.extend(arguments) or [], needs)
     (shown,) = own.tiny_pool(Strategy("Mine", "slices", print, needs)).cases[1:2]
     scores = {"case_id": "case-0", "empty": False, **shown.scores}
     querying = Querying(settings, {"case-0": volume}, 0)
-    querying.query(strategy, TrainingSet(INITIAL, Annotations()), 1, [scores])
+    querying.query(strategy, TrainingSet(ModelKey.of_iteration("Mine", 3), Annotations()), 1, [scores])
     pool, _, generator = handed
+    assert (pool.min_distance, pool.spacing, pool.iteration) == (4, (4.0, 4.0, 4.0), 4)
     assert pool.cases[0].scores.keys() == set(needs)
     for objects, found in (((querying,), True), ((pool, generator), False)):
         assert any(item is volume for item in reachable(*objects)) is found

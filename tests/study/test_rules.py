@@ -92,6 +92,7 @@ def test_candidates_of_equal_height_are_the_same_in_every_call():
     chosen = slice_candidates(values).tolist()
     assert all(slice_candidates(values.copy()).tolist() == chosen for _ in range(5))
     assert min(np.diff(chosen)) >= 5
+    assert slice_candidates(np.array([0, 1, 0, 1, 0, 1, 0.0]), min_distance=3).tolist() == [1, 5]
 
 
 # --- pools ---
@@ -413,7 +414,8 @@ def test_pss_keeps_the_uncertainty_as_score_and_takes_slices_without_any_last():
 
 
 def test_sbs_takes_the_best_of_its_batches(monkeypatch):
-    """Drawn once more by hand from the same generator."""
+    """Of a hundred (README), drawn once more by hand from the same generator."""
+    assert rules.BATCHES == 100
     values = rng(7).uniform(size=40)
     pool, generator = pool_of({"a": values}), rng(5)
     best = max(

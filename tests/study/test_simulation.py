@@ -1,6 +1,7 @@
 """The whole workflow on a handful of tiny volumes, with the four strategies."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,15 +12,20 @@ from torch import distributed
 
 from uss_bench import config
 from uss_bench.data.volumes import load_volume
+from uss_bench.network.inference import MonteCarlo, predict_mc
 from uss_bench.network.training import train
 from uss_bench.runtime.progress import Progress
+from uss_bench.runtime.seeding import integer_seed
 from uss_bench.runtime.storage import read_json
 from uss_bench.runtime.team import Team
+from uss_bench.study import models as models_room
 from uss_bench.study.annotation import Annotations
 from uss_bench.study.keys import DATA_POOL, INITIAL, ModelKey
 from uss_bench.study.models import Models
+from uss_bench.study.pool import pack_mask, unpack_mask
 from uss_bench.study.querying import Querying, in_voxels
-from uss_bench.study.simulation import Simulation
+from uss_bench.study.records import TrainingSet
+from uss_bench.study.simulation import Simulation, initial_cases
 from uss_bench.study.strategies import PAPER, named
 
 pytestmark = pytest.mark.whole
@@ -52,13 +58,14 @@ def simulate(cases, tmp_path):
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # as the program has
 
-    def run(name, strategies, settings=SETTINGS, team=None, change=None):
+    def run(name, strategies, settings=SETTINGS, team=None, change=None, seed=0):
         volumes = {split: {} for split in ("pool", "val", "test")}
         for case in cases:
             volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
         if change:
             change(volumes["pool"])
-        simulation = Simulation(settings, volumes, tmp_path / name, 0, torch.device("cpu"), Progress(0), team)
+        device = torch.device("cpu")
+        simulation = Simulation(settings, volumes, tmp_path / name, seed, device, Progress(0), team)
         return simulation.run(named(strategies))
 
     return run
@@ -106,11 +113,68 @@ def test_all_strategies_add_what_they_promise(simulate):
             )
             assert added["annotated_slices" if strategy == "USS" else "annotated_liver_slices"] == slices
             before = record
+    for strategy in PAPER:
+        last, final = (found[kind, strategy, 2] for kind in ("iteration", "converged"))
+        assert final.annotations.as_dict() == last.annotations.as_dict() and final.effort == last.effort
     assert found["data pool", "", None].effort == {
         "annotated_slices": 120,
         "annotated_liver_slices": liver_slices(simulate),
         "unique_patients": 3,
     }
+
+
+def test_as_many_volumes_are_annotated_as_the_settings_say(simulate):
+    numbers = {"query.initial_volumes": 2, "query.volumes_per_iteration": 2, "query.iterations": 2}
+    found = by_key(simulate("two", ("RVS",), config.resolve("smoke", flat(OVERRIDES | numbers))))
+    keys = [INITIAL, ModelKey.of_iteration("RVS", 1), ModelKey.of_iteration("RVS", 2)]
+    assert [found[key].effort["annotated_slices"] for key in keys] == [40, 80, 120]
+    assert [len(found[key].queries) for key in keys] == [0, 2, 2]
+
+
+def test_the_seed_reaches_every_draw(simulate, monkeypatch):
+    """Of weights, batches, Monte Carlo masks, queries and initial volumes."""
+    named_by, masks = [], []
+
+    def seen_train(model, sampler, validate, settings, name, *arguments):
+        named_by.append(name["seed"])
+        return train(model, sampler, validate, settings, name, *arguments)
+
+    def seen_mc(model, image, samples, seed, *arguments):
+        masks.append((samples, seed))
+        return predict_mc(model, image, samples, seed, *arguments)
+
+    monkeypatch.setattr(models_room, "train", seen_train)
+    monkeypatch.setattr(models_room, "predict_mc", seen_mc)
+    settings = config.resolve("smoke", [*flat(OVERRIDES), "query.slices_per_iteration=3"])
+    found = [by_key(simulate(f"seed-{seed}", ("USS", "RSS"), settings, seed=seed)) for seed in (5, 6)]
+    assert set(named_by) == {5, 6}
+    expected = {integer_seed(s, purpose="mc dropout", case=f"case-{n}") for s in (5, 6) for n in range(6)}
+    assert {seed for _, seed in masks} <= expected and {samples for samples, _ in masks} == {3}
+    asked = [records["iteration", "RSS", 1].queries for records in found]
+    assert asked[0] != asked[1]
+
+
+def test_the_seed_draws_weights_and_initial_volumes(cases):
+    weights = [
+        next(bare_models(SETTINGS, seed)._new_model(INITIAL).parameters()).flatten()[:3].tolist()
+        for seed in (0, 1)
+    ]
+    assert weights[0] != weights[1]
+    pool = [case for case in cases if case.split == "pool"]
+    assert len({tuple(initial_cases(pool, 2, seed)) for seed in range(20)}) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "override",
+    ["training.batch_size=3", "data.window=-100,200", "data.scale=150", "network.dropout=0.5"],
+)
+def test_a_setting_changes_what_is_trained(simulate, override):
+    found = [
+        by_key(simulate(name, ("RVS",), config.resolve("smoke", [*flat(OVERRIDES), *further])))
+        for name, further in (("as it is", []), ("changed", [override]))
+    ]
+    assert outcome(found[0][INITIAL]) != outcome(found[1][INITIAL])
 
 
 def liver_slices(simulate):
@@ -408,10 +472,33 @@ def flat(overrides):
     return [f"{name}={value}" for name, value in overrides.items()]
 
 
-def bare_models(settings):
+def bare_models(settings, seed=0):
     return Models(
-        settings, {"pool": {}, "val": {}, "test": {}}, "nowhere", 0, torch.device("cpu"), Progress(0)
+        settings, {"pool": {}, "val": {}, "test": {}}, "nowhere", seed, torch.device("cpu"), Progress(0)
     )
+
+
+def test_scores_of_a_case_by_hand():
+    """Reach of 4 mm: a voxel in z and y, two in x, so the one liver voxel grows to 3 x 3 x 5 = 45."""
+    models = bare_models(config.resolve("smoke", ["data.spacing=4,4,2", "query.dilation_mm=4,4,4"]))
+    mean, entropy = (np.zeros((4, 5, 9), np.float32) for _ in range(2))
+    mean[1, 2, 3], mean[3], entropy[2, 3, 5] = 0.5, 0.49, 45
+    found = models.scores_of("a", MonteCarlo(mean, entropy, 2 * entropy, 0.75))
+    assert (found["volume"], found["disagreement"], found["empty"]) == (1, 0.25, False)
+    assert (found["profile"], found["information"]) == ([0, 0, 1, 0], [0, 0, 2, 0])
+    assert found["liver"] == [0, 1, 0, 0]
+    assert np.argwhere(unpack_mask(found["mask"])).tolist() == [[1, 2, 3]]
+
+
+def test_an_oracle_sees_how_many_voxels_of_each_slice_are_wrong():
+    label = np.zeros((3, 2, 2), np.uint8)
+    label[1] = 1
+    predicted = label.astype(bool)
+    predicted[2] = True
+    querying = Querying(SETTINGS, {"a": SimpleNamespace(shape=label.shape, label=label)}, 0)
+    (oracle,) = named(["OSS"])
+    pool = querying._pool(oracle, TrainingSet(INITIAL, Annotations()), {"a": {"mask": pack_mask(predicted)}})
+    assert pool.cases[0].scores["errors"].tolist() == [0, 0, 4]
 
 
 def test_all_strategies_begin_with_the_same_weights_and_twins_with_others():
@@ -445,3 +532,6 @@ def test_slices_that_lie_near_annotated_ones_are_counted():
     annotations = Annotations({"a": [10]})
     queries = [("a", 9, 1.0), ("a", 11, 1.0), ("a", 12, 1.0), ("b", 10, 1.0)]
     assert Querying(settings, {}, 0)._near(queries, annotations) == 2
+    # On the paper's grid, five slices are 7.5 mm, which is no nearer than that.
+    queries = [("a", 14, 1.0), ("a", 15, 1.0)]
+    assert Querying(config.resolve("paper"), {}, 0)._near(queries, annotations) == 1
