@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from .painting import ellipsoid, join, wobble
+from .painting import ellipsoid, join, power, wobble
 
 # Mean HU by contrast phase; "veins" are the caval, hepatic and portal veins.
 ORGANS = ("liver", "spleen", "aorta", "veins", "heart", "kidney", "pancreas", "gut", "muscle")
@@ -25,7 +25,7 @@ AIR, LUNG, FAT, WATER, BONE = -1000, -850, -102, 8, 330
 def draw_tissue(rng, phases):
     """HU of one patient's organs in one of the contrast `phases`."""
     values = rng.uniform(0.88, 1.12) * np.array(PHASES[rng.choice(phases)]) + rng.normal(0, 4, len(ORGANS))
-    return dict(zip(ORGANS, values, strict=True))
+    return dict(zip(ORGANS, values.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Body:
         right, left, tendon = rng.uniform(
             ((0.39, -0.08, 0, 0.56), (-0.55, -0.05, -30, 0.5), (-0.07, 0.3, -26, 0.6)),
             ((0.49, 0.18, 0, 0.68), (-0.47, 0.1, -6, 0.6), (0.02, 0.3, -16, 0.6)),
-        ).astype(np.float32)
+        ).tolist()
         return cls(
             rng,
             width,
             slimness * width,
             squareness=rng.uniform(2, 2.5),
             wall=rng.uniform(13, 24),
-            fat=rng.choice((rng.uniform(4, 14), rng.uniform(10, 34))),
-            gap=rng.choice((rng.uniform(0, 4), rng.uniform(4, 12))),
+            fat=float(rng.choice((rng.uniform(4, 14), rng.uniform(10, 34)))),
+            gap=float(rng.choice((rng.uniform(0, 4), rng.uniform(4, 12)))),
             domes=(right, left, tendon),
             turns=rng.normal(0, (2, 2, 5)).clip((-4, -4, -12), (4, 4, 12)),
             stretch=rng.uniform(0.92, 1.08, 3),
@@ -79,17 +79,17 @@ class Body:
 
     def size(self, u, v, z, spread=0.0):
         """Half axes (3,) in mm, each up to `spread` larger or smaller than named."""
-        factors = self.rng.uniform(1 - spread, 1 + spread, 3).astype(np.float32)
-        return np.float32([u * self.width, v * self.depth, z]) * factors
+        factors = self.rng.uniform(1 - spread, 1 + spread, 3)
+        return np.array([u * self.width, v * self.depth, z]) * factors
 
     def place(self, u, v, z):
         """A point (3,) in mm near the one named: organs lie centimetres apart between patients."""
-        return self.size(u, v, z) + self.rng.normal(0, (6, 5, 7)).clip(-14, 14).astype(np.float32)
+        return self.size(u, v, z) + self.rng.normal(0, (6, 5, 7)).clip(-14, 14)
 
     def cava(self):
         """The inferior vena cava: from the pelvis through the liver's back into the heart."""
         course = (27, -420), (27, -300), (29, -90), (33, -12), (48, 25)
-        return np.float32([(19, self.spine + y, z) for y, z in course])
+        return np.array([(19, self.spine + y, z) for y, z in course])
 
 
 def paint_trunk(scene, body, tissue):
@@ -99,8 +99,8 @@ def paint_trunk(scene, body, tissue):
     """
     taper = 1 - 0.09 * np.square((scene.z + 90) / 140).clip(0, 1.5)
     u, v = scene.x / body.width, scene.y / body.depth
-    power = body.squareness
-    radius = (np.abs(u) ** power + np.abs(v) ** power) ** (1 / power) / taper
+    corners = power(np.abs(u), body.squareness) + power(np.abs(v), body.squareness)
+    radius = power(corners, 1 / body.squareness) / taper
     radius += wobble(scene, body.rng, 260, 0.02)
     cavity = (1 - radius) * (body.width * body.depth) ** 0.5
     height, steepness = np.float32(-999), body.rng.uniform(65, 115)
@@ -118,7 +118,8 @@ def paint_trunk(scene, body, tissue):
     scene.paint(lungs, LUNG + wobble(scene, body.rng, 30, 25))
     level = (scene.z + 0.55 * scene.y + body.rng.uniform(0, 26)) % 26 - 13  # ribs slope down to the front
     arch = scene.z + 140 - 0.9 * scene.y
-    scene.paint(np.minimum(4.5 - np.hypot(cavity + 0.4 * body.wall, 0.85 * level), arch), BONE)
+    ribs = 4.5 - np.sqrt(np.square(cavity + 0.4 * body.wall) + np.square(0.85 * level))
+    scene.paint(np.minimum(ribs, arch), BONE)
     return cavity, below
 
 
@@ -141,7 +142,7 @@ def paint_pelvis(scene, body, tissue, cavity):
     """Psoas muscles beside the spine, iliac wings and what a full bladder holds."""
     for side in (-1, 1):
         course = (28, -4, -110), (38, 2, -220), (52, 22, -330), (62, 50, -430)
-        psoas = np.float32([(side * x, body.spine + y, z) for x, y, z in course])
+        psoas = np.array([(side * x, body.spine + y, z) for x, y, z in course])
         scene.paint_tubes(psoas, (9, 18, 20), tissue["muscle"])
     wing = np.minimum(5 - np.abs(cavity - 2), -235 - scene.z - 0.5 * np.abs(scene.y + 10))
     scene.paint(np.minimum(wing, np.abs(scene.x) - 0.4 * body.width), BONE - 60)
@@ -155,7 +156,7 @@ def paint_arms(scene, body, tissue):
         y = body.rng.uniform(-40, 20)
         if body.rng.random() < 0.12:
             for radius, value in ((40, FAT), (33, tissue["muscle"]), (11, BONE + 200), (6, 60)):
-                scene.paint_tubes(np.float32([(x, y, -450), (x, y - 10, 150)]), radius, value)
+                scene.paint_tubes(np.array([(x, y, -450), (x, y - 10, 150)]), radius, value)
 
 
 def paint_table(scene, body):

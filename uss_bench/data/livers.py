@@ -40,7 +40,7 @@ def draw_lobes(body):
     left = body.place(0.25 - 0.6 * reach, rng.uniform(0.3, 0.55), rng.uniform(-70, -36))
     tongue = body.place(0.66, 0.05, right[2] - 0.95 * high), body.size(0.26, 0.42, 62, 0.2), (0, 0, 0)
     hilum, hollow = body.place(notch, -0.1, right[2] - 52), body.size(0.46, 0.56, rng.uniform(42, 70), 0.15)
-    at_the_edge = hilum + hollow * np.float32([0.6, 0.55, 0.3])
+    at_the_edge = hilum + hollow * np.array([0.6, 0.55, 0.3])
     thick = rng.uniform(0.34, 0.52), rng.uniform(32, 50)
     return Lobes(
         right=(right, body.size(wide, deep, high), rng.uniform((-9, -9, -10), (9, 12, 10))),
@@ -62,7 +62,7 @@ def shape_liver(scene, body, lobes, kidney):
     distance = -join(-distance, ellipsoid(scene, *lobes.hilum), 18)
     distance = join(distance, ellipsoid(scene, *lobes.caudate), 20) + wobble(scene, body.rng, 110, 2.5)
     centre, axes, turns = kidney
-    behind = centre + np.float32([0, -14, -18]), axes * np.float32([1.05, 1.5, 1.3]), turns
+    behind = centre + np.array([0, -14, -18]), axes * np.array([1.05, 1.5, 1.3]), turns
     hollows = (spine, 2, 12), (behind, body.gap / 2, 10), (lobes.fissure, 0, 3), (lobes.gallbladder, 1, 2)
     for hollow, gap, blend in hollows:
         distance = -join(-distance, ellipsoid(scene, *hollow) + gap, blend)

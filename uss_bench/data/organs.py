@@ -78,7 +78,7 @@ def paint_kidneys(scene, tissue, kidneys):
     for side, (centre, radii, turns) in zip((1, -1), kidneys, strict=True):
         scene.paint_ellipsoid(centre, radii, turns, tissue["kidney"])
         scene.paint_ellipsoid(centre, radii - 8, turns, 0.75 * tissue["kidney"])
-        scene.paint_ellipsoid(centre - np.float32([side * 11, -4, 0]), (12, 8, 24), turns, FAT + 40)
+        scene.paint_ellipsoid(centre - np.array([side * 11, -4, 0]), (12, 8, 24), turns, FAT + 40)
 
 
 def paint_heart_and_vessels(scene, body, tissue, below):
@@ -89,4 +89,4 @@ def paint_heart_and_vessels(scene, body, tissue, below):
     scene.paint_ellipsoid(centre, body.size(0.32, 0.34, 38) * wide, turns, tissue["heart"], -below - 9)
     scene.paint_tubes(body.cava(), 12, tissue["veins"])
     aorta = (-14, body.spine + 28, -420), (-14, body.spine + 28, -300), (-17, body.spine + 24, 200)
-    scene.paint_tubes(np.float32(aorta), 11, tissue["aorta"])
+    scene.paint_tubes(np.array(aorta), 11, tissue["aorta"])

@@ -2,6 +2,9 @@
 
 Arrays are `(x, y, z)`. Shapes are signed distances in mm, positive inside; they are exact for tubes and good
 near the surface for the rest, which is all that painting with soft edges needs.
+
+A phantom is the same on every processor and under every version of NumPy: images are float32 throughout and
+meet plain numbers only; and they are made of sums, products, quotients, square roots, `sine` and `power`.
 """
 
 from dataclasses import dataclass, replace
@@ -32,9 +35,9 @@ class Scene:
     @classmethod
     def of(cls, hu, grid, pose, edge):
         """The scene of an unbent body."""
-        back = np.linalg.inv(np.vstack([pose, (0, 0, 0, 1)])).astype(np.float32)
+        back = np.linalg.inv(np.vstack([pose, (0, 0, 0, 1)]))[:3].tolist()
         x, y, z = grid
-        body = (a * x + b * y + c * z + shift for a, b, c, shift in back[:3])
+        body = (a * x + b * y + c * z + shift for a, b, c, shift in back)
         return cls(hu, *body, grid, pose, 0.0, edge)
 
     def bent(self, rng, wavelength, amplitude):
@@ -58,7 +61,7 @@ class Scene:
         return replace(self, hu=self.hu[box], x=self.x[box], y=self.y[box], z=self.z[box], grid=grid)
 
     def paint(self, distance, value):
-        self.hu[...] += np.clip(distance / self.edge + 0.5, 0, 1) * (value - self.hu)
+        self.hu[...] += np.clip(distance / self.edge + 0.5, 0, 1) * (np.asarray(value, np.float32) - self.hu)
 
     def paint_ellipsoid(self, centre, radii, turns, value, room=None):
         """`room`, a signed distance (x, y, z), clips what is painted."""
@@ -68,7 +71,7 @@ class Scene:
 
     def paint_tubes(self, points, radii, value, room=None):
         """A chain of tubes; `radii` is one number, or one for each of the tubes."""
-        radii = np.broadcast_to(radii, len(points) - 1)
+        radii = np.broadcast_to(radii, len(points) - 1).tolist()
         for (start, end), radius in zip(pairwise(points), radii, strict=True):
             box = self.box(np.minimum(start, end) - radius, np.maximum(start, end) + radius)
             if any(side.start == side.stop for side in box):
@@ -80,19 +83,24 @@ class Scene:
 def ellipsoid(scene, centre, radii, turns=(0, 0, 0)):
     """Signed distance (x, y, z) to an ellipsoid whose axes are turned by `turns` degrees about x, y and z."""
     axes = Rotation.from_euler("xyz", turns, degrees=True).as_matrix()
-    form = (axes / np.square(radii) @ axes.T).astype(np.float32)
-    dx, dy, dz = scene.x - centre[0], scene.y - centre[1], scene.z - centre[2]
-    squares = dx * (form[0, 0] * dx + 2 * form[0, 1] * dy + 2 * form[0, 2] * dz)
-    squares += dy * (form[1, 1] * dy + 2 * form[1, 2] * dz) + form[2, 2] * dz * dz
+    (xx, xy, xz), (_, yy, yz), (*_, zz) = (axes / np.square(radii) @ axes.T).tolist()
+    dx, dy, dz = _offsets(scene, centre)
+    squares = dx * (xx * dx + 2 * xy * dy + 2 * xz * dz) + dy * (yy * dy + 2 * yz * dz) + zz * dz * dz
     return (1 - np.sqrt(np.maximum(squares, 0))) * float(np.prod(radii)) ** (1 / 3)
 
 
 def tube(scene, start, end, radius):
     """Signed distance (x, y, z) to a round-ended tube."""
-    along = end - start
-    dx, dy, dz = scene.x - start[0], scene.y - start[1], scene.z - start[2]
-    t = np.clip((dx * along[0] + dy * along[1] + dz * along[2]) / (along @ along), 0, 1)
-    return radius - np.sqrt((dx - t * along[0]) ** 2 + (dy - t * along[1]) ** 2 + (dz - t * along[2]) ** 2)
+    u, v, w = (end - start).tolist()
+    dx, dy, dz = _offsets(scene, start)
+    t = np.clip((dx * u + dy * v + dz * w) / (u * u + v * v + w * w), 0, 1)
+    return radius - np.sqrt((dx - t * u) ** 2 + (dy - t * v) ** 2 + (dz - t * w) ** 2)
+
+
+def _offsets(scene, point):
+    """How far voxels lie from a point along each axis, `(x, y, z)` in mm."""
+    x, y, z = (float(number) for number in point)
+    return scene.x - x, scene.y - y, scene.z - z
 
 
 def smooth_path(points, step):
@@ -100,7 +108,7 @@ def smooth_path(points, step):
     points = np.asarray(points, np.float64)
     lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     curve = make_interp_spline(lengths, points, k=min(3, len(points) - 1))
-    return curve(np.linspace(0, lengths[-1], int(lengths[-1] / step) + 2)).astype(np.float32)
+    return curve(np.linspace(0, lengths[-1], int(lengths[-1] / step) + 2)).round(6)
 
 
 def wobble(scene, rng, wavelength, amplitude):
@@ -109,9 +117,23 @@ def wobble(scene, rng, wavelength, amplitude):
     for _ in range(4):
         lengths, shifts = wavelength * rng.uniform(0.7, 1.6, 3), rng.uniform(0, 2 * np.pi, 3)
         waves = zip(scene.grid, lengths, shifts, strict=True)
-        x, y, z = (np.sin(axis * float(2 * np.pi / length) + float(shift)) for axis, length, shift in waves)
+        x, y, z = (sine(axis * float(2 * np.pi / length) + float(shift)) for axis, length, shift in waves)
         field = field + x * y * z
     return field * (amplitude * 2**0.5)
+
+
+def sine(angle):
+    """np.sin of float32 to its last digit: see `power`."""
+    return np.sin(angle.astype(np.float64)).astype(np.float32)
+
+
+def power(base, exponent):
+    """`base ** exponent` of float32 to its last digit.
+
+    NumPy's own float32 functions err in the last digit, in other places on each kind of processor. Worked out
+    in float64 and rounded, they agree; sums, products, quotients and square roots do so anyway.
+    """
+    return np.power(base.astype(np.float64), exponent).astype(np.float32)
 
 
 def join(first, second, blend):

@@ -68,7 +68,7 @@ def open_scene(protocol, body, bottom):
     affine[:3, 3] = x[0], y[0], z[0]
     hu = np.full((len(x), len(y), len(z)), AIR, np.float32)
     grid = np.ix_(*(axis.astype(np.float32) for axis in (x, y, z)))
-    return Scene.of(hu, grid, body.pose, (spacing + slice_spacing) / 2), affine
+    return Scene.of(hu, grid, body.pose, float(spacing + slice_spacing) / 2), affine
 
 
 def begin_case(protocol, variant, rng, variant_rng):
@@ -115,8 +115,8 @@ def add_noise(scene, protocol, rng):
     noise = rng.standard_normal(scene.hu.shape, np.float32)
     for axis in (0, 1):
         noise = gaussian_filter1d(noise, protocol.blur, axis, truncate=3)
-    strength = rng.uniform(*protocol.noise) / noise.std()
-    scene.hu[...] += noise * np.where(scene.hu < -900, 0.5 * strength, strength)
+    strength = float(rng.uniform(*protocol.noise) / noise.std(dtype=np.float64))
+    scene.hu[...] += strength * noise * np.where(scene.hu < -900, np.float32(0.5), np.float32(1))
 
 
 def make_phantom(case_id, site, variant):

@@ -74,15 +74,16 @@ def vary_liver(variant, scene, liver, room, tissue, rng):
 
 def resect(scene, liver, rng):
     """What a right or left resection leaves of the liver, cut along a slightly bent plane."""
-    along = rng.choice((-1, 1)) * (scene.x + 0.25 * scene.y + wobble(scene, rng, 110, 3))
-    return np.minimum(liver, np.quantile(along[liver > 0], rng.uniform(0.3, 0.7)) - along)
+    along = float(rng.choice((-1, 1))) * (scene.x + 0.25 * scene.y + wobble(scene, rng, 110, 3))
+    cut = np.quantile(along[liver > 0].astype(np.float64), rng.uniform(0.3, 0.7))
+    return np.minimum(liver, float(cut) - along)
 
 
 def draw_balls(scene, liver, rng, count, radii, depth=4):
     """Box and signed distance in it of `count` roundish shapes, centred `depth` mm deep in the liver."""
-    inside = np.argwhere(liver > min(depth, 0.8 * liver.max()))
+    inside = np.argwhere(liver > min(depth, 0.8 * float(liver.max())))
     for voxel in inside[rng.integers(len(inside), size=count)]:
-        centre = np.float32([axis[tuple(voxel)] for axis in (scene.x, scene.y, scene.z)])
+        centre = np.array([float(axis[tuple(voxel)]) for axis in (scene.x, scene.y, scene.z)])
         radius = rng.uniform(*radii) * rng.uniform(0.8, 1.25, 3)
         box = scene.box(centre - radius.max(), centre + radius.max())
         yield box, ellipsoid(scene.crop(box), centre, radius, rng.uniform(-40, 40, 3))
@@ -124,7 +125,7 @@ GROWTHS = {"lesions": lesions, "cysts": cysts, "tumour": tumour, "embolized": em
 def draw_fluid(variant, scene, body, liver, cavity, rng):
     """Signed distance (x, y, z) of free fluid around the liver and along the flanks, if there is any."""
     share = {"ascites": 1.0, "cirrhotic": 0.4}.get(variant, 0.0)
-    around, flank = rng.uniform((18, 16), (40, 40))
+    around, flank = rng.uniform((18, 16), (40, 40)).tolist()
     if rng.random() >= share:
         return None
     reach = np.maximum(around + liver, flank - cavity)
