@@ -140,6 +140,17 @@ def test_seeds_cannot_stand_in_for_cases():
     assert seeds_needed(spread_around(0.05, 0.001, seeds=3) + noise - noise.mean()) < 10
 
 
+def test_with_few_cases_more_seeds_may_decide_less():
+    """Of three cases: 30 seeds would decide, as many as one likes would not."""
+    rng = np.random.default_rng(0)
+    found = [
+        seeds_needed(scale * rng.normal(size=3) + rng.normal(size=(3, 3)) + 2 * rng.random())
+        for scale in (0.3, 0.6, 0.9)
+        for _ in range(60)
+    ]
+    assert sum(20 < needed <= 100 for needed in found) > 3 and np.inf in found
+
+
 @pytest.mark.parametrize("mean", [0.0, 0.002])
 def test_the_seeds_needed_for_equivalence_do_reach_it(mean):
     """Only seeds differ, by 0.01: with as many as were said, four in five repetitions end in a verdict."""

@@ -99,8 +99,8 @@ def paint_trunk(scene, body, tissue):
     """
     taper = 1 - 0.09 * np.square((scene.z + 90) / 140).clip(0, 1.5)
     u, v = scene.x / body.width, scene.y / body.depth
-    corners = power(np.abs(u), body.squareness) + power(np.abs(v), body.squareness)
-    radius = power(corners, 1 / body.squareness) / taper
+    total = power(np.abs(u), body.squareness) + power(np.abs(v), body.squareness)
+    radius = power(total, 1 / body.squareness) / taper
     radius += wobble(scene, body.rng, 260, 0.02)
     cavity = (1 - radius) * (body.width * body.depth) ** 0.5
     height, steepness = np.float32(-999), body.rng.uniform(65, 115)

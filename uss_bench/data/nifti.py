@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -138,7 +137,9 @@ def write_on_grid(path: str | Path, values: np.ndarray, header: Header) -> None:
 
 def _write(path: str | Path, image: nib.Nifti1Image) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
+        # Not gzip.compress, whose header differs between versions of Python.
+        packer = zlib.compressobj(4, wbits=31)
+        temporary.write_bytes(packer.compress(image.to_bytes()) + packer.flush())
 
 
 def _turned(header: Header, voxels: bytes | bytearray, shape: Sequence[int]) -> np.ndarray:

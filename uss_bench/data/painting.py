@@ -3,8 +3,9 @@
 Arrays are `(x, y, z)`. Shapes are signed distances in mm, positive inside; they are exact for tubes and good
 near the surface for the rest, which is all that painting with soft edges needs.
 
-A phantom is the same on every processor and under every version of NumPy: images are float32 throughout and
-meet plain numbers only; and they are made of sums, products, quotients, square roots, `sine` and `power`.
+So that phantoms depend neither on the processor nor on the version of NumPy, images are float32 throughout,
+meet plain numbers or float32 only, and use no function that is rounded in various ways, such as NumPy's own
+float32 sine and power.
 """
 
 from dataclasses import dataclass, replace
@@ -108,7 +109,7 @@ def smooth_path(points, step):
     points = np.asarray(points, np.float64)
     lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     curve = make_interp_spline(lengths, points, k=min(3, len(points) - 1))
-    return curve(np.linspace(0, lengths[-1], int(lengths[-1] / step) + 2)).round(6)
+    return curve(np.linspace(0, lengths[-1], int(lengths[-1] / step) + 2)).round(6)  # LAPACKs differ
 
 
 def wobble(scene, rng, wavelength, amplitude):
@@ -123,12 +124,12 @@ def wobble(scene, rng, wavelength, amplitude):
 
 
 def sine(angle):
-    """np.sin of float32 to its last digit: see `power`."""
+    """Sine of float32, rounded as `power` is."""
     return np.sin(angle.astype(np.float64)).astype(np.float32)
 
 
 def power(base, exponent):
-    """`base ** exponent` of float32 to its last digit.
+    """`base ** exponent` of float32, rounded correctly, all but never otherwise.
 
     NumPy's own float32 functions err in the last digit, in other places on each kind of processor. Worked out
     in float64 and rounded, they agree; sums, products, quotients and square roots do so anyway.

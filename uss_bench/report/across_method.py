@@ -45,8 +45,8 @@ def limits(seeds: Seeds) -> str:
             points.append(
                 "Where seeds are what varies, the observed difference of a pair must exceed "
                 f"{found.distinct:.1f} standard deviations of that difference between seeds to be told from "
-                f"zero; a true one is found with a chance of {100 * POWER:.0f}% where it is "
-                f"{found.findable:.1f} of them."
+                f"zero; a true difference of {found.findable:.1f} is found with a chance of "
+                f"{100 * POWER:.0f}%. Both are for one pair, before correction for several."
             )
     if decides and count == LEAST_SEEDS:
         points.append(f"In simulations, up to 9% of the intervals of {count} seeds miss the truth, not 5%.")
@@ -74,9 +74,10 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         "0.5 beside a verdict, which is on means. Verdicts: better or worse, where the interval leaves zero "
         f"out; equivalent, where it lies within ± {ropes}, on whichever side of zero; else undecided, which "
         "is not equal. Distances and areas have no such region. The seeds that would decide are a guess "
-        f"from these very estimates: so many would give a verdict with a chance of {100 * POWER:.0f}%, were "
-        "they the truth. No number of seeds would do where the cases are too few. Without a region of "
-        "equivalence there is a number even where nothing differs."
+        "from these very estimates: so many would give a verdict, before correction, with a chance of "
+        f"{100 * POWER:.0f}%, were they the truth. No number of seeds would do where the cases are too few "
+        "or the means are equal; else, without a region of equivalence, there is a number even where nothing "
+        "truly differs."
     )
     if len(seeds.runs) >= RANKED_SEEDS:
         text += (
@@ -99,9 +100,9 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
             f"{listed(COMPARED)} at {plural(budgets, 'budget')}{area}; and {others} with the initial and the "
             "data pool model, at the top. Intervals and verdicts are per comparison: where "
             f"nothing differs, about 1 in 20{few} is called better or worse, in DICE fewer, where "
-            f"equivalence can be shown. p (Holm) is corrected for the {plural(pairs, 'pair')} of one metric "
-            "at one budget; so are the answers at the top, and whether a strategy's model is above the data "
-            "pool's."
+            "equivalence can be shown. p (Holm) is that of the same t, corrected for the "
+            f"{plural(pairs, 'pair')} of one metric at one budget; so corrected is which strategies the top "
+            "calls better, and which above the data pool's model."
         )
     return "\n\n".join([text, *_missed(seeds)])
 

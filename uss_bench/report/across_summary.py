@@ -59,8 +59,7 @@ def _headroom(seeds: Seeds) -> str:
     text = (
         f"Over {plural(len(seeds.runs), 'seed')} and {tested_on(seeds.first)}, the initial model has a mean "
         f"DICE of {initial.mean():.3f} and the model trained on the whole pool {pool.mean():.3f}, a "
-        f"difference of {difference_text(found, 'DICE')}: "
-        f"{answer}{longer_training(seeds.runs.values())}."
+        f"difference of {difference_text(found, 'DICE')}{longer_training(seeds.runs.values())}: {answer}."
     )
     if 0 < SATURATED * pool.mean() <= initial.mean():
         share = 100 * initial.mean() / pool.mean()
@@ -101,9 +100,7 @@ def _gain(seeds: Seeds) -> str:
 
 
 def _final_models(seeds: Seeds) -> str:
-    """The final models, and with how much effort they came about; empty where all are oracles."""
-    if not seeds.contenders:
-        return ""
+    """The final models, and with how much effort they came about."""
     efforts = [seeds.effort(seeds.budgets[0].key(name)).mean() for name in seeds.contenders]
     slices = span(f"{min(efforts):.0f}", f"{max(efforts):.0f}")
     return f"Among the {seeds.final_word} models (after {slices} equivalent slices)"
@@ -114,7 +111,7 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if not comparisons:
         return
     if seeds.overlapping:
-        yield f"At equal effort ({AREA}), {_found(chosen(comparisons, 'DICE', AREA))}."
+        yield f"At equal effort ({AREA}), in DICE, {_found(chosen(comparisons, 'DICE', AREA))}."
     final = {metric: chosen(comparisons, metric, seeds.budgets[0].title) for metric in COMPARED}
     answers = [f"In {metric}, {_found(pairs)}." for metric, pairs in final.items()]
     yield f"{_final_models(seeds)}: {' '.join(answers)}{_mixed(final['DICE'])}"
@@ -124,6 +121,7 @@ def _found(pairs: Sequence[Comparison]) -> str:
     """What holds of the pairs of a metric at a budget when corrected for their number, and what is left."""
     widest = max(pairs, key=lambda each: abs(each.found.mean))
     gap = f"{widest.first} − {widest.second}: {difference_text(widest.found, widest.metric)}"
+    gap = f"{gap} {METRICS[widest.metric].unit}".strip()
     if widest.found.low is None:
         return f"nothing can be decided; the widest difference is {gap}"
     if len(pairs) == 1 and not widest.decided:
@@ -137,7 +135,7 @@ def _found(pairs: Sequence[Comparison]) -> str:
         answer = listed([*named, *more])
     verdicts = [each.found.verdict for each in pairs]
     counts = {
-        "would differ uncorrected": sum(each.decided for each in pairs) - len(holding),
+        "better only before correction": sum(each.decided for each in pairs) - len(holding),
         f"equivalent within {rope_of(widest.metric, widest.budget):g}": verdicts.count("equivalent"),
         "undecided": verdicts.count("undecided"),
     }
@@ -162,13 +160,13 @@ def _mixed(pairs: Sequence[Comparison]) -> str:
     if not moves:
         return ""
     return (
-        " All this is on the variants of the test split; in the pool's mix of them, differences in DICE are "
-        f"up to {max(moves):.3f} other."
+        " With variants of patients as frequent as in the pool, differences in DICE between them change by "
+        f"up to {max(moves):.3f}."
     )
 
 
 def _retraining(seeds: Seeds) -> str:
-    text = "Without twins (`query.twins`), nothing here shows what retraining alone does."
+    text = "Without twins (`query.twins`), nothing here shows how far retraining alone moves a mean DICE."
     if seeds.twins:
         models = np.array([seeds.means(key, "DICE") for key in (INITIAL, *seeds.twins)])
         deviation = np.sqrt(models.var(axis=0, ddof=1).mean())
@@ -180,8 +178,8 @@ def _retraining(seeds: Seeds) -> str:
     if len(seeds.contenders) > 1:
         unshared, low, high = unshared_deviation(seeds, seeds.budgets[0], "DICE")
         text += (
-            f" For {seeds.final_word} models, what the strategies of a seed do not share (batches, dropout, "
-            f"queries) is estimated to do so by {unshared:.3f} [{low:.3f}, {high:.3f}]."
+            f" What the strategies of a seed do not share (batches, dropout, queries) moves that of "
+            f"{seeds.final_word} models by an estimated {unshared:.3f} [{low:.3f}, {high:.3f}]."
         )
     return text
 

@@ -14,7 +14,7 @@ from .pairs import COMPARED, Comparison
 from .seeds import Budget, Seeds
 from .summary import MIXED
 from .tables import by_iteration
-from .verdicts import PairedDifference, has_interval, win_matrix
+from .verdicts import MOST_SEEDS, PairedDifference, has_interval, win_matrix
 from .words import (
     commit_text,
     interval_text,
@@ -25,8 +25,6 @@ from .words import (
     titled,
     value_text,
 )
-
-MOST_SEEDS = 100  # that are worth planning for
 
 
 def key_table(seeds: Seeds) -> str:
@@ -98,23 +96,24 @@ def difference_text(found: PairedDifference, metric: str) -> str:
 def _improvement_text(found: PairedDifference, scores: int) -> str:
     """The share of scores that the first won, and its interval; of how many, where it won all or none."""
     if found.improvement in (0, 1):
-        return f"{'all' if found.improvement else 'none'} of {scores}"
+        return f"{found.improvement:.0f} ({'all' if found.improvement else 'none'} of {scores})"
     if found.improvement_low is None:
         return f"{found.improvement:.2f}"
     return f"{found.improvement:.2f} [{found.improvement_low:.2f}, {found.improvement_high:.2f}]"
 
 
 def seeds_text(needed: float | None) -> str:
-    """Seeds that would decide, to one digit: they are known no better.
+    """Seeds that would decide, rounded up to one digit: they are known no better.
 
-    >>> seeds_text(8), seeds_text(34), seeds_text(2000), seeds_text(float("inf")), seeds_text(None)
-    ('~8 seeds', '~30 seeds', '> 100 seeds', 'no number of seeds', '')
+    >>> seeds_text(8), seeds_text(31), seeds_text(2000), seeds_text(float("inf")), seeds_text(None)
+    ('~8 seeds', '~40 seeds', '> 100 seeds', 'no number of seeds', '')
     """
     if needed is None:
         return ""
     if needed > MOST_SEEDS:
         return f"> {MOST_SEEDS} seeds" if np.isfinite(needed) else "no number of seeds"
-    return f"~{float(f'{needed:.1g}'):.0f} seeds"
+    unit = 10 ** (len(str(needed)) - 1)
+    return f"~{-(-needed // unit) * unit} seeds"
 
 
 def wins(seeds: Seeds, metric: str) -> str:
@@ -141,7 +140,7 @@ def areas(seeds: Seeds) -> str:
     rows.append(["mean ± sd", *(mean_and_deviation(height, ".3f") for height in heights.values())])
     if has_interval(len(seeds.runs), len(seeds.first.cases)):
         found = [crossed_mean(seeds.areas(name)).interval for name in heights]
-        rows.append(["95% interval", *(interval_text(*ends, 3, sign="") for ends in found)])
+        rows.append(["95%, over seeds and cases", *(interval_text(*ends, 3, sign="") for ends in found)])
     return markdown_table(["Seed (equivalent slices)", *heights], rows)
 
 
@@ -170,9 +169,12 @@ def components(seeds: Seeds) -> str:
 
 def budget_components(seeds: Seeds, budget: Budget, metric: str) -> dict[str, float]:
     """Variance components of the contenders' models at a budget, `{source: variance}`."""
-    return variance_components(
-        np.array([seeds.scores(budget.key(name), metric) for name in seeds.contenders])
-    )
+    return variance_components(_contenders_scores(seeds, budget, metric))
+
+
+def _contenders_scores(seeds: Seeds, budget: Budget, metric: str) -> np.ndarray:
+    """`(strategies, seeds, cases)`."""
+    return np.array([seeds.scores(budget.key(name), metric) for name in seeds.contenders])
 
 
 def unshared_deviation(seeds: Seeds, budget: Budget, metric: str) -> tuple[float, float, float]:
@@ -181,8 +183,7 @@ def unshared_deviation(seeds: Seeds, budget: Budget, metric: str) -> tuple[float
     That is the mean square of strategy × seed, which holds the rest too, over the number of cases. Its 95%
     interval follows.
     """
-    scores = np.array([seeds.scores(budget.key(name), metric) for name in seeds.contenders])
-    square, freedom = mean_squares(scores)[0, 1]
+    square, freedom = mean_squares(_contenders_scores(seeds, budget, metric))[0, 1]
     deviation = (square / len(seeds.first.cases)) ** 0.5
     low, high = (limit * deviation for limit in scale_limits(freedom))
     return deviation, low, high

@@ -48,7 +48,7 @@ def _mean(results: Results, key: ModelKey, metric: str) -> float:
 
 
 def tested_on(results: Results) -> str:
-    """How many test cases there are, and what and of whom they are, where a reader could mistake that."""
+    """How many test cases there are, what they show, and of how many patients, where that is not plain."""
     text = plural(len(results.cases), "test case")
     if is_default_manifest(results.provenance["manifest_sha256"]):
         text = f"{text} (synthetic phantoms)"

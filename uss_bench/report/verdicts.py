@@ -6,7 +6,6 @@ Pure functions of arrays. `crossed` says where the intervals come from.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +24,8 @@ from .crossed import (
 
 LEAST_SEEDS = LEAST_CASES = 3  # for an interval and a verdict
 RANKED_SEEDS = 6  # from which a signed-rank test over seeds can reach p < 0.05
-ENDLESS_SEEDS = 10**6  # where so many would not decide, none would
+MOST_SEEDS = 100  # that are worth planning for
+ENDLESS_SEEDS = 10**6  # where so many would not decide either, none would
 POWER = 0.80  # chance of a verdict that `seeds_needed` plans for
 
 
@@ -52,8 +52,8 @@ class PairedDifference:
     verdict : str
         On the first: "better", "worse", "equivalent" or "undecided".
     seeds_needed : float or None
-        How many seeds would decide what is undecided, infinite where no number would; None where it is
-        decided, and where there is no interval.
+        How many seeds would decide what is undecided, see `seeds_needed`; None where it is decided, and where
+        there is no interval.
     """
 
     mean: float
@@ -167,8 +167,8 @@ def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> float:
 
     The estimate must clear zero, or both ends of the region of equivalence, by the reach of the interval and
     by how far it may itself go astray. Where the cases are too few, no number of seeds does. It is a plan
-    from the very estimates that left the pair undecided: where nothing differs and there is no region of
-    equivalence, it names a number all the same.
+    from the very estimates that left the pair undecided: where nothing truly differs and there is no region
+    of equivalence, it names a number all the same.
 
     Parameters
     ----------
@@ -180,7 +180,8 @@ def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> float:
     Returns
     -------
     float
-        More than there are; infinite where `ENDLESS_SEEDS` would not be enough.
+        More than there are; `ENDLESS_SEEDS` where it takes more than `MOST_SEEDS`, infinite where no number
+        would be enough.
     """
     seeds, cases = difference.shape
     of_seeds, of_cases, rest = crossed_squares(difference)
@@ -194,9 +195,9 @@ def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> float:
         ends = special.stdtr(freedom, (rope + np.array([mean, -mean])) / error - reach)
         return max(differs, ends.sum() - 1) > POWER
 
-    plans = range(seeds + 1, ENDLESS_SEEDS + 1)  # the more seeds, the surer the verdict
-    place = bisect_left(plans, True, key=decides)
-    return plans[place] if place < len(plans) else math.inf
+    # Not bisected: more seeds may decide less, since t is wide where cases are few.
+    plans = (*range(seeds + 1, MOST_SEEDS + 1), ENDLESS_SEEDS)
+    return next((planned for planned in plans if decides(planned)), math.inf)
 
 
 def win_matrix(means: np.ndarray, higher_is_better: bool) -> np.ndarray:
