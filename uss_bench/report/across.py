@@ -109,8 +109,8 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     )
     yield (
         "## Is one strategy better than another?\n\n"
-        "Paired differences of the means over seeds and cases; verdicts are bold where they hold after Holm's "
-        f"correction for all pairs. “How this was computed”, below, says what p and P are.{which}"
+        "Paired differences of the means over seeds and cases; verdicts are bold where they hold after "
+        f"Holm's correction for all pairs. “How this was computed”, below, says what p and P are.{which}"
     )
     yield "### Effort\n\n" + _at_equal_effort(seeds, comparisons)
     efforts = listed(
