@@ -50,6 +50,7 @@ def _dice_difference(seeds: Seeds, first: ModelKey, second: ModelKey) -> PairedD
 def _headroom(seeds: Seeds) -> str:
     found = _dice_difference(seeds, DATA_POOL, INITIAL)
     initial, pool = (seeds.means(key, "DICE") for key in (INITIAL, DATA_POOL))
+    steps = map(seeds.steps, (INITIAL, DATA_POOL))
     answer = {
         "better": "there is headroom",
         "worse": "there is none",
@@ -59,7 +60,7 @@ def _headroom(seeds: Seeds) -> str:
     text = (
         f"Over {plural(len(seeds.runs), 'seed')} and {tested_on(seeds.first)}, the initial model has a mean "
         f"DICE of {initial.mean():.3f} and the model trained on the whole pool {pool.mean():.3f}, a "
-        f"difference of {difference_text(found, 'DICE')}{longer_training(seeds.runs.values())}: {answer}."
+        f"difference of {difference_text(found, 'DICE')}{longer_training(*steps)}: {answer}."
     )
     if 0 < SATURATED * pool.mean() <= initial.mean():
         share = 100 * initial.mean() / pool.mean()

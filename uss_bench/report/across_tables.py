@@ -22,6 +22,7 @@ from .words import (
     markdown_table,
     p_text,
     signed,
+    span,
     titled,
     value_text,
 )
@@ -35,7 +36,7 @@ def key_table(seeds: Seeds) -> str:
         [
             name,
             mean_and_deviation(seeds.effort(key), ".0f"),
-            seeds.steps(key),
+            span(min(seeds.steps(key)), max(seeds.steps(key))),
             *(mean_and_deviation(seeds.means(key, metric), _format(metric)) for metric in PAPER_METRICS),
         ]
         for name, key in shown.items()

@@ -18,7 +18,6 @@ from ..runtime.errors import InputError
 from ..study.keys import INITIAL, ModelKey
 from .effort import equivalent_slices, mean_height
 from .results import TABLES, Results, read_scores, require_files, results_of
-from .words import span
 
 # Tables of which every seed has its own; the volumes are the same for all.
 BY_SEED = tuple(name for name in TABLES if name != paths.VOLUMES)
@@ -107,10 +106,9 @@ class Seeds:
         """Equivalent slices behind a model, `(seeds,)`."""
         return np.array([equivalent_slices(run, key) for run in self.runs.values()])
 
-    def steps(self, key: ModelKey) -> str:
-        """How many steps a model was trained for, from the least to the most over seeds."""
-        steps = [run.training[key]["last_step"] for run in self.runs.values()]
-        return span(min(steps), max(steps))
+    def steps(self, key: ModelKey) -> list[int]:
+        """How many steps a model was trained for, seed by seed."""
+        return [run.training[key]["last_step"] for run in self.runs.values()]
 
     def areas(self, strategy: str) -> np.ndarray:
         """Mean height of each case's curve of DICE over the effort, `(seeds, cases)`.

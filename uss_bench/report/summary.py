@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -67,11 +67,8 @@ def dependence(results: Results) -> str:
     )
 
 
-def longer_training(runs: Iterable[Results]) -> str:
-    """That the pool model was trained longer than the initial one in some run, in brackets; else empty."""
-    initial, pool = zip(
-        *([run.training[key]["last_step"] for key in (INITIAL, DATA_POOL)] for run in runs), strict=True
-    )
+def longer_training(initial: Sequence[int], pool: Sequence[int]) -> str:
+    """That in some run the pool model was trained for more steps than the initial one; else empty."""
     if not any(few < many for few, many in zip(initial, pool, strict=True)):
         return ""
     steps = [span(min(counts), max(counts)) for counts in (initial, pool)]
@@ -81,10 +78,11 @@ def longer_training(runs: Iterable[Results]) -> str:
 def _headroom(results: Results) -> str:
     initial, pool = _dice(results, INITIAL), _dice(results, DATA_POOL)
     above = [key.title for key in results.scores if _dice(results, key) > pool]
+    steps = ([results.training[key]["last_step"]] for key in (INITIAL, DATA_POOL))
     text = (
         f"On {tested_on(results)}, the initial model reaches a mean DICE of {initial:.3f} and the model "
         f"trained on the whole pool {pool:.3f}: a headroom of "
-        f"{round(pool, 3) - round(initial, 3):.3f}{longer_training([results])}."
+        f"{round(pool, 3) - round(initial, 3):.3f}{longer_training(*steps)}."
     )
     if 0 < SATURATED * pool <= initial:
         text += f" Warning: the initial model is at {100 * initial / pool:.0f}% of the pool model already."
