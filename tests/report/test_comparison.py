@@ -63,7 +63,9 @@ def made_up(**found):
 def test_the_same_pair_supported_here_and_there():
     """Published, converged, DICE: USS is the best, and all others have three stars."""
     tests = made_up(DICE_converged=("USS", {"UVS": 0.2, "RVS": 0.04, "RSS": 0.0005}))
-    cells = cells_of(comparison.supported(tests, NO_FITS))
+    agree, table = comparison.supported(tests, NO_FITS).split("\n\n")
+    assert agree == "2 of 2 have the same direction."
+    cells = cells_of(table)
     assert cells == {
         ("Final models: RVS, USS", "Metric"): "DICE", ("Final models: USS, RSS", "Metric"): "DICE",
         ("Final models: RVS, USS", "published"): r"USS ahead\*\*\*",
@@ -76,7 +78,9 @@ def test_the_same_pair_supported_here_and_there():
 def test_the_opposite_direction():
     """RSS is the best here and differs from USS, and from UVS, which the paper has no test of."""
     tests = made_up(DICE_converged=("RSS", {"UVS": 0.001, "RVS": 0.3, "USS": 0.01}))
-    cells = cells_of(comparison.supported(tests, NO_FITS))
+    agree, table = comparison.supported(tests, NO_FITS).split("\n\n")
+    assert agree == "0 of 1 have the same direction."
+    cells = cells_of(table)
     assert {row for row, _ in cells} == {"Final models: USS, RSS"}
     assert cells["Final models: USS, RSS", "here"] == r"RSS ahead\*"
 
@@ -89,7 +93,7 @@ def test_what_either_side_does_not_support_is_left_out():
         made_up(DICE_converged=("USS", {"MID": 0.001}), DICE_iteration=("MID", {"USS": 0.001})),
         made_up(RVE_iteration=("USS", {"UVS": 0.05})),
     ):
-        assert comparison.supported(tests, NO_FITS).startswith("There is none")
+        assert comparison.supported(tests, NO_FITS) == "none."
 
 
 def fit(coefficient, p):
@@ -101,7 +105,9 @@ def fit(coefficient, p):
 def test_effects_supported_here_and_there():
     """Published intervals leave out zero for both effects on DICE and MSD, and for none on RVE and HD."""
     fits = {"DICE": fit(0.02, 0.01), "RVE": fit(0.5, 0.01), "MSD": fit(0.3, 0.001), "HD": fit(-5, 0.001)}
-    cells = cells_of(comparison.supported(made_up(), fits), key=2)
+    agree, table = comparison.supported(made_up(), fits).split("\n\n")
+    assert agree == "2 of 4 have the same direction."
+    cells = cells_of(table, key=2)
     assert {place: cell for place, cell in cells.items() if place[1] != "Metric"} == {
         (("Uncertainty sampling", "DICE"), "published"): "0.012",
         (("Uncertainty sampling", "DICE"), "here"): "0.020",
@@ -112,7 +118,7 @@ def test_effects_supported_here_and_there():
         (("Slice sampling", "MSD [mm]"), "here"): "0.30",
     }  # fmt: skip
     noise = dict.fromkeys(DECIMALS, fit(0.02, 0.06))
-    assert comparison.supported(made_up(), noise).startswith("There is none")
+    assert comparison.supported(made_up(), noise) == "none."
 
 
 def packaged(name):

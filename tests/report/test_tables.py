@@ -18,6 +18,7 @@ from builders import keyed
 
 from uss_bench.report import further, tables, words
 from uss_bench.report.results import read_results
+from uss_bench.study.keys import ModelKey
 
 REPORT = Path(__file__).parent / "data" / "report"
 STRATEGIES = ("UVS", "RVS", "USS", "RSS")
@@ -173,7 +174,8 @@ def test_table_2(results):
 
 
 def test_table_3(results):
-    header, rows = parsed(tables.training_steps(results))
+    table = tables.training_steps(results).removeprefix(".\n\n")
+    header, rows = parsed(table)
     assert header == ["", *STRATEGIES, "no query"]
     assert [row[0] for row in rows] == ["initial", "iter. 1", "iter. 2", "iter. 2 (final)", "data pool"]
     names = {"initial": "initial", "data pool": "data pool"}
@@ -183,10 +185,22 @@ def test_table_3(results):
             row["model"], f"iter. {row['iteration']}{' (final)' * (row['model'] == 'converged')}"
         )
         expected[title, row["strategy"] or "no query"] = f"{row['best_step']} of {row['last_step']}"
-    assert {
-        place: cell for place, cell in cells_of(tables.training_steps(results)).items() if cell
-    } == expected
+    assert {place: cell for place, cell in cells_of(table).items() if cell} == expected
     assert expected["iter. 2 (final)", "RVS"] == "320 of 640"
+
+
+def test_table_3_is_a_sentence_where_trainings_are_alike(results):
+    alike = {
+        key: {"best_step": steps, "last_step": steps}
+        for key in results.training
+        for steps in [640 if key.converges else 160]
+    }
+    assert tables.training_steps(replace(results, training=alike)) == (
+        ": 160 of 160 for the initial model and those of iterations, 640 of 640 for the final models and the "
+        "data pool's."
+    )
+    alike[ModelKey.of_converged("USS", 2)] = {"best_step": 600, "last_step": 640}
+    assert tables.training_steps(replace(results, training=alike)).startswith(".\n\n| ")
 
 
 @pytest.mark.parametrize("metric", DECIMALS)
@@ -264,36 +278,52 @@ MISSED = ("RVS", "iteration", "1")
 @pytest.mark.parametrize("metric", DECIMALS)
 def test_every_test_with_holms_correction(metric, model):
     found = found_tests(metric, model)
-    header, rows = parsed(tables.corrected_tests({model: {metric: found}}, STRATEGIES, "final"))
-    assert header == ["Metric", "Models", "zeros", *STRATEGIES]
-    iterations = ("1", "2") if model == "iteration" else ("2",)
+    rows = {(row["iteration"], row["strategy"]): row for row in tables.test_rows({model: {metric: found}})}
+    iterations = (1, 2) if model == "iteration" else (2,)
     keys = [
-        (k, strategy) for k in iterations for strategy in STRATEGIES if strategy != best_of(metric, model, k)
+        (k, strategy)
+        for k in iterations
+        for strategy in STRATEGIES
+        if strategy != best_of(metric, model, str(k))
     ]
-    p_values = [found[int(k)][strategy].p for k, strategy in keys]
-    order, running, corrected = sorted(range(len(keys)), key=p_values.__getitem__), 0.0, {}
+    assert list(rows) == keys
+    p_values = [found[k][strategy].p for k, strategy in keys]
+    order, running = sorted(range(len(keys)), key=p_values.__getitem__), 0.0
     for done, place in enumerate(order):
         running = max(running, (len(keys) - done) * p_values[place])
-        corrected[keys[place]] = min(1.0, running)
-    for row, k in zip(rows, iterations, strict=True):
-        assert row[:2] == [metric, "final" if model == "converged" else f"iter. {k}"]
-        zeros = []
-        for strategy, cell in zip(STRATEGIES, row[3:], strict=True):
-            if strategy == best_of(metric, model, k):
-                assert cell == "best"
+        k, strategy = keys[place]
+        zeros, effect = comparison(metric, model, strategy, str(k))
+        assert rows[k, strategy] == {
+            "metric": metric, "model": model, "iteration": k, "strategy": strategy,
+            "best": best_of(metric, model, str(k)), "p": p_values[place], "n": 8, "zeros": zeros,
+            "effect": pytest.approx(effect), "p_holm": pytest.approx(min(1.0, running)),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", DECIMALS)
+def test_tests_of_the_last_iteration_and_of_final_models(results, metric):
+    """Earlier iterations are in the file alone; Holm's p stands where there is anything to correct."""
+    tests = {kind: {metric: found_tests(metric, kind)} for kind in ("iteration", "converged")}
+    found = tables.test_rows(tests)
+    header, rows = parsed(tables.tests_table(found, results))
+    assert header == ["Metric", "Models", *STRATEGIES]
+    assert [row[:2] for row in rows] == [[metric, "iter. 2"], [metric, "final"]]
+    for row, kind in zip(rows, tests, strict=True):
+        of_row = {each["strategy"]: each for each in found if (each["model"], each["iteration"]) == (kind, 2)}
+        for strategy, cell in zip(STRATEGIES, row[2:], strict=True):
+            if strategy == best_of(metric, kind, "2"):
+                assert cell == "best" and strategy not in of_row
                 continue
-            p, holm, effect = cell.split(" / ")
-            expected = comparison(metric, model, strategy, k)
-            zeros.append(expected[0])
-            assert shows(
-                p, found[int(k)][strategy].p, 3
-            )  # none of the exchanges of eight cases is below 0.001
-            shown, marks = re.fullmatch(r"([\d.]+)((?:\\\*)*)", holm).groups()
-            assert shows(shown, corrected[k, strategy], 3)
-            assert marks.replace("\\", "") == stars(corrected[k, strategy])
-            assert (effect[0] in "+-") != (effect == "0.00") and shows(effect.lstrip("+"), expected[1], 2)
-        low, high = min(zeros), max(zeros)
-        assert row[2] == (str(low) if low == high else f"{low}–{high}")
+            expected = of_row[strategy]
+            p, *holm, effect = cell.split(" / ")
+            assert shows(p, expected["p"], 3)  # none of the exchanges of eight cases is below 0.001
+            assert len(holm) == (expected["p"] < 0.05)
+            if holm:
+                shown, marks = re.fullmatch(r"([\d.]+)((?:\\\*)*)", holm[0]).groups()
+                assert shows(shown, expected["p_holm"], 3)
+                assert marks.replace("\\", "") == stars(expected["p_holm"])
+            assert (effect[0] in "+-") != (effect == "0.00")
+            assert shows(effect.lstrip("+"), expected["effect"], 2)
 
 
 def test_a_family_of_tests_is_one_metric_in_one_table():
@@ -303,9 +333,9 @@ def test_a_family_of_tests_is_one_metric_in_one_table():
         kind: {metric: found_tests(metric, kind) for metric in DECIMALS}
         for kind in ("iteration", "converged")
     }
-    together = tables.corrected_tests(both, STRATEGIES, "final").splitlines()
-    assert together[:4] == tables.corrected_tests(one, STRATEGIES, "final").splitlines()
-    assert len(together) == 2 + 4 * 2 + 4
+    together = tables.test_rows(both)
+    assert together[:6] == tables.test_rows(one)
+    assert len(together) == 4 * 2 * 3 + 4 * 3
 
 
 def test_small_p_values_are_bounded_and_not_rounded_to_zero():
@@ -392,7 +422,7 @@ def test_one_strategy_has_nothing_to_compare_with(results):
     for table in (tables.metric_by_iteration(found, "DICE", tests["iteration"]), shown):
         assert "*" not in table
     assert [row[0] for row in parsed(shown)[1]] == ["USS", "data pool"]
-    assert tables.corrected_tests({"converged": {"DICE": tests["converged"]}}, ["USS"], "final") == ""
+    assert tables.test_rows({"converged": {"DICE": tests["converged"]}}) == []
     assert all("cannot separate" in fit.failure for fit in tables.effects(found).values())
 
 

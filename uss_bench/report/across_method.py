@@ -43,10 +43,10 @@ def limits(seeds: Seeds) -> str:
         ]
         if decides:
             points.append(
-                "Where seeds are what varies, the observed difference of a pair must exceed "
-                f"{found.distinct:.1f} standard deviations of that difference between seeds to be told from "
-                f"zero; a true difference of {found.findable:.1f} is found with a chance of "
-                f"{100 * POWER:.0f}%. Both are for one pair, before correction for several."
+                "Where seeds alone vary, a pair is told apart if its observed difference exceeds "
+                f"{found.distinct:.1f} standard deviations of that difference between seeds; a true "
+                f"difference of {found.findable:.1f} is found with a chance of {100 * POWER:.0f}%. Both are "
+                "before correction for several pairs."
             )
     if decides and count == LEAST_SEEDS:
         points.append(f"In simulations, up to 9% of the intervals of {count} seeds miss the truth, not 5%.")
@@ -62,22 +62,21 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         "Strategies are compared at equal effort and at the same iteration, seed by seed and case by case; "
         "those of one seed share initial volumes, first weights and Monte Carlo masks. Another seed draws "
         "these anew (initial volumes unless the manifest names them), and batches, dropout and random "
-        f"queries; the pool is the same.{_fixed_queries(seeds)} Seeds and cases are crossed factors, both "
-        "random: the interval is to hold for other such seeds and for other cases of the test split's kind. "
-        "It is Student's t, with the variance of the mean from the mean squares of a two-way analysis of "
-        "variance, negative components set to 0, and Satterthwaite's degrees of freedom. It relies on "
+        f"queries; the pool is the same.{_fixed_queries(seeds)} Intervals are to hold for other such seeds "
+        "and for other cases of the test split's kind: seeds and cases are crossed random factors. They "
+        "are Student's t, with the variance of the mean from the mean squares of a two-way analysis of "
+        "variance, negative components set to 0, and Satterthwaite's degrees of freedom, and rely on "
         "effects of seeds and cases that are about normal; resampling seeds and cases covers too rarely "
         "where few seeds differ much. The project's slow tests measure both, and the rates of false "
         "verdicts.\n\n"
         "P is the probability that the first strategy scores better than the second with another seed on "
-        "another case, ties counting half; where all agree, no interval can be given. Its interval may hold "
-        "0.5 beside a verdict, which is on means. Verdicts: better or worse, where the interval leaves zero "
+        "another case, ties counting half; where all agree, it has no interval. The interval may hold 0.5 "
+        "beside a verdict, which is on means. Verdicts: better or worse, where the interval leaves zero "
         f"out; equivalent, where it lies within ± {ropes}, on whichever side of zero; else undecided, which "
-        "is not equal. Distances and areas have no such region. The seeds that would decide are a guess "
-        "from these very estimates: so many would give a verdict, before correction, with a chance of "
-        f"{100 * POWER:.0f}%, were they the truth. No number of seeds would do where the cases are too few "
-        "or the means are equal; else, without a region of equivalence, there is a number even where nothing "
-        "truly differs."
+        "is not equal. Distances and areas have no such region. Seeds to decide: were these estimates the "
+        f"truth, so many would give a verdict, before correction, with a chance of {100 * POWER:.0f}%; "
+        "none, where cases are too few or means are equal. Without a region of equivalence there is a "
+        "number even where nothing truly differs."
     )
     if len(seeds.runs) >= RANKED_SEEDS:
         text += (
@@ -96,13 +95,14 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         few = f" (of {LEAST_SEEDS} seeds up to 1 in 12)" * (len(seeds.runs) == LEAST_SEEDS)
         others = 1 + len(seeds.strategies) + len(seeds.contenders)
         text += (
-            f"\n\nThis report makes {len(comparisons)} comparisons: {plural(pairs, 'pair')}, each in "
-            f"{listed(COMPARED)} at {plural(budgets, 'budget')}{area}; and {others} with the initial and the "
-            "data pool model, at the top. Intervals and verdicts are per comparison: where "
-            f"nothing differs, about 1 in 20{few} is called better or worse, in DICE fewer, where "
-            "equivalence can be shown. p (Holm) is that of the same t, corrected for the "
-            f"{plural(pairs, 'pair')} of one metric at one budget; so corrected is which strategies the top "
-            "calls better, and which above the data pool's model."
+            f"\n\nThis report makes {len(comparisons) + others} comparisons: {len(comparisons)} of "
+            f"strategies ({plural(pairs, 'pair')}, each in {listed(COMPARED)} at "
+            f"{plural(budgets, 'budget')}{area}) and, at the top, {others} with the initial and the data "
+            "pool model. Intervals and verdicts are not corrected: where nothing differs, about 1 in "
+            f"20{few} is called better or worse, in DICE fewer, where equivalence can be shown. p (Holm) is "
+            f"that of the same t, corrected for the {plural(pairs, 'pair')} of one metric at one budget; "
+            "the top calls a strategy better than another, or than the data pool's model, only where that "
+            "holds after correction."
         )
     return "\n\n".join([text, *_missed(seeds)])
 

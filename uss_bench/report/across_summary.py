@@ -16,7 +16,7 @@ from .summary import SATURATED, dependence, longer_training, tested_on
 from .verdicts import LEAST_CASES, RANKED_SEEDS, PairedDifference, paired_difference
 from .words import interval_text, listed, plural, span, value_text
 
-NAMED = 3  # pairs that a point names
+NAMED = 3  # strategies that a point names as worse than one
 GAINED = {
     "better": "annotation helped with {}",
     "equivalent": "made next to no difference with {}",
@@ -131,9 +131,7 @@ def _found(pairs: Sequence[Comparison]) -> str:
     if not holding:
         answer = f"no strategy is shown to be better than another; the widest difference is {gap}"
     else:
-        named = [_decision(each) for each in holding[:NAMED]]
-        more = [f"{len(holding) - NAMED} more"] * (len(holding) > NAMED)
-        answer = listed([*named, *more])
+        answer = "; ".join(_decisions(holding))
     verdicts = [each.found.verdict for each in pairs]
     counts = {
         "better only before correction": sum(each.decided for each in pairs) - len(holding),
@@ -144,15 +142,20 @@ def _found(pairs: Sequence[Comparison]) -> str:
     return f"{answer} (of {plural(len(pairs), 'pair')}, {listed(rest)})" if rest else answer
 
 
-def _decision(comparison: Comparison) -> str:
-    """Which strategy is better by how much, as a positive number."""
-    found, name = comparison.found, comparison.metric
-    better, other = comparison.first, comparison.second
-    if found.verdict == "worse":
-        better, other = other, better
-    low, high = sorted(map(abs, (found.low, found.high)))
-    size = f"{value_text(name, abs(found.mean))} {interval_text(low, high, METRICS[name].decimals, sign='')}"
-    return f"{better} is better than {other} by {size} {METRICS[name].unit}".strip()
+def _decisions(holding: Sequence[Comparison]) -> Iterator[str]:
+    """Of each strategy that is better than others, than which and by how much, as positive numbers."""
+    beaten: dict[str, list[str]] = {}
+    for each in holding:
+        found, name = each.found, each.metric
+        better, other = (each.first, each.second)[:: 1 if found.verdict == "better" else -1]
+        low, high = sorted(map(abs, (found.low, found.high)))
+        size = (
+            f"{value_text(name, abs(found.mean))} {interval_text(low, high, METRICS[name].decimals, sign='')}"
+        )
+        beaten.setdefault(better, []).append(f"than {other} by {size} {METRICS[name].unit}".strip())
+    for better, others in beaten.items():
+        more = [f"than {len(others) - NAMED} more"] * (len(others) > NAMED)
+        yield f"{better} is better {listed([*others[:NAMED], *more])}"
 
 
 def _mixed(pairs: Sequence[Comparison]) -> str:
@@ -191,7 +194,7 @@ def _unconverged(seeds: Seeds) -> str:
     stopped = sum(len(run.stopped) for run in seeds.runs.values())
     if not stopped:
         return ""
-    return f"{stopped} of {trained} models that train to convergence ended at {limit} steps instead."
+    return f"{stopped} of {trained} models meant to converge were stopped at {limit} steps."
 
 
 def _limits(seeds: Seeds) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..data.manifest import SPLITS
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
 from .crossed import COMPONENTS, crossed_mean, mean_squares, scale_limits, variance_components
@@ -83,7 +85,7 @@ def pair_table(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         ])  # fmt: skip
     header = ["Pair", "Models", "mean difference [95%]", *["in the pool's mix"] * mixed]
     header += ["P(first scores better) [95%]", "p (Holm)", *["p (ranks)"] * ranked]
-    return markdown_table([*header, "the first is", "would be decided by"], rows)
+    return markdown_table([*header, "the first is", "seeds to decide"], rows)
 
 
 def difference_text(found: PairedDifference, metric: str) -> str:
@@ -107,14 +109,14 @@ def seeds_text(needed: float | None) -> str:
     """Seeds that would decide, rounded up to one digit: they are known no better.
 
     >>> seeds_text(8), seeds_text(31), seeds_text(2000), seeds_text(float("inf")), seeds_text(None)
-    ('~8 seeds', '~40 seeds', '> 100 seeds', 'no number of seeds', '')
+    ('~8', '~40', '> 100', 'none', '')
     """
     if needed is None:
         return ""
     if needed > MOST_SEEDS:
-        return f"> {MOST_SEEDS} seeds" if np.isfinite(needed) else "no number of seeds"
+        return f"> {MOST_SEEDS}" if np.isfinite(needed) else "none"
     unit = 10 ** (len(str(needed)) - 1)
-    return f"~{-(-needed // unit) * unit} seeds"
+    return f"~{-(-needed // unit) * unit}"
 
 
 def wins(seeds: Seeds, metric: str) -> str:
@@ -242,7 +244,7 @@ def headrooms(seeds: Seeds) -> str:
 
 
 def origins(seeds: Seeds) -> str:
-    """Commit, device and libraries of the seeds, each once with the seeds that it is of."""
+    """Commit, device and libraries, each once with the seeds that it is of; manifest and settings of all."""
     lines = []
     for what, text_of in (("Commit", _commit), ("Device", _device), ("Libraries", _libraries)):
         of: dict[str, list[int]] = {}
@@ -253,7 +255,10 @@ def origins(seeds: Seeds) -> str:
             for text, numbers in of.items()
         ]
         lines.append(f"{what}: {'; '.join(texts)}.")
-    return " ".join(lines)
+    shared, splits = seeds.first.provenance, Counter(row.get("split") for row in seeds.first.volumes)
+    cases = ", ".join(f"{split} {splits[split]}" for split in SPLITS)
+    lines.append(f"Manifest: SHA-256 {shared['manifest_sha256']} ({cases}).")
+    return " ".join([*lines, f"Settings: SHA-256 {shared['config_sha256']}."])
 
 
 def _commit(origin: Mapping[str, Any]) -> str:

@@ -51,16 +51,16 @@ def deviations(results: Results) -> str:
         "The network's widths are not published; (32, 72, 88, 168, 336) meet the published geometry and "
         "parameter count. Dropout is element-wise, behind every concatenation.",
         "Weights start by the rule of He et al., the same for all models of a seed except twins, which the "
-        "paper does not train; final models are trained anew, not continued, and the data pool's like them. "
-        "Converged means that validations brought nothing better for as long as the patience; few validation "
-        "cases decide on it, so trainings differ in length by chance too (Table 3).",
+        "paper does not train; final models are trained anew, not continued, and the data pool's like "
+        "them. Converged means that validations brought nothing better for as long as the "
+        f"patience{_ended(results)}.",
         *_length(training),
         "On CUDA, convolutions round their inputs to TF32, as is PyTorch's default, where the device can.",
         f"Intensities are clipped to {data['window']} HU and divided by {data['scale']:g}. The halo of a "
         "patch is real context where the volume has it, and reflected where it has not.",
         "An epoch is one pass over the cells that hold an annotated voxel; a lone annotated slice lies at a "
         "random depth of its cell. Every mini-batch holds a patch with annotated liver. The loss is "
-        "equation 1 over the mini-batch, with weight 1 on annotated slices.",
+        "equation 1 over the mini-batch, with weight 1 on annotated slices and 0 elsewhere.",
         "Monte Carlo dropout: batch normalization stays in evaluation mode, and all strategies share the "
         "masks.",
         *_rules(results),
@@ -79,6 +79,13 @@ def deviations(results: Results) -> str:
         "### What the paper leaves open, and deviations from it\n\n"
         f"The method is that of {PAPER}. Settled by this benchmark:\n\n{listing}"
     )
+
+
+def _ended(results: Results) -> str:
+    """What decided on the length of the trainings that could converge."""
+    if len(results.stopped) == sum(key.converges for key in results.scores):
+        return ": here, of none; the limit of steps ended all"
+    return "; few validation cases decide on it, so trainings differ in length by chance too (Table 3)"
 
 
 def _length(training: Mapping[str, Any]) -> list[str]:
@@ -135,14 +142,14 @@ def provenance(results: Results) -> str:
         ],
         ["settings", f"SHA-256 {origin['config_sha256']}"],
     ]
-    files = [paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING]
+    files = [paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.TESTS]
     if results.uncertainties:
         files += [paths.UNCERTAINTY, paths.CALIBRATION]
     links = ", ".join(map(_link, files))
     return "\n\n".join(
         [
             f"## Provenance\n\nChecksums of all images and labels: {_link(paths.VOLUMES)}. "
-            f"Scores, effort, queries, training and uncertainties of this run: {links}.",
+            f"Scores, effort, queries, training, tests and uncertainties of this run: {links}.",
             markdown_table(["", "value"], rows),
             *_sources(results),
         ]

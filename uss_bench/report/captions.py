@@ -18,7 +18,7 @@ from .effort import equivalent_slices
 from .results import Results
 from .statistics import MEAN_CASES
 from .tables import many
-from .words import listed, value_text
+from .words import listed, span, value_text
 
 FEW_CASES = 10  # below this number, box plots show every case
 UNLIKELY = 0.05  # liver probability below which the heat map is transparent
@@ -41,7 +41,8 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
         f"At iteration {results.last}: {ends} slices."
     )
     initial, pool = (equivalent_slices(results, key) for key in (INITIAL, DATA_POOL))
-    intervals = "Band" if many(results.strategies) else "Whiskers and band"
+    band = "of the data pool model"
+    intervals = f"Band {band}" if many(results.strategies) else f"Whiskers, and band {band}"
     caption = (
         f"Mean DICE and HD of the iterations' models over n = {len(results.cases)} test cases, against "
         f"equivalent slices, beginning with the initial model at {initial:.0f}. Horizontal lines: initial "
@@ -50,7 +51,7 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
     if len(results.cases) >= MEAN_CASES:
         caption += (
             f" {intervals}: 95% interval of the paired difference from the initial model (bootstrap over "
-            "cases), about each mean."
+            "cases), about each mean; they compare no strategies and leave out retraining."
         )
     if results.twins:
         caption += " Grey crosses: the initial annotations, retrained under other weights and batches."
@@ -82,11 +83,9 @@ def describe_profile(results: Results, slices: Arrays) -> Texts:
 
 def describe_iterations(results: Results, slices: Arrays) -> Texts:
     """Figure 3: box plots over the iterations."""
-    medians = listed(f"{key.strategy} {_median(results, key, 'DICE')}" for key in _last_iteration(results))
     alt = (
-        "Box plots of DICE, RVE, MSD and HD by iteration. Median DICE: initial "
-        f"{_median(results, INITIAL, 'DICE')}; iteration {results.last}: {medians}; data pool "
-        f"{_median(results, DATA_POOL, 'DICE')}."
+        "Box plots of DICE, RVE, MSD and HD by iteration; median DICE from "
+        f"{_median(results, INITIAL, 'DICE')} (initial) to {_median(results, DATA_POOL, 'DICE')} (data pool)."
     )
     caption = (
         "Scores of the models of each iteration, between the initial and the data pool model. "
@@ -116,11 +115,9 @@ def describe_queries(results: Results, slices: Arrays) -> Texts:
 def describe_cases(results: Results, slices: Arrays) -> Texts:
     """Figure 5: segmentations of test cases."""
     models = [str(model) for model in slices["case_models"]]
-    texts = []
-    for role, case_id in zip(slices["case_role"], slices["case_id"], strict=True):
-        dice = listed(f"{model} {_case_scores(results, model, str(case_id))['DICE']:.3f}" for model in models)
-        texts.append(f"{ROLES[str(role)]} {case_id}: DICE {dice}")
-    alt = f"CT slices with reference and predicted liver contours. {'; '.join(texts)}."
+    shown_cases = zip(slices["case_role"], slices["case_id"], strict=True)
+    cases = listed(f"{ROLES[str(role)]} {case_id}" for role, case_id in shown_cases)
+    alt = f"CT slices with reference and predicted liver contours: {cases}."
     strategies = "the strategies" if len(models) > 2 else models[0]
     ran, shown = len(results.strategies), len(models) - 1
     left_out = f" Shown are the first {shown} of {ran} strategies." if shown < ran else ""
@@ -140,16 +137,17 @@ def describe_cases(results: Results, slices: Arrays) -> Texts:
 def describe_converged(results: Results, slices: Arrays) -> Texts:
     """Figure 6: box plots of the last iteration's models and of the final ones."""
     last, final = results.last, results.final_models
-    changes = listed(
-        f"{key.strategy} {_median(results, key, 'DICE')} and {_median(results, final[key.strategy], 'DICE')}"
-        for key in _last_iteration(results)
-    )
+    medians = [_median(results, final[strategy], "DICE") for strategy in results.strategies]
     alt = (
-        f"Box plots of DICE, RVE, MSD and HD of the models of iteration {last} and of the final models. "
-        f"Median DICE: {changes}."
+        f"Box plots of DICE, RVE, MSD and HD of the models of iteration {last} and of the final models, "
+        f"whose median DICE is {span(min(medians), max(medians))}."
     )
-    stopped = f", {len(results.stopped)} of them to a limit of steps" if results.stopped else ""
-    trained = f"with the iterations' limit of training (white) and until convergence (filled{stopped})"
+    ended = "until convergence (filled)"
+    if stopped := [key for key in results.stopped if key != DATA_POOL]:
+        limit = results.provenance["config"]["training"]["converged_max_steps"]
+        of_all = f"{len(stopped)} of {len(results.strategies)}"
+        ended = f"until convergence or {limit} steps (filled; {of_all} were stopped there)"
+    trained = f"with the iterations' limit of training (white) and {ended}"
     if results.retrained:
         trained = "in the iteration (white) and once more under other batches, for as many steps (filled)"
     caption = (

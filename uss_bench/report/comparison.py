@@ -26,7 +26,7 @@ LAST = 5  # iteration of the paper
 
 
 def supported(tests: AllTests, fits: Mapping[str, QuantileEffects]) -> str:
-    """Directions that are supported by p < 0.05 both here and in the paper.
+    """What is supported by p < 0.05 both here and in the paper: how often it agrees, and a table.
 
     Parameters
     ----------
@@ -35,14 +35,19 @@ def supported(tests: AllTests, fits: Mapping[str, QuantileEffects]) -> str:
     fits : mapping
         `{metric: regression of Table 9}`.
     """
-    rows = [*_supported_pairs(tests), *_supported_effects(fits)]
-    if not rows:
-        return "There is none."
-    return markdown_table(["", "Metric", "published", "here"], rows)
+    found = [*_supported_pairs(tests), *_supported_effects(fits)]
+    if not found:
+        return "none."
+    agree, rows = zip(*found, strict=True)
+    table = markdown_table(["", "Metric", "published", "here"], rows)
+    return f"{sum(agree)} of {len(agree)} have the same direction.\n\n{table}"
 
 
-def _supported_pairs(tests: AllTests) -> Iterator[list[str]]:
-    """Pairs of strategies that were tested both here and there: one is the best here, one the best there."""
+def _supported_pairs(tests: AllTests) -> Iterator[tuple[bool, list[str]]]:
+    """Pairs of strategies that were tested both here and there: one is the best here, one the best there.
+
+    Each with whether that is the same one.
+    """
     for kind, title in (("iteration", "Last iteration"), ("converged", "Final models")):
         for metric in PAPER_METRICS:
             last = list(tests[kind][metric].values())[-1]
@@ -59,7 +64,7 @@ def _supported_pairs(tests: AllTests) -> Iterator[list[str]]:
                         f"{best} ahead{escaped(found)}"
                         for best, found in ((there, marks), (test.best, test.stars))
                     ]
-                    yield [f"{title}: {names}", metric, *ahead]
+                    yield there == test.best, [f"{title}: {names}", metric, *ahead]
 
 
 def _best_published(metric: str, kind: str) -> str:
@@ -68,14 +73,18 @@ def _best_published(metric: str, kind: str) -> str:
     return best_by_mean(means, METRICS[metric].higher_is_better)
 
 
-def _supported_effects(fits: Mapping[str, QuantileEffects]) -> Iterator[list[str]]:
-    """Effects of Table 9; the paper's support is an interval that leaves out zero, as it says itself."""
+def _supported_effects(fits: Mapping[str, QuantileEffects]) -> Iterator[tuple[bool, list[str]]]:
+    """Effects of Table 9; the paper's support is an interval that leaves out zero, as it says itself.
+
+    Each with whether its sign is the same.
+    """
     for metric, fit in fits.items():
         for row in fit.rows:
             there = published.effects()[metric, row.term]
             if stars(row.p_value) and there.low * there.high > 0:
                 numbers = [value_text(metric, value) for value in (there.coefficient, row.coefficient)]
-                yield [TERM_TITLES[row.term], titled(metric), *numbers]
+                agree = there.coefficient * row.coefficient > 0
+                yield agree, [TERM_TITLES[row.term], titled(metric), *numbers]
 
 
 def shares(results: Results) -> str:

@@ -60,6 +60,7 @@ def write_report(folder: str | Path) -> Path:
         _tests(results, tests),
         *_appendix(results),
     ]
+    storage.write_csv(folder / paths.TESTS, tables.TEST_COLUMNS, tables.test_rows(tests))
     path = folder / paths.REPORT
     # Oracles are marked here, so that no section can forget it.
     storage.write_text(path, marked("\n\n".join(section for section in sections if section)) + "\n")
@@ -71,17 +72,22 @@ def _training_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[
     yield f"### Table 1. Data\n\n{tables.data_table(results)}"
     yield (
         "### Table 2. Training data\n\nAnnotated slices / annotated liver slices / patients / equivalent "
-        f"slices, on the working grid.\n\n{tables.training_data(results)}"
+        f"slices, on the working grid ({_grid(results)} mm), to which all CTs are resampled.\n\n"
+        f"{tables.training_data(results)}"
     )
     yield pictures.get(2)
     yield pictures.get(4)
     annealed = results.provenance["config"]["training"].get("anneal")  # older runs had none
     evaluated = "the last" if annealed else "which has the best validation Jaccard index"
     yield (
-        f"### Table 3. Training steps\n\nThe evaluated step, {evaluated}, of the steps trained.\n\n"
+        f"### Table 3. Training steps\n\nThe evaluated step, {evaluated}, of the steps trained"
         f"{tables.training_steps(results)}"
     )
     yield pictures.get(3)
+
+
+def _grid(results: Results) -> str:
+    return " × ".join(f"{length:g}" for length in results.provenance["config"]["data"]["spacing"])
 
 
 def _score_tables(results: Results, pictures: Mapping[int, str], tests: AllTests) -> Iterator[str | None]:
@@ -140,17 +146,6 @@ def _effects(results: Results, fits: Mapping[str, QuantileEffects]) -> str:
         f"\n\n{tables.effects_table(fits, cases)}{failed}\n\nn = {next(iter(fits.values())).n}: each of "
         f"{cases} cases enters once per model. p comes from exchanging, within each case, the models that "
         f"differ in the effect alone{scope} of these trained models, not of retraining."
-        f"{_why_intervals(cases)}"
-    )
-
-
-def _why_intervals(cases: int) -> str:
-    """Why effects on a percentile have intervals where the percentile itself has none."""
-    if not EFFECT_CASES <= cases < PERCENTILE_CASES:
-        return ""
-    return (
-        " The effects have intervals though the intercept, a percentile of so few cases, has none: those of "
-        "effects were found to cover from n = 40 on."
     )
 
 
@@ -161,8 +156,7 @@ def _published_beside(results: Results, tests: AllTests, fits: Mapping[str, Quan
         return ""
     return (
         "### Found here and in the paper\n\nDifferences with p < 0.05, uncorrected, both here and in the "
-        "published tables below; their directions may disagree.\n\n"
-        f"{comparison.supported(tests, fits)}\n\n{share}"
+        f"published tables below: {comparison.supported(tests, fits)}\n\n{share}"
     )
 
 
@@ -210,41 +204,49 @@ def _paired_differences(results: Results) -> Iterator[str]:
         return
     yield (
         "### Paired differences\n\nFirst mean minus second over the same test cases, of the models of Table "
-        f"8 {_mean_intervals(len(results.cases))}.\n\n{further.mean_differences(results)}"
+        f"8 {_mean_intervals(len(results.cases))}.{_retrained_rows(results)}\n\n"
+        f"{further.mean_differences(results)}"
     )
-    again, what = further.retraining_differences(results)
-    if again:
-        yield f"What retraining alone does, likewise: {what}.\n\n{again}"
     percentiles = further.percentile_differences(results)
     yield (
         f"The 5th percentile of DICE and the 95th of the others, likewise:\n\n{percentiles}"
         if percentiles
-        else "Percentiles, and with them the intercepts of Table 9, have no intervals below n = "
-        f"{PERCENTILE_CASES}, where these cover too rarely."
+        else f"Percentiles have no intervals below n = {PERCENTILE_CASES}, and effects on them (Table 9) "
+        f"none below {EFFECT_CASES}, where these cover too rarely."
     )
+
+
+def _retrained_rows(results: Results) -> str:
+    """What the last rows of the differences are, where models were trained again."""
+    count = len(further.retrained_pairs(results))
+    if not count:
+        return ""
+    return f" The last {'row is' if count == 1 else f'{count} rows are'} what retraining alone does."
 
 
 def _mean_intervals(cases: int) -> str:
     if cases < MEAN_CASES:
         return f"(no intervals of fewer than {MEAN_CASES} cases, as they would miss the truth too often)"
-    return "[95% interval of a bootstrap over cases]"
+    return "[95% interval of a bootstrap over cases, not corrected; of means, where Tests ranks cases]"
 
 
 def _tests(results: Results, tests: AllTests) -> str:
     """Every comparison behind the stars; nothing with one strategy."""
-    listing = tables.corrected_tests(tests, results.contenders, results.final_word)
-    if not listing:
+    rows = tables.test_rows(tests)
+    if not rows:
         return ""
+    earlier = f"; those of earlier iterations are in [{paths.TESTS}]({paths.TESTS})" * (results.last > 1)
     return (
-        "## Tests\n\nAll comparisons, with or without a star: p / Holm's p / effect size, over n = "
-        f"{len(results.cases)} pairs, which are test cases. The statistic is Wilcoxon's signed-rank sum "
-        "against the row's best; pairs without a difference (zeros) are ranked, then dropped (Pratt). p is "
-        "how often it is at least as large when the models are exchanged at random within each case "
-        f"({RESAMPLES} times) and the best is chosen anew: where models do not differ, p < 0.05 occurs in at "
-        "most 5% of comparisons. Holm's correction is over one metric in one table. Effect size: "
+        "## Tests\n\nComparisons with or without a star: p / Holm's p, where p < 0.05 / effect size, over "
+        f"n = {len(results.cases)} test cases{earlier}. The statistic is Wilcoxon's signed-rank sum against "
+        "the row's best; cases without a difference are ranked, then dropped (Pratt). p is how often it is "
+        f"at least as large when the models are exchanged at random within each case ({RESAMPLES} times, so "
+        f"p is at least {1 / (RESAMPLES + 1):g}) and the best is chosen anew: where no models differ, p < "
+        "0.05 occurs in at most 5% of comparisons; where some do, p of the others is approximate. Holm's "
+        "correction is over one metric in one table, earlier iterations included. Effect size: "
         "matched-pairs rank-biserial correlation, positive where the strategy has the better scores of the "
         "pair.\n\n"
-        f"{listing}"
+        f"{tables.tests_table(rows, results)}"
     )
 
 

@@ -13,8 +13,8 @@ from .results import Results
 
 # What the reports say of it, once each.
 DEFINITION = (
-    "Equivalent slices: liver slices queried one by one, and a third of those of whole volumes, which are "
-    "contoured on every third slice; slices without liver cost nothing."
+    "Equivalent slices, by the paper's assumptions: liver slices queried one by one, and a third of those of "
+    "whole volumes, contoured on every third slice; slices without liver cost nothing."
 )
 
 

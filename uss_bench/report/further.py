@@ -22,35 +22,28 @@ Pair = tuple[tuple[str, ModelKey], tuple[str, ModelKey]]  # names and keys of tw
 
 
 def mean_differences(results: Results) -> str:
-    """Paired differences of the means of the final models, with intervals from `MEAN_CASES` on."""
-    return _differences(results, lambda metric: np.mean)
+    """Paired differences of means, of final and retrained models; with intervals from `MEAN_CASES` on."""
+    return _table(results, [*_pairs(results), *retrained_pairs(results)], lambda metric: np.mean)
 
 
 def percentile_differences(results: Results) -> str:
     """Likewise of the 5th or 95th percentile; empty with too few cases for an interval of it."""
     if len(results.cases) < PERCENTILE_CASES:
         return ""
-    return _differences(results, lambda metric: partial(np.quantile, q=METRICS[metric].robust_quantile))
+    quantile_of = {metric: METRICS[metric].robust_quantile for metric in PAPER_METRICS}
+    return _table(results, _pairs(results), lambda metric: partial(np.quantile, q=quantile_of[metric]))
 
 
-def retraining_differences(results: Results) -> tuple[str, str]:
-    """Differences between models of the same annotations, and what these models are; empty without twins."""
-    if not results.twins:
-        return "", ""
+def retrained_pairs(results: Results) -> list[Pair]:
+    """Models of the same annotations under other batches, and twins under other weights too."""
     pairs = [((key.title, key), (INITIAL.title, INITIAL)) for key in results.twins]
-    what = ["the initial model under other weights and batches"]
     if results.retrained:
         last = {strategy: ModelKey.of_iteration(strategy, results.last) for strategy in results.contenders}
         pairs += [
             ((f"{strategy} final", results.final_models[strategy]), (f"iteration {results.last}", key))
             for strategy, key in last.items()
         ]
-        what.append(f"the models of iteration {results.last} under other batches")
-    return _table(results, pairs, lambda metric: np.mean), listed(what)
-
-
-def _differences(results: Results, statistic_of: Callable[[str], Callable[..., np.ndarray]]) -> str:
-    return _table(results, _pairs(results), statistic_of)
+    return pairs
 
 
 def _table(

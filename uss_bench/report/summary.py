@@ -1,4 +1,4 @@
-"""The top of the report: the outcome in one paragraph and one table."""
+"""The top of the report: the outcome as a list of answers and one table."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ import numpy as np
 from ..data.cohort import is_default_manifest
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import PAPER_METRICS
+from ..study.strategies import PAPER, STRATEGIES
 from .effort import DEFINITION, equivalent_slices
 from .results import Results
 from .words import listed, markdown_table, plural, span, titled, value_text
 
 MIXED = "DICE, pool's mix"  # a column of the key tables, and what it is
-MIX = (
-    " Pool's mix: every variant of patients counts as often as it is found in the pool, from which the test "
-    "split differs."
-)
+MIX = " Pool's mix: test cases weighted so that every variant of patients is as frequent as in the pool."
 SATURATED = 0.99  # share of the pool model's DICE from which nothing is left to learn
 
 
 def summary(results: Results) -> str:
-    """One paragraph of answers, every word of it decided by the numbers.
+    """A list of answers, every word of it decided by the numbers.
 
     Is there headroom? Did annotation help? Does what differs exceed what retraining alone does? What has not
     converged? What would a second seed cost? It speaks of these trained models, never of a strategy as such.
@@ -32,11 +30,12 @@ def summary(results: Results) -> str:
         _headroom(results),
         dependence(results),
         _gain(results),
+        _retraining(results),
         _spread(results),
         _unconverged(results),
         _next_seed(results),
     ]
-    return " ".join(answer for answer in answers if answer)
+    return "\n".join(f"- {answer}" for answer in answers if answer)
 
 
 def _dice(results: Results, key: ModelKey) -> float:
@@ -104,46 +103,61 @@ def _gain(results: Results) -> str:
     higher = sum(_dice(results, key) > initial for key in last)
     return (
         f"The models of iteration {results.last} reach {reached}: {higher} of {len(last)} above the initial "
-        "one (in brackets: share of the pool's slices that are annotated)."
+        "one (in brackets: share of the pool's slices annotated)."
     )
 
 
-def _spread(results: Results) -> str:
-    """How far retraining moves a score, and how many pairs of strategies lie farther apart."""
+def _retraining(results: Results) -> str:
+    """How far retraining alone moves a score."""
     if not results.twins:
         return "Without twins (`query.twins`), nothing here says how far retraining alone moves a score."
-    twins = [(key, INITIAL) for key in results.twins]
-    keys = [results.final_models[strategy] for strategy in results.contenders]
-    # Pair by pair: the widest of several differences exceeds one of the same size more often than not.
-    pairs = list(combinations(keys, 2))
+    twins, again = _twins(results), _again(results)
     shift, shift_hd = (max(_apart(results, twins, metric)) for metric in ("DICE", "HD"))
     text = (
         "Retraining the initial model under other weights and batches changes its mean DICE by "
         f"{shift:.3f} (case by case {_by_case(results, twins):.3f} on average) and its mean HD by "
-        f"{shift_hd:.1f} mm{_again(results)}."
+        f"{shift_hd:.1f} mm"
     )
-    if pairs:
-        apart, apart_hd = (_apart(results, pairs, metric) for metric in ("DICE", "HD"))
-        wider, farther = sum(gap > shift for gap in apart), sum(gap > shift_hd for gap in apart_hd)
+    if again:
+        dice, hd = (sorted(_apart(results, again, metric)) for metric in ("DICE", "HD"))
         text += (
-            f" The strategies' final models lie up to {max(apart):.3f} (case by case "
-            f"{_by_case(results, pairs):.3f} on average) and up to {max(apart_hd):.1f} mm apart; of "
-            f"{plural(len(pairs), 'pair')}, {wider or 'none'} in DICE and {farther or 'none'} in HD farther "
-            "than the initial model and its twin. One seed does not say which strategy is to be preferred."
+            "; training the final models once more under other batches changed theirs by "
+            f"{span(f'{dice[0]:.3f}', f'{dice[-1]:.3f}')} and {span(f'{hd[0]:.1f}', f'{hd[-1]:.1f}')} mm"
         )
-    return text
+    return f"{text}."
 
 
-def _again(results: Results) -> str:
-    """How far final models that are mere retrainings lie from what they repeat; else empty."""
-    if not (results.retrained and results.contenders):
+def _spread(results: Results) -> str:
+    """How far the strategies' models lie apart, and how many pairs farther than retraining moved any."""
+    # Pair by pair: the widest of several differences exceeds one of the same size more often than not.
+    pairs = list(combinations((results.final_models[strategy] for strategy in results.contenders), 2))
+    if not (results.twins and pairs):
         return ""
-    pairs = [(results.final_models[name], results.curve(name)[-1]) for name in results.contenders]
-    dice, hd = (sorted(_apart(results, pairs, metric)) for metric in ("DICE", "HD"))
-    return (
-        "; training the final models once more under other batches changed theirs by "
-        f"{span(f'{dice[0]:.3f}', f'{dice[-1]:.3f}')} and {span(f'{hd[0]:.1f}', f'{hd[-1]:.1f}')} mm"
+    retrained = [*_twins(results), *_again(results)]
+    apart, moved = (
+        {metric: _apart(results, some, metric) for metric in ("DICE", "HD")} for some in (pairs, retrained)
     )
+    wider = {metric: sum(gap > max(moved[metric]) for gap in apart[metric]) for metric in apart}
+    than = f"any of these {len(retrained)} retrainings" if retrained[1:] else "the initial model and its twin"
+    return (
+        f"The strategies' final models lie up to {max(apart['DICE']):.3f} (case by case "
+        f"{_by_case(results, pairs):.3f} on average) and up to {max(apart['HD']):.1f} mm apart; of "
+        f"{plural(len(pairs), 'pair')}, {wider['DICE'] or 'none'} in DICE and {wider['HD'] or 'none'} in HD "
+        f"farther than {than}, as about 1 in {1 + len(retrained)} would by retraining alone. One seed does "
+        "not say which strategy is to be preferred."
+    )
+
+
+def _twins(results: Results) -> list[tuple[ModelKey, ModelKey]]:
+    """Pairs of the initial model and a twin."""
+    return [(key, INITIAL) for key in results.twins]
+
+
+def _again(results: Results) -> list[tuple[ModelKey, ModelKey]]:
+    """Final models that are mere retrainings, each with the model that it repeats."""
+    if not results.retrained:
+        return []
+    return [(results.final_models[name], results.curve(name)[-1]) for name in results.contenders]
 
 
 def _apart(results: Results, pairs: Sequence[tuple[ModelKey, ModelKey]], metric: str) -> list[float]:
@@ -162,12 +176,12 @@ def _unconverged(results: Results) -> str:
         return ""
     limit = results.provenance["config"]["training"]["converged_max_steps"]
     of_all = f"{len(results.stopped)} of {sum(key.converges for key in results.scores)}"
-    return f"{of_all} models that train to convergence ended at {limit} steps instead."
+    return f"{of_all} models meant to converge were stopped at {limit} steps."
 
 
 def _next_seed(results: Results) -> str:
     steps = sum(training["last_step"] for training in results.training.values())
-    return f"A second seed would cost about {steps} training steps, as many as this one."
+    return f"A second seed would cost about as many training steps as this one: {steps}."
 
 
 def key_table(results: Results) -> str:
@@ -189,5 +203,19 @@ def key_table(results: Results) -> str:
     )
     return (
         f"{table}\n\nMeans over the test cases of the final models, those of Table 8."
-        f"{retrained * results.retrained} {DEFINITION}{MIX * (mix is not None)}"
+        f"{retrained * results.retrained}{acronyms(results.strategies)} {DEFINITION}{MIX * (mix is not None)}"
     )
+
+
+def acronyms(strategies: Sequence[str]) -> str:
+    """What the paper's strategies among these ask for; empty without any."""
+    shown = [STRATEGIES[name] for name in strategies if name in PAPER]
+    groups = {
+        "whole volumes": [each.name for each in shown if not each.by_slices],
+        "single slices": [each.name for each in shown if each.by_slices],
+        "the most uncertain": [each.name for each in shown if each.by_uncertainty],
+        "random ones": [each.name for each in shown if not each.by_uncertainty],
+    }
+    texts = [f"{what} ({', '.join(names)})" * bool(names) for what, names in groups.items()]
+    what, how = (" or ".join(filter(None, some)) for some in (texts[:2], texts[2:]))
+    return f" Queries: {what}, {how}." if shown else ""

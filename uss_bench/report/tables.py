@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +36,8 @@ from .words import (
 Tests = Mapping[int, Mapping[str, PairedTest]]
 AllTests = Mapping[str, Mapping[str, Tests]]  # `{kind of model: {metric: tests}}`
 
+# Of `results/tests.csv`
+TEST_COLUMNS = ("metric", "model", "iteration", "strategy", "best", "p", "n", "zeros", "effect", "p_holm")
 MOST_COLUMNS = 6  # of strategies
 TERM_TITLES = dict(zip(TERMS, ("Intercept", "Uncertainty sampling", "Slice sampling"), strict=True))
 
@@ -74,13 +78,24 @@ def training_data(results: Results) -> str:
 
 
 def training_steps(results: Results) -> str:
-    """Table 3: steps of the checkpoint used for evaluation, of steps trained."""
+    """Table 3: steps of the checkpoint used for evaluation, of steps trained; the rest of a sentence.
+
+    A table only where not all models that are trained by one rule were trained alike.
+    """
 
     def cell(key: ModelKey) -> str:
         training = results.training[key]
         return f"{training['best_step']} of {training['last_step']}"
 
-    return by_iteration(results.strategies, results.iterations, cell, results.final_word)
+    limited, converging = (
+        {cell(key) for key in results.training if key.converges == converges} for converges in (False, True)
+    )
+    if len(limited) == len(converging) == 1:
+        return (
+            f": {limited.pop()} for the initial model and those of iterations, {converging.pop()} for the "
+            f"{results.final_word} models and the data pool's."
+        )
+    return f".\n\n{by_iteration(results.strategies, results.iterations, cell, results.final_word)}"
 
 
 def by_iteration(
@@ -187,37 +202,35 @@ def score_cell(metric: str, values: Sequence[float], best: bool = False, marks: 
     return (f"**{text}**" if best else text) + escaped(marks)
 
 
-def corrected_tests(tests: AllTests, strategies: Sequence[str], final_word: str) -> str:
-    """Every test: p / Holm's p over the tests of its metric in one table / effect size; "" without any.
-
-    Parameters
-    ----------
-    tests : mapping
-        `{kind of model: {metric: tests}}`.
-    strategies : sequence of str
-        Names of the columns.
-    final_word : str
-        What the final models are called.
-    """
+def test_rows(tests: AllTests) -> list[dict[str, Any]]:
+    """Every test as a row of `results/tests.csv`; Holm's p is over the tests of a metric in one table."""
     rows = []
     for kind, by_metric in tests.items():
         for metric, found in by_metric.items():
-            p_values = [test.p for row in found.values() for test in row.values()]
-            adjusted = iter(holm(p_values))
-            for iteration, row in found.items():
-                if not row:
-                    continue
-                cells = {strategy: _test_cell(test, next(adjusted)) for strategy, test in row.items()}
-                zeros, best = [test.zeros for test in row.values()], next(iter(row.values())).best
-                model = f"iter. {iteration}" if kind == "iteration" else final_word
-                columns = [cells.get(strategy, "best" * (strategy == best)) for strategy in strategies]
-                rows.append([metric, model, span(min(zeros), max(zeros)), *columns])
-    table = turned_tables if many(strategies) else markdown_table
-    return table(["Metric", "Models", "zeros", *strategies], rows) if rows else ""
+            flat = [(iteration, *item) for iteration, row in found.items() for item in row.items()]
+            adjusted = holm([test.p for _, _, test in flat])
+            for (iteration, strategy, test), p_holm in zip(flat, adjusted, strict=True):
+                values = (metric, kind, iteration, strategy, *astuple(test), float(p_holm))
+                rows.append(dict(zip(TEST_COLUMNS, values, strict=True)))
+    return rows
 
 
-def _test_cell(test: PairedTest, corrected: float) -> str:
-    return f"{p_text(test.p)} / {p_text(corrected)}{escaped(stars(corrected))} / {signed(test.effect, '.2f')}"
+def tests_table(rows: Sequence[Mapping[str, Any]], results: Results) -> str:
+    """Tests of the last iteration and of the final models: p / Holm's p / effect size."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        if row["iteration"] == results.last:
+            word = results.final_word if row["model"] == "converged" else f"iter. {results.last}"
+            cells = lines.setdefault((row["metric"], word), {row["best"]: "best"})
+            cells[row["strategy"]] = _test_cell(row)
+    table = turned_tables if many(results.contenders) else markdown_table
+    body = [[*line, *(cells[name] for name in results.contenders)] for line, cells in lines.items()]
+    return table(["Metric", "Models", *results.contenders], body)
+
+
+def _test_cell(row: Mapping[str, Any]) -> str:
+    corrected = f"{p_text(row['p_holm'])}{escaped(stars(row['p_holm']))} / " * bool(stars(row["p"]))
+    return f"{p_text(row['p'])} / {corrected}{signed(row['effect'], '.2f')}"
 
 
 # --- Table 9: effects of uncertainty and slice sampling ---

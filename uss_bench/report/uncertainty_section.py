@@ -29,27 +29,23 @@ NONE = (
     "scores ran, or an earlier version wrote them."
 )
 INTRODUCTION = (
-    "Models that scored the pool for queries, on the slices that were not annotated, on the working grid. "
-    "The pool's references were read for this after the last query of the run. An error is a voxel in which "
-    "the mean of the Monte Carlo passes, cut at one half, differs from the reference. These numbers describe "
-    "the models of one run."
+    "Models that scored the pool for queries, on slices not yet annotated, on the working grid; the pool's "
+    "references were read for this after the last query. An error is a voxel in which the mean of the Monte "
+    "Carlo passes, cut at one half, differs from the reference. These are the models of one run."
 )
 RANKING = (
-    "ρ: Spearman's rank correlation of a slice's uncertainty with its number of errors, separately for "
-    "slices that show liver in the reference and those that do not; *by size*: that of the size of the "
-    "predicted liver, a baseline without uncertainty; *free : liver*: mean uncertainty of liver-free slices "
-    "over that of liver slices. AURC: area under the risk-coverage curve, the mean errors "
-    "per slice of the least uncertain slices, over every coverage; E-AURC: by how much it exceeds that of "
-    "the best possible order (Geifman et al., ICLR 2019). Gain: the share of the way from a random order (0) "
-    "to the best (1). ECE: difference between the share of liver and the mean probability in 15 bins of "
-    "equal width, weighted by voxels (Guo et al., ICML 2017), so that background decides; ACE: all bins "
-    "alike (Neumann et al., 2018)."
+    "ρ: Spearman's rank correlation of a slice's uncertainty with its errors, for slices with and without "
+    "liver in the reference; *by size*: that of the predicted liver's size, a baseline; *free : liver*: mean "
+    "uncertainty of liver-free slices over that of liver slices. AURC: mean errors per slice of the least "
+    "uncertain slices, averaged over every coverage; E-AURC: its excess over the best possible order "
+    "(Geifman et al., ICLR 2019); gain: 0 for a random order, 1 for the best. ECE: mean absolute difference "
+    "between share of liver and mean probability in 15 equal bins, weighted by voxels, so that background "
+    "decides (Guo et al., ICML 2017); ACE: all bins alike (Neumann et al., 2018)."
 )
 LESSONS = (
-    "Of the queried slices, those on which the querying model was right already (slice DICE of at least "
-    f"{RIGHT:g}; 1 where liver is neither there nor predicted). In brackets: the same share of all slices "
-    "not yet annotated in the volumes that it scored, which a random choice would meet. Strategies "
-    "that need no scores of a model have none after the first query (–); a queried volume counts with all "
+    f"Queried slices on which the querying model was right already (slice DICE of at least {RIGHT:g}; 1 "
+    "where liver is neither there nor predicted); in brackets the share of all open slices that it scored, "
+    "which chance would meet. –: the strategy needs no model's scores. A queried volume counts with all "
     "its slices."
 )
 DISTANCE = (

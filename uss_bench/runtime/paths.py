@@ -15,6 +15,7 @@ REPORT = "report.md"
 CASES, ANNOTATION, QUERIES, TRAINING, VOLUMES, TIMING = (
     f"results/{name}.csv" for name in ("cases", "annotation", "queries", "training", "volumes", "timing")
 )
+TESTS = "results/tests.csv"  # of the scores; written with the report, not read
 PROVENANCE = "results/provenance.json"
 SLICES = "results/slices.npz"
 UNCERTAINTY = "results/uncertainty.csv.gz"  # the largest: a row per model that queried, and slice of the pool
