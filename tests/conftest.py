@@ -1,5 +1,7 @@
 """Builders that several test files share."""
 
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 from uss_bench.data.manifest import Case
 from uss_bench.network.aunet import AUNet
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests expect a CPU's numbers; `performance/gpu.py` is for GPUs
 torch.set_num_threads(1)  # as the program has; on a busy machine two wait for each other ten times longer
 
 

@@ -66,7 +66,7 @@ def test_run_reaches_the_pipeline(reached):
     [
         ([], ["quick-seed0"], "quick-seeds0"),
         (["--name", "mine"], ["mine"], "mine-seeds0"),
-        (["--name", "mine", "--seed", "1", "2"], ["mine-seed1", "mine-seed2"], "mine-seeds1-2"),
+        (["--name", "mine", "--seed", "2", "1"], ["mine-seed2", "mine-seed1"], "mine-seeds1-2"),
         (
             ["--seed", *map(str, range(86))],
             [f"quick-seed{seed}" for seed in range(86)],
@@ -80,7 +80,7 @@ def test_names_of_runs(reached, arguments, names, across):
     assert {run.across_name for run in reached["run"][1]} == {across}
 
 
-@pytest.mark.parametrize("name", [".", "..", "a/b", "cache", "a\0b", "x" * 201])
+@pytest.mark.parametrize("name", [".", "..", "a/b", "cache", "a\0b", "a\nb", "a\udcff", "x" * 201])
 @pytest.mark.parametrize(
     "command",
     [["run"], ["run", "--status"], ["run", "--report-only"], ["fit", "m.csv", "--output", "m.pt"]],
@@ -90,6 +90,14 @@ def test_a_name_that_is_no_folder_of_its_own_is_refused(tmp_path, capsys, comman
     assert capsys.readouterr().err == (
         f"uss-bench: --name {name!r}: cannot name a folder; use a few letters, digits, - and _\n"
     )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("action", [[], ["--dry-run"]])
+def test_a_negative_seed_is_refused(tmp_path, capsys, action):
+    """Its report could not be written: NumPy's generators take none."""
+    assert commands.main(["run", "--preset", "smoke", "--seed", "-1", *action]) == 2
+    assert "--seed -1: must not be negative; give 0 or more" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -130,6 +138,10 @@ def test_a_report_of_one_run_and_one_across_seeds_are_never_written_over_each_ot
         storage.write_json(tmp_path / "reports" / f"{name}-seeds0-1" / paths.PROVENANCE, content)
     assert commands.main(["run", "--preset", "smoke", "--name", "one", "--seed", "0", "1"]) == 2
     assert "one-seeds0-1 holds the report of a single run" in capsys.readouterr().err
+    for name in paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES:
+        storage.write_csv(tmp_path / "reports" / "across-seeds0-1" / name, ["case_id"], [])
+    assert commands.main(["run", "--preset", "smoke", "--name", "across-seeds0-1", "--report-only"]) == 2
+    assert "holds a report across seeds; name its seeds by --seed instead" in capsys.readouterr().err
     assert commands.main(["run", "--preset", "smoke", "--name", "across-seeds0-1"]) == 2
     assert "across-seeds0-1 holds a report across seeds" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -155,6 +155,7 @@ def test_later_overrides_win_over_earlier_ones_and_over_the_preset():
         "network.bfloat16=1",
         "network.bfloat16=None",
         "training.max_steps=0",  # out of range
+        f"training.max_steps={'9' * 400}",
         "training.batch_size=1",
         "training.learning_rate=-1",
         "network.dropout=1",

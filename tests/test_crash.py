@@ -670,6 +670,7 @@ def test_the_report_of_another_run_is_kept(undisturbed, finished):
         f"reports/{NAME}",
         "training.max_steps: 6 there, 7 now",
     )
+    assert_refused(*run(finished, prepare=other_library), 2, f"reports/{NAME}", "'scipy': '0.0'")
     assert_same_files(finished / "reports" / NAME, undisturbed / "reports" / NAME)
 
 

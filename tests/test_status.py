@@ -64,6 +64,15 @@ def test_a_run_that_has_just_begun(tmp_path):
     assert describe_run(tmp_path) == f"{tmp_path}: 0 of 9 models trained, 0 evaluated\nnot running"
 
 
+def test_a_training_by_fit(tmp_path):
+    storage.write_json(
+        tmp_path / paths.RUN, {"strategies": [], "config": {"query": {"iterations": 5, "twins": 1}}}
+    )
+    assert describe_run(tmp_path).startswith(f"{tmp_path}: 0 of 1 models trained, ")
+    storage.write_json(tmp_path / "fitted" / "training.json", {})
+    assert describe_run(tmp_path).startswith(f"{tmp_path}: 1 of 1 models trained, ")
+
+
 def test_who_holds_the_folder_is_named(run):
     with lock.locked(run):
         assert describe_run(run).splitlines()[1] == f"held by {lock.describe(run)}"

@@ -202,7 +202,7 @@ def runs_asked_for(
         manifest=manifest or cohort.FILE, make_manifest=manifest is None, strategies=tuple(strategy),
         queries=tuple(queries), overrides=tuple(overrides), seed=seeds[0],
         name=name or f"{title}-seed{seeds[0]}",
-        across_name=f"{title}-seeds{_seeds_text(seeds)}", **options,
+        across_name=f"{title}-seeds{_seeds_text(sorted(seeds))}", **options,
     )  # fmt: skip
     if len(seeds) == 1:
         return [shared]

@@ -246,7 +246,8 @@ def _checked(name: str, value: Any, annotation: Any, limits: Mapping[str, float 
         )
     try:
         value = annotation(value)
-    except OverflowError:
+        math.isfinite(value)
+    except OverflowError:  # more digits than any float has
         value = math.inf
     low, high = limits["low"], limits["high"]
     if not math.isfinite(value) or not (low is None or value >= low) or not (high is None or value <= high):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -80,7 +81,7 @@ def fit(asked: Fit) -> None:
     checked = _check(asked)
     origin = provenance(checked, asked.manifest, asked.seed)
     refuse_another_origin(asked.folder, RUN, OF_RUN, origin)
-    if asked.output.exists():
+    if os.path.exists(asked.output):
         made = provenance_of(asked.output)
         if made is None or differences(made, origin, OF_RUN):
             raise InputError(
@@ -118,7 +119,7 @@ def _check(asked: Fit) -> Checked:
         check_name(asked.name)
     settings = config.resolve(asked.preset, asked.overrides)
     device = prepared_device(asked.device, settings.network.bfloat16)
-    if asked.output.is_dir():
+    if os.path.isdir(asked.output):
         raise InputError(f"--output {asked.output}: a folder; name the model file to write")
     check_writable(asked.output.absolute().parent, "--output")
     return Checked(settings, (), device, *check_annotated(asked.manifest, settings))

@@ -16,8 +16,6 @@ from .runtime.storage import read_json
 # What distinguishes runs, beside their settings and the files of their cases. Strategies from files are held
 # against the queries that they have made, see `study.querying`.
 OF_RUN = ("uss_bench", "code_sha256", "libraries", "device", "seed", "manifest_sha256")
-# A report may be rebuilt by another version.
-OF_REPORT = ("seed", "manifest_sha256")
 # What runs of several seeds share, beside their settings; devices and libraries are named in their report.
 OF_SEEDS = ("code_sha256", "manifest_sha256", "strategies", "further_strategies")
 
@@ -33,7 +31,7 @@ def refuse_another_run(run: Run, origin: Mapping[str, Any]) -> None:
         Its provenance.
     """
     refuse_another_origin(run.folder, RUN, OF_RUN, origin)
-    refuse_another_origin(run.report_folder, PROVENANCE, OF_REPORT, origin)
+    refuse_another_origin(run.report_folder, PROVENANCE, OF_RUN, origin)
 
 
 def refuse_another_origin(

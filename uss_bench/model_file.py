@@ -85,7 +85,12 @@ def read_model(path: str | Path) -> FittedModel:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {ADVICE}") from None
     except InputError:
-        raise InputError(f"{path}: no model file, or a damaged one; {ADVICE}") from None
+        what = (
+            "no model file, or a damaged one"
+            if Path(path).exists()
+            else "cannot be read (No such file or directory)"
+        )
+        raise InputError(f"{path}: {what}; {ADVICE}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: weights alone, without what is needed to use them; {ADVICE}")
     origin = content.get("provenance", {})

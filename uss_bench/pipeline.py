@@ -171,6 +171,8 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
         progress = Progress(steps, sys.stderr if team.leads else None)
         try:
             _work(run, checked, origin, progress, team)
+            if team.leads:
+                team.claim(f"farewell/{run.name}")  # workers that are sent home now have nothing to say
         except BaseException as error:
             with suppress(OSError):  # of the same full disk
                 progress.write_log(traceback.format_exc())

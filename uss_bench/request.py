@@ -131,6 +131,8 @@ def check_run(run: Run, team: Team | None = None) -> Checked:
         Anything wrong with arguments, manifest, plan or headers.
     """
     check_name(run.name)
+    if run.seed < 0:
+        raise InputError(f"--seed {run.seed}: must not be negative; give 0 or more")
     settings = config.resolve(run.preset, run.overrides)
     strategies, lists = _asked_for(run)
     device = prepared_device(run.device, settings.network.bfloat16, local_rank(team))
@@ -174,7 +176,8 @@ def _replayed(
 
 def check_name(name: str) -> None:
     """Raise InputError where a run's name is none for a folder of its own."""
-    if Path(name).name != name or name in ("..", CACHE) or "\0" in name or len(name.encode()) > LONGEST_NAME:
+    strange = Path(name).name != name or name in ("..", CACHE) or not name.isprintable()
+    if strange or len(name.encode()) > LONGEST_NAME:
         raise InputError(f"--name {name!r}: cannot name a folder; use a few letters, digits, - and _")
 
 

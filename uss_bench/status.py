@@ -10,7 +10,7 @@ from .runtime import lock
 from .runtime.errors import InputError
 from .runtime.paths import CURVE, RUN, STATUS
 from .runtime.storage import read_csv, read_json
-from .study.keys import DATA_POOL, INITIAL, ModelKey
+from .study.keys import DATA_POOL, FITTED, INITIAL, ModelKey
 from .study.strategies import STRATEGIES, in_order
 
 
@@ -32,8 +32,10 @@ def describe_run(folder: str | Path) -> str:
     earlier = [name for name in STRATEGIES if (folder / name).exists()]  # perhaps by another command
     strategies = in_order([*origin["strategies"], *earlier])
     query = origin["config"]["query"]
-    keys, last = [INITIAL, DATA_POOL], query["iterations"]
-    keys += [ModelKey.of_twin(number) for number in range(1, query["twins"] + 1)]
+    last = query["iterations"]
+    keys = [INITIAL, *(ModelKey.of_twin(number) for number in range(1, query["twins"] + 1)), DATA_POOL]
+    if not strategies:  # a training by `uss-bench fit`
+        keys = [FITTED]
     for strategy in strategies:
         keys += [ModelKey.of_iteration(strategy, iteration) for iteration in range(1, last + 1)]
         keys.append(ModelKey.of_converged(strategy, last))

@@ -140,7 +140,7 @@ def _check_output(folder: Path, runs: Path) -> None:
     """Refuse to touch what may have been corrected, and a folder that will not stay empty."""
     if Path(runs).resolve().is_relative_to(folder.resolve()):
         raise InputError(f"--output {folder}: --runs {runs} lies in it; name a folder of its own")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if os.path.exists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(
             f"--output {folder}: exists, and may hold corrected files, which are never overwritten; "
             "name a new folder"

@@ -169,6 +169,16 @@ def test_a_phantom_of_another_row_is_told_from_ones_own(tmp_path):
     assert [line for line in phantom_problems(changed) if str(case.image) in line] == []
 
 
+def test_a_phantom_may_have_a_name_that_is_not_ascii(tmp_path):
+    case = dataclasses.replace(case_in(tmp_path), case_id="nörd-☃")
+    write_missing_phantoms([case])
+    assert phantom_problems(case) == []
+    assert (
+        nib.load(case.image).header["descrip"].item().decode()
+        == "uss-bench phantom: normal at east, nörd-☃"
+    )
+
+
 def test_existing_files_are_never_rewritten(tmp_path):
     case = case_in(tmp_path)
     case.image.write_bytes(b"a user's own image")

@@ -4,7 +4,7 @@
 
 Needs CUDA and about ten minutes; without CUDA it says so and ends with exit code 2. bfloat16 is what `--set
 network.bfloat16=True` asks for; without it the benchmark computes in float32 (TF32 in cuDNN's convolutions).
-The plain network has our pooling and dropout, and PyTorch's convolutions and normalization.
+The plain network has our dropout, and PyTorch's convolutions, normalization and pooling.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from uss_bench.network.aunet import AUNet, liver_probability
 from uss_bench.network.inference import predict, predict_mc, tile_steps
 from uss_bench.network.training import Training, soft_dice_loss
 from uss_bench.report import published
+from uss_bench.runtime.machine import keep_freed_memory
 from uss_bench.runtime.storage import load_checkpoint, save_checkpoint
 from uss_bench.study.keys import DATA_POOL
 from uss_bench.study.models import EVERYTHING
@@ -153,13 +154,11 @@ def time_steps(settings, device, rounds):
         before = _reserved(device)
         model = new_network(kind, settings.network, device)
         output = model.output_size(settings.training.patch)
-        batch = mini_batch(output, model.input_size(output))
+        # From pinned memory, where `training.train` puts its batches.
+        batch = [tensor.pin_memory() for tensor in mini_batch(output, model.input_size(output))]
         if kind == EAGER:
-            step = peer_step(
-                model, *(tensor.to(device) for tensor in batch), torch.Generator(device).manual_seed(0)
-            )
-        else:  # from pinned memory, where `training.train` puts its batches
-            batch = [tensor.pin_memory() for tensor in batch]
+            step = peer_step(model, *batch, torch.Generator(device).manual_seed(0))
+        else:
             step = partial(
                 _deterministic_update, Training(model, settings.training, {"seed": 0}, None), batch
             )
@@ -326,6 +325,9 @@ def main():
     torch.backends.cudnn.allow_tf32 = False
     check_against_cpu(settings.network, device, (1, 1, 1))
     torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32  # the yardstick rounds as convolutions do
+    torch.set_num_threads(1)  # from here on as the benchmark works
+    keep_freed_memory()
     check_determinism(settings, device, settings.training.patch)
     check_runs()
     steps, memory = time_steps(settings, device, 4 * rounds)

@@ -11,6 +11,7 @@ import argparse
 import copy
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from unittest.mock import patch
 
 import torch
 from _timing import alternate, peer, table
@@ -18,6 +19,7 @@ from _work import GEMM, begin, deterministic, gemm, operations, print_work
 from torch import nn
 
 from uss_bench import config
+from uss_bench.network import layers
 from uss_bench.network.aunet import AUNet, liver_probability
 from uss_bench.network.layers import BatchNorm, ThinConv3d
 from uss_bench.network.training import Training, soft_dice_loss
@@ -28,7 +30,7 @@ BATCH = 2
 
 
 class EagerAUNet(AUNet):
-    """The au-net in PyTorch's defaults: `nn.Conv3d` and `nn.BatchNorm3d`, tensors in contiguous order."""
+    """The au-net in PyTorch's defaults: its own convolutions, normalization and pooling, contiguous order."""
 
     def __init__(self, **network):
         super().__init__(**network)
@@ -38,7 +40,8 @@ class EagerAUNet(AUNet):
         self.to(memory_format=torch.contiguous_format)
 
     def forward(self, x, generator=None):
-        return self.decode(self.encode(x), generator)
+        with patch.object(layers, "max_pool", nn.functional.max_pool3d):
+            return self.decode(self.encode(x), generator)
 
 
 def dyn_unet(nets, network):
@@ -65,8 +68,11 @@ def peer_step(network, image, label, weight, *arguments):
     """A step as a plain script writes it."""
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
 
+    device = next(network.parameters()).device
+
     def step():
-        loss = soft_dice_loss(liver_probability(network.train()(image, *arguments)), label, weight)
+        inputs, *targets = (tensor.to(device, non_blocking=True) for tensor in (image, label, weight))
+        loss = soft_dice_loss(liver_probability(network.train()(inputs, *arguments)), *targets)
         loss.item()
         optimizer.zero_grad()
         loss.backward()

@@ -39,6 +39,11 @@ def test_what_is_done_says_nothing(capsys):
             1,
             "the GPU's memory is full (Tried to allocate 2 GiB.); ask for fewer --workers",
         ),
+        (
+            RuntimeError("CUDA error: out of memory\nCUDA kernel errors"),
+            1,
+            "the GPU's memory is full (CUDA error: out of memory); ask for fewer --workers",
+        ),
         (OSError("odd"), 1, "odd; nothing that was finished is lost"),
         (PeerLostError("worker 1 ended", 2), 2, "worker 1 ended; the same command continues"),
         (PeerLostError("worker 1 ended", -9), 1, "worker 1 ended; the same command continues"),
@@ -50,9 +55,10 @@ def test_what_a_user_can_correct_is_one_line(capsys, error, code, line):
     assert err.startswith(f"program: {line}") and err.count("\n") == 1
 
 
-def test_anything_else_is_raised_on():
-    with pytest.raises(ZeroDivisionError):
-        exit_code("program", raising(ZeroDivisionError()))
+@pytest.mark.parametrize("error", [ZeroDivisionError(), RuntimeError("shapes differ")])
+def test_anything_else_is_raised_on(error):
+    with pytest.raises(type(error)):
+        exit_code("program", raising(error))
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,8 @@ def test_a_holder_elsewhere_is_not_looked_up_here(tmp_path, write_lock):
     with lock.locked(tmp_path, lines.append):
         assert time.monotonic() - started >= 0.35
         assert pid_of(tmp_path / LOCK) == os.getpid()
-    assert lines[0].startswith(
+    (line,) = lines
+    assert line.startswith(
         f"{tmp_path} is held by process {NO_PROCESS} on elsewhere, last sign of life 0 s ago; waiting up to "
     )
 
@@ -365,3 +366,13 @@ def test_a_lock_in_words(tmp_path, write_lock, holder, text):
     assert lock.describe(tmp_path) == text
     assert lock.describe(tmp_path / "absent") is None
     assert list(content(tmp_path)) == [LOCK]
+
+
+def test_a_lock_in_words_for_one_who_may_only_read(tmp_path, write_lock, monkeypatch):
+    write_lock(host="there", machine=["elsewhere", "", ""], pid=7)
+
+    def denied(path, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", denied)
+    assert lock.describe(tmp_path) == "process 7 on there, on another machine"

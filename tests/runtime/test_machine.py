@@ -23,10 +23,37 @@ def test_processes_of_a_machine_share_its_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch, "ones", lambda *_, device: torch.zeros(1))
+    monkeypatch.setattr(torch.cuda, "get_device_name", ["Big", "Big", "Small", "Big"].__getitem__)
     devices = [machine.choose_device("auto", rank) for rank in range(3)]
     assert [device.index for device in devices] == [0, 1, 0] and chosen == devices
     assert machine.choose_device("cpu") == CPU
     assert machine.default_workers(devices[0]) == 2
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert machine.default_workers(devices[0]) == 2  # the third is of another kind
+
+
+def test_a_gpu_that_cannot_be_used_is_bad_input(monkeypatch):
+    def no_kernels(*_, device):
+        raise RuntimeError("CUDA error: no kernel image is available\nCompile with")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch, "ones", no_kernels)
+    with pytest.raises(
+        InputError, match=r"^cuda:0: .*\(CUDA error: no kernel image is available\); .*--device cpu$"
+    ):
+        machine.choose_device("auto")
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, ":4096:8"), (":16:8", ":16:8"), (":0:0", ":4096:8")])
+def test_a_workspace_that_cublas_may_have_stays(monkeypatch, before, after):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if before:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+    machine.make_deterministic()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == after
 
 
 @pytest.mark.parametrize(("capability", "refused"), [((7, 5), True), ((8, 0), False), ((9, 0), False)])
@@ -47,7 +74,11 @@ def test_a_gpu_is_named_with_the_versions_that_decide_its_bits(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     assert machine.device_name(torch.device("cuda", 0)) == "Some GPU (CUDA 12.8, cuDNN 91002)"
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert machine.device_name(torch.device("cuda", 0)) == "Some GPU (CUDA 12.8, cuDNN 91002, no TF32)"
     assert machine.device_name(CPU) == "CPU"
 
 

@@ -10,6 +10,7 @@ import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -213,6 +214,25 @@ def test_a_checkpoint_reads_back_bit_for_bit(tmp_path, checkpoint):
         torch.load(tmp_path / "model.pt", weights_only=True), checkpoint
     )  # PyTorch alone reads it too
     assert list(tmp_path.iterdir()) == [tmp_path / "model.pt"]
+
+
+def test_a_missing_checkpoint_is_bad_input(tmp_path):
+    with pytest.raises(InputError, match=r"model\.pt: missing; remove its folder, and the model is trained"):
+        storage.load_checkpoint(tmp_path / "model.pt")
+
+
+def test_what_lies_below_a_closed_folder_is_not_there(tmp_path, monkeypatch):
+    """As for a user who may not look into it; `Path.exists` raises there before Python 3.14."""
+    stat = os.stat
+
+    def closed(path, **options):
+        if Path(path).is_relative_to(tmp_path / "closed" / "runs"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setattr(os, "stat", closed)
+    assert storage.nearest_existing(tmp_path / "closed" / "runs" / "quick") == tmp_path / "closed"
 
 
 def test_a_checkpoint_cut_short_is_bad_input(tmp_path, checkpoint):

@@ -13,7 +13,7 @@ RVS = [501, 1070, 1608, 2150, 2687, 3292]
 def test_adding_gives_a_new_record_and_leaves_the_old_one():
     empty = Annotations()
     first = empty.add("b", [3, 1])
-    second = first.add("a", range(2)).add("b", np.array([2]))
+    second = first.add("a", iter(range(2))).add("b", np.array([2]))
     assert (empty.as_dict(), first.as_dict()) == ({}, {"b": [1, 3]})
     assert second.as_dict() == {"a": [0, 1], "b": [1, 2, 3]}
     assert list(second) == ["a", "b"]

@@ -95,7 +95,7 @@ def axial_slice(header: Header, z: int) -> tuple[int, float]:
 
 
 def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray, description: str = "") -> None:
-    """Write a `.nii.gz` whose bytes depend on its content alone: no time or file name in the gzip header.
+    """Write a `.nii.gz` whose bytes depend on its content and on zlib alone: no time or name in its header.
 
     Parameters
     ----------
@@ -106,11 +106,11 @@ def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray, descrip
     affine : ndarray
         `(4, 4)`, from indices to mm.
     description : str
-        Into the header's `descrip`, which has 80 bytes.
+        Into the header's `descrip`, which has 80 bytes; its characters must be in latin-1.
     """
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = description
+    image.header["descrip"] = description.encode("latin-1")
     _write(path, image)
 
 

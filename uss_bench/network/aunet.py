@@ -34,7 +34,7 @@ class AUNet(nn.Module):
     flat_levels : int
         Levels, from the finest, without a z axis.
     dropout : float
-        Rate behind each concatenation, in [0, 1).
+        Rate behind each concatenation, in [0, 255/256]: it is rounded to 1/256, and something must stay.
     bfloat16 : bool
         Compute convolutions and what lies between them in bfloat16 (autocast). Weights, statistics of
         normalization and logits are float32 all the same.
@@ -87,8 +87,8 @@ class AUNet(nn.Module):
                 "widths must name at least one level and flat_levels lie in "
                 f"0..{len(widths)}; got {widths}, {flat_levels}"
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1); got {dropout}")
+        if not 0 <= dropout <= 255 / 256:
+            raise ValueError(f"dropout must lie in [0, 255/256]; got {dropout}")
         if prior is not None and not 0 < prior < 1:
             raise ValueError(f"prior must lie in (0, 1); got {prior}")
         self.dropout, self.bfloat16, self.prior = dropout, bfloat16, prior

@@ -54,7 +54,7 @@ def predict(model: AUNet, volume: np.ndarray, tile: tuple[int, int, int] | None 
         The network's input.
     tile : tuple of int, optional
         Largest output tile `(z, y, x)` of one pass; None: the whole volume in one. The result does not depend
-        on it.
+        on it, but for rounding: on CUDA, convolutions of other sizes may be computed by other algorithms.
 
     Returns
     -------

@@ -147,7 +147,7 @@ def dropout(features: torch.Tensor, rate: float, generator: torch.Generator | No
 
 def max_pool(x: torch.Tensor, pool: Sequence[int]) -> torch.Tensor:
     """Max pooling over windows that do not overlap; its backward pass is deterministic on every device."""
-    if x.is_cuda:  # max_pool3d adds gradients atomically there and refuses to run in deterministic mode
+    if x.is_cuda:  # there max_pool3d adds gradients atomically; older versions have no deterministic way
         return block_max(x, pool)
     return nn.functional.max_pool3d(x, pool)
 

@@ -169,7 +169,7 @@ def read_results(folder: str | Path) -> Results:
     Raises
     ------
     InputError
-        A result file is missing, or models were evaluated on different cases.
+        A result file is missing, models were evaluated on different cases, or the folder is of several seeds.
     """
     return replace(read_scores(folder), uncertainties=read_uncertainties(Path(folder)))
 
@@ -178,8 +178,11 @@ def read_scores(folder: str | Path) -> Results:
     """Likewise without the uncertainties of slices, which may fill many megabytes."""
     folder = Path(folder)
     require_files(folder, (*TABLES, paths.PROVENANCE))
+    provenance = storage.read_json(folder / paths.PROVENANCE)
+    if "seeds" in provenance:
+        raise InputError(f"{folder} holds a report across seeds; name its seeds by --seed instead")
     tables = {name: storage.read_csv(folder / name) for name in TABLES}
-    return results_of(folder, tables, storage.read_json(folder / paths.PROVENANCE))
+    return results_of(folder, tables, provenance)
 
 
 def require_files(folder: Path, names: Sequence[str]) -> None:

@@ -12,8 +12,10 @@ from .team import PeerLostError
 
 LESS_MEMORY = (
     "ask for fewer --workers, or begin a run of another --name with a smaller inference.tile, training.patch "
-    "or training.batch_size, or with network.bfloat16=True"
+    "or training.batch_size, or with network.bfloat16=True; --device cpu needs none of it"
 )
+# What full memory is called by PyTorch, by cuDNN's choice of an algorithm, by libraries, and by CUDA itself.
+FULL_MEMORY = ("unable to find an engine", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 CONTINUES = "the same command continues where it stopped"
 
 
@@ -42,7 +44,9 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
         code, text, cause = 2 if error.code == 2 else 1, f"{error}; {CONTINUES}", error
     except FloatingPointError as error:
         code, text, cause = 1, str(error), error
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not _is_full_memory(error):
+            raise
         text = f"the GPU's memory is full ({str(error).splitlines()[0]}); {LESS_MEMORY}"
         code, cause = 1, error
     except OSError as error:
@@ -54,6 +58,10 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
     if speaks_for_team(cause, rank):
         print(f"{program}: {text}", file=sys.stderr)
     return code
+
+
+def _is_full_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in FULL_MEMORY)
 
 
 def _bracketed(interrupt: KeyboardInterrupt) -> str:

@@ -82,7 +82,10 @@ def describe(folder: str | Path) -> str | None:
         return None
     alive = _alive(holder)
     if alive is None:
-        state = f"last sign of life {_age(path):.0f} s ago"
+        try:
+            state = f"last sign of life {_age(path):.0f} s ago"
+        except OSError:  # whoever asks may only read here
+            state = "on another machine"
     else:
         state = "running" if alive else "ended without releasing it"
     return f"process {holder.get('pid', '?')} on {holder.get('host', '?')}, {state}"
@@ -146,11 +149,12 @@ def _remove_if_stale(path: Path, waiting: Callable[[str], object]) -> None:
 def _holder_lives(path: Path, holder: dict, touched: int, waiting: Callable[[str], object]) -> bool:
     """Whether the holder is alive; one elsewhere is watched until it touches its lock or time is up."""
     alive = _alive(holder)
-    while alive is None and _age(path) < PATIENCE:
+    if alive is None and _age(path) < PATIENCE:
         waiting(
             f"{path.parent} is held by {describe(path.parent)}; "
             f"waiting up to {PATIENCE:.0f} s for its next sign of life"
         )
+    while alive is None and _age(path) < PATIENCE:
         stopping.check()
         time.sleep(min(1.0, HEARTBEAT / 10))
         if path.stat().st_mtime_ns != touched:

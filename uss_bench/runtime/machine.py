@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from contextlib import suppress
+from itertools import takewhile
 
 import torch
 
@@ -13,6 +14,7 @@ from .errors import InputError
 MOST_WORKERS = 4  # on one CPU, unless more are asked for
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 BFLOAT16_CAPABILITY = 8, 0  # compute capability from which cuDNN has bfloat16 convolutions
+DETERMINISTIC_CUBLAS = ":4096:8", ":16:8"  # the workspaces with which PyTorch lets cuBLAS work
 
 
 def prepared_device(name: str, bfloat16: bool = False, local_rank: int = 0) -> torch.device:
@@ -44,7 +46,8 @@ def device_name(device: torch.device) -> str:
     """What decides, beside the libraries, how a device rounds."""
     if device.type != "cuda":
         return "CPU"
-    versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    tf32 = torch.backends.cudnn.allow_tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0"
+    versions = f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}{', no TF32' * (not tf32)}"
     return f"{torch.cuda.get_device_name(device)} ({versions})"
 
 
@@ -61,7 +64,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     Raises
     ------
     InputError
-        CUDA is asked for, and there is none.
+        CUDA is asked for, and there is none, or a GPU is found that cannot be used.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
@@ -72,13 +75,29 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
+    _try(device)
     return device
 
 
+def _try(device: torch.device) -> None:
+    """Raise InputError where a GPU cannot be used: PyTorch counts also those that it has no kernels for."""
+    try:
+        torch.ones(1, device=device).add_(1).item()
+    except RuntimeError as error:
+        raise InputError(
+            f"{device}: PyTorch cannot use this GPU ({str(error).splitlines()[0]}); choose another by "
+            "CUDA_VISIBLE_DEVICES, or use --device cpu"
+        ) from None
+
+
 def default_workers(device: torch.device) -> int:
-    """Processes on this machine: one per GPU, or one per core, at most `MOST_WORKERS`."""
+    """Processes on this machine: one per GPU of the first kind, or one per core, at most `MOST_WORKERS`.
+
+    GPUs of another kind round differently, and would be refused.
+    """
     if device.type == "cuda":
-        return torch.cuda.device_count()
+        kinds = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        return len(list(takewhile(lambda kind: kind == kinds[0], kinds)))
     if hasattr(os, "sched_getaffinity"):  # macOS lacks it
         return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     return min(MOST_WORKERS, os.cpu_count() or 1)
@@ -87,7 +106,8 @@ def default_workers(device: torch.device) -> int:
 def make_deterministic() -> None:
     """Let PyTorch give the same bits in every run on the same kind of device."""
     # Read when cuBLAS is first used, which has not happened yet.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in DETERMINISTIC_CUBLAS:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = DETERMINISTIC_CUBLAS[0]
     torch.use_deterministic_algorithms(True)
     # Sums split over threads would depend on their number: processes share pieces of work instead.
     torch.set_num_threads(1)

@@ -211,12 +211,13 @@ def load_checkpoint(path: str | Path) -> Any:
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
     InputError
-        The file is not what `save_checkpoint` wrote.
+        There is no such file, or it is not what `save_checkpoint` wrote.
     """
-    content = Path(path).read_bytes()
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing; remove its folder, and the model is trained again") from None
     value, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     if hashlib.sha256(value).digest() != digest:
         raise InputError(
@@ -229,16 +230,17 @@ def load_checkpoint(path: str | Path) -> Any:
 def nearest_existing(folder: str | Path) -> Path:
     """The folder itself, or the nearest of its parents that exists."""
     folder = Path(folder)
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # Not `Path.exists`, which before Python 3.14 raises PermissionError below a closed folder.
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
 
 
-def natural_key(path: str | Path) -> list[int | str]:
-    """Sorting key by which `slice-2` comes before `slice-10`.
+def natural_key(path: str | Path) -> tuple[list[int | str], str]:
+    """Sorting key by which `slice-2` comes before `slice-10`; different paths have different keys.
 
-    >>> sorted(["slice-10", "slice-2"], key=natural_key)
-    ['slice-2', 'slice-10']
+    >>> sorted(["slice-10", "slice-2", "slice-02"], key=natural_key)
+    ['slice-02', 'slice-2', 'slice-10']
     """
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))], str(path)
 
 
 def file_digest(path: str | Path) -> str:

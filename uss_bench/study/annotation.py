@@ -33,7 +33,8 @@ class Annotations:
         ValueError
             One of the slices is annotated already.
         """
-        repeated = self.of(case_id).intersection(indices)
+        indices = frozenset(indices)
+        repeated = self.of(case_id) & indices
         if repeated:
             raise ValueError(f"case {case_id}: slices {sorted(repeated)} are annotated already")
         return Annotations({**self._slices, case_id: self.of(case_id).union(indices)})
