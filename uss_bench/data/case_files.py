@@ -65,15 +65,13 @@ def _mismatch(image: Header, label: Header) -> list[str]:
     ]
 
 
-def read_label(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_label(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Reference liver of a case.
 
     Returns
     -------
     liver : ndarray
         Bool, `(z, y, x)` on the native grid; False where nobody has annotated.
-    affine : ndarray
-        `(4, 4)`, from `(x, y, z)` indices to mm.
     unknown : ndarray
         `(z,)`, how many voxels of each slice nobody has annotated.
 
@@ -94,7 +92,7 @@ def read_label(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         liver[z] = liver_of(plane, case.label_values, case.ignore_value)
         if case.ignore_value is not None:
             unknown[z] = np.count_nonzero(plane == case.ignore_value)
-    return liver, header.affine, unknown
+    return liver, unknown
 
 
 def liver_of(values: np.ndarray, label_values: Sequence[int], ignore_value: int | None = None) -> np.ndarray:

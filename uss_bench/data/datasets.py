@@ -18,7 +18,7 @@ from ..runtime.errors import InputError, refuse
 from . import dicom
 from .case_files import liver_of
 from .layouts import LAYOUTS
-from .manifest import SPLITS, Case, read_manifest, write_manifest
+from .manifest import SPLITS, Case, parse_sizes, read_manifest, write_manifest
 from .nifti import read_nifti, write_nifti
 from .nifti_header import read_header
 from .splits import assign_splits, parse_shares
@@ -208,15 +208,12 @@ def _parse_spacings(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
     for text in texts:
         case_id, _, sizes = text.rpartition("=")
         try:
-            x, y, z = (float(size) for size in sizes.lower().split("x"))
+            spacings[case_id] = parse_sizes(sizes if case_id else "")
         except ValueError:
-            x = y = z = -1.0
-        if not (case_id and all(0 < size < float("inf") for size in (x, y, z))):
             raise InputError(
                 f"--spacing {text}: not a case with three positive numbers; "
                 f"write x, y, z in mm as {case_id or 'ID'}=0.7x0.7x1.25"
-            )
-        spacings[case_id] = (z, y, x)
+            ) from None
     return spacings
 
 

@@ -243,8 +243,17 @@ def _parse_label_values(text: str | None) -> tuple[int, ...]:
 
 
 def _parse_spacing(text: str | None) -> tuple[float, ...] | None:
-    if not text:
-        return None
+    return parse_sizes(text) if text else None
+
+
+def parse_sizes(text: str) -> tuple[float, ...]:
+    """Spacing `(z, y, x)` in mm from text `XxYxZ`.
+
+    Raises
+    ------
+    ValueError
+        It is not three positive numbers.
+    """
     try:
         x, y, z = (float(value) for value in text.lower().split("x"))
     except ValueError:

@@ -239,7 +239,7 @@ def _write_label(case: Case, spacing: Sequence[float], folder: Path) -> dict[str
         ignored = list(range(header.shape[0]))
         return {"liver_voxels": 0, "label_codes": [], "ignored": ignored, "partly_ignored": 0}
     native_spacing = case.spacing or header.spacing
-    reference, _, unknown = read_label(case)
+    reference, unknown = read_label(case)
     liver = resample_planes(enumerate(reference), reference.shape, native_spacing, spacing) >= 0.5
     np.save(folder / LABEL, liver.view(np.uint8))
     np.save(folder / REFERENCE, np.packbits(reference))
