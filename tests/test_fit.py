@@ -1,5 +1,6 @@
 """`uss-bench fit` on tiny cases: what it trains on, what it writes, and that a stopped one continues."""
 
+import os
 from dataclasses import replace
 
 import nibabel as nib
@@ -120,10 +121,11 @@ def test_it_continues_from_any_step_to_the_same_bytes(asked, monkeypatch, tmp_pa
 def test_a_finished_one_is_found_and_its_file_written_again(asked, monkeypatch):
     fit(asked)
     whole = asked.output.read_bytes()
-    asked.output.unlink()
+    left = asked.output.rename(asked.output.with_name(f".partial-0123456789ab-{asked.output.name}"))
+    os.utime(left, (0, 0))  # as of a process that was killed long ago
     monkeypatch.setattr(Models, "train", lambda *_: pytest.fail("trained again"))
     fit(asked)
-    assert asked.output.read_bytes() == whole
+    assert asked.output.read_bytes() == whole and not left.exists()
 
 
 def test_it_is_found_after_a_commit_that_changes_no_number(asked, monkeypatch):

@@ -1,6 +1,8 @@
 """`uss-bench suggest` on tiny CTs: what it asks for, what it refuses, and what it never touches."""
 
+import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from uss_bench.data.manifest import read_manifest, write_manifest
 from uss_bench.data.nifti import read_nifti
 from uss_bench.model_file import write_model
 from uss_bench.network.aunet import AUNet
-from uss_bench.runtime import stopping
+from uss_bench.runtime import stopping, storage
 from uss_bench.runtime.errors import InputError
 from uss_bench.runtime.storage import read_csv
 from uss_bench.study.models import Models
@@ -267,6 +269,15 @@ def test_bad_input_is_one_error_before_any_scoring_and_leaves_no_folder(asked, m
     with pytest.raises(InputError, match=says):
         suggest(replace(asked, **change(asked)))
     assert not asked.output.exists() and not list(Path().glob(".partial-*"))
+
+
+def test_what_a_killed_one_left_is_cleared_away(asked):
+    long_ago = time.time() - 2 * storage.A_DAY
+    for name in (f".partial-0123456789ab-{asked.output.name}", ".partial-0123456789ab-others"):
+        (Path(name) / "ct").mkdir(parents=True)
+        os.utime(name, (long_ago, long_ago))
+    suggest(asked)
+    assert [path.name for path in Path().glob(".partial-*")] == [".partial-0123456789ab-others"]
 
 
 @pytest.mark.parametrize("file", ["case-0_todo.nii.gz", "notes.txt"])

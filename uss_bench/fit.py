@@ -24,7 +24,14 @@ from .runtime.lock import locked
 from .runtime.machine import prepared_device
 from .runtime.paths import CACHE, CHECKPOINT, MODEL, RUN
 from .runtime.progress import Progress
-from .runtime.storage import load_checkpoint, remove_if_empty, remove_partial_files, write_json
+from .runtime.storage import (
+    A_DAY,
+    load_checkpoint,
+    remove_if_empty,
+    remove_partial_copies,
+    remove_partial_files,
+    write_json,
+)
 from .runtime.tasks import LONG, Stage, Tasks
 from .runtime.team import Team
 from .study.annotation import Annotations
@@ -93,6 +100,7 @@ def fit(asked: Fit) -> None:
         stack.enter_context(locked(asked.folder, progress.say))
         refuse_another_origin(asked.folder, RUN, OF_RUN, origin)  # by whoever held it until now
         remove_partial_files(asked.folder)
+        remove_partial_copies(asked.output, A_DAY)
         for text in checked.warnings:
             progress.say(f"warning: {text}")
         volumes = _volumes(asked, checked, origin, progress)

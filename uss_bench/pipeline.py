@@ -33,7 +33,7 @@ from .runtime.lock import locked
 from .runtime.machine import default_workers
 from .runtime.paths import PROVENANCE, RUN, SLICES
 from .runtime.progress import Progress
-from .runtime.storage import remove_if_empty, remove_partial_copies, remove_partial_files, write_json
+from .runtime.storage import A_DAY, remove_if_empty, remove_partial_copies, remove_partial_files, write_json
 from .runtime.team import (
     PeerLostError,
     Team,
@@ -47,8 +47,6 @@ from .status import describe_run
 from .study.showcase import write_showcase
 from .study.simulation import Simulation
 from .study.uncertainty_quality import write_uncertainty_quality
-
-A_DAY = 86_400.0  # seconds
 
 
 def perform(action: str, runs: Sequence[Run], program: str) -> None:

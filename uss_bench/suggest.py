@@ -31,7 +31,7 @@ from .runtime.errors import InputError, refuse
 from .runtime.machine import device_name, prepared_device
 from .runtime.paths import CACHE
 from .runtime.progress import Progress
-from .runtime.storage import atomic_folder, file_digest, read_json, write_json
+from .runtime.storage import A_DAY, atomic_folder, file_digest, read_json, remove_partial_copies, write_json
 from .study import own
 from .study.annotation import Annotations
 from .study.keys import FITTED
@@ -101,6 +101,7 @@ def suggest(asked: Suggest) -> None:
         raise InputError(f"--slices {asked.slices}: nothing to suggest; ask for at least one")
     manifest_cases = read_manifest(asked.annotated) if asked.annotated else []
     progress = Progress(0, sys.stderr)
+    remove_partial_copies(asked.output.resolve(), A_DAY)
     with atomic_folder(asked.output.resolve(), shared=False) as folder:
         cases = _cases(asked.images, manifest_cases, folder, progress)
         volumes = _volumes(cases, fitted, asked.runs / CACHE, progress)

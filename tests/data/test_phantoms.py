@@ -174,8 +174,7 @@ def test_a_phantom_may_have_a_name_that_is_not_ascii(tmp_path):
     write_missing_phantoms([case])
     assert phantom_problems(case) == []
     assert (
-        nib.load(case.image).header["descrip"].item().decode()
-        == "uss-bench phantom: normal at east, nörd-☃"
+        nib.load(case.image).header["descrip"].item().decode() == "uss-bench phantom: normal at east, nörd-☃"
     )
 
 

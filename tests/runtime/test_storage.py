@@ -361,6 +361,8 @@ def test_a_folder_of_ones_own_replaces_an_empty_one_and_nothing_else(tmp_path):
     (tmp_path / "todo").mkdir()
     with storage.atomic_folder(tmp_path / "todo", shared=False) as partial:
         (partial / "a").write_text("ours", encoding="utf-8")
+        storage.remove_partial_copies(tmp_path / "todo", age=50)  # what is being written stays
+        assert partial.exists()
     with (
         pytest.raises(OSError, match="not empty"),
         storage.atomic_folder(tmp_path / "todo", shared=False) as partial,

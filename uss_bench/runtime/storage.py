@@ -27,6 +27,7 @@ import torch
 
 from .errors import InputError
 
+A_DAY = 86_400.0  # seconds after which nobody still writes what is half-written
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -73,7 +74,7 @@ def remove_partial_files(folder: str | Path, age: float = 0.0) -> None:
 
 
 def remove_partial_copies(path: str | Path, age: float) -> None:
-    """Remove what killed processes have half-written of one file, in a folder that may hold anything else."""
+    """Remove what killed processes left of a file or folder half-written, beside anything else."""
     with suppress(OSError):  # a folder that may be read alone
         for copy in Path(path).parent.glob(f".partial-*-{glob.escape(Path(path).name)}"):
             _remove_aged(copy, age)
@@ -99,7 +100,7 @@ def atomic_folder(path: str | Path, shared: bool = True) -> Iterator[Path]:
     make the same, this one is dropped, else that is an OSError. An empty folder is replaced.
     """
     path = Path(path)
-    temporary = path.with_name(f".partial-{secrets.token_hex(6)}")
+    temporary = path.with_name(f".partial-{secrets.token_hex(6)}-{path.name}")
     temporary.mkdir(parents=True)
     try:
         with naming(path):
