@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from uss_bench.report.results import read_uncertainties
 from uss_bench.report.uncertainty_statistics import (
     PoolSlices,
     Reliability,
     by_distance,
     rank_correlation,
-    read_uncertainties,
     risk_coverage,
     selective_risk,
 )

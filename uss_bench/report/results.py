@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..study.metrics import METRICS
 from ..study.strategies import ORACLES, in_order
 from ..study.surfaces import volume_diagonal
 from .result_files import SIZE, SPACING
-from .uncertainty_statistics import Uncertainties, read_uncertainties
+from .uncertainty_statistics import PoolSlices, Reliability, Uncertainties
 
 # What is read back for a report, beside the provenance.
 TABLES = (paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.VOLUMES)
@@ -270,3 +271,48 @@ def _scores(
         }
         for key, found in by_model.items()
     }
+
+
+def read_uncertainties(folder: Path) -> Uncertainties | None:
+    """Uncertainties from the `results/` of a report folder; None where it has none.
+
+    An earlier version did not write any, and strategies of chance alone need none. Columns are those of
+    `study.uncertainty_quality`.
+    """
+    files = [folder / name for name in (paths.UNCERTAINTY, paths.CALIBRATION)]
+    if not all(path.exists() for path in files):
+        return None
+    slices, bins = map(_models_of, files)
+    found = Uncertainties(
+        {key: _pool_slices(rows) for key, rows in slices}, {key: _reliability(rows) for key, rows in bins}
+    )
+    return found if found.slices else None
+
+
+def _models_of(path: Path) -> Iterator[tuple[ModelKey, list[dict[str, str]]]]:
+    """Rows of a file, a model at a time: a file may have a million."""
+    for key, rows in groupby(storage.csv_rows(path), key=ModelKey.from_row):
+        yield key, list(rows)
+
+
+def _pool_slices(rows: list[dict[str, str]]) -> PoolSlices:
+    def numbers(column: str) -> np.ndarray:
+        return np.array([float(row[column] or "inf") for row in rows])
+
+    return PoolSlices(
+        uncertainty=numbers("uncertainty"),
+        wrong=numbers("wrong_voxels"),
+        predicted=numbers("predicted_voxels"),
+        liver=numbers("liver_voxels"),
+        annotated=numbers("annotated") > 0,
+        queried=np.array([row["queried"] for row in rows]),
+        distance=numbers("distance_mm"),
+    )
+
+
+def _reliability(rows: list[dict[str, str]]) -> Reliability:
+    voxels, liver, mean = (
+        np.array([float(row[column] or "nan") for row in rows])
+        for column in ("voxels", "liver_voxels", "mean_probability")
+    )
+    return Reliability(voxels, liver / np.where(voxels, voxels, np.nan), mean)

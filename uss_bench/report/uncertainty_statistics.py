@@ -1,19 +1,14 @@
-"""Statistics on how good uncertainties are, as pure functions of arrays, and the result files they go by.
-
-`study/uncertainty_quality.py` writes these files and says what their columns are.
-"""
+"""Statistics on how good uncertainties are, as pure functions of arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from itertools import groupby, pairwise
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
 from scipy.stats import rankdata
 
-from ..runtime import paths, storage
 from ..study.keys import ModelKey
 from ..study.strategies import in_order
 
@@ -120,50 +115,6 @@ class Uncertainties:
 
     slices: dict[ModelKey, PoolSlices]
     reliability: dict[ModelKey, Reliability]
-
-
-def read_uncertainties(folder: str | Path) -> Uncertainties | None:
-    """Uncertainties from the `results/` of a report folder; None where it has none.
-
-    An earlier version did not write any, and strategies of chance alone need none.
-    """
-    files = [Path(folder) / name for name in (paths.UNCERTAINTY, paths.CALIBRATION)]
-    if not all(path.exists() for path in files):
-        return None
-    slices, bins = map(_by_model, files)
-    found = Uncertainties(
-        {key: _pool_slices(rows) for key, rows in slices}, {key: _reliability(rows) for key, rows in bins}
-    )
-    return found if found.slices else None
-
-
-def _by_model(path: Path) -> Iterator[tuple[ModelKey, list[dict[str, str]]]]:
-    """Rows of a file, a model at a time: a file may have a million."""
-    for key, rows in groupby(storage.csv_rows(path), key=ModelKey.from_row):
-        yield key, list(rows)
-
-
-def _pool_slices(rows: list[dict[str, str]]) -> PoolSlices:
-    def numbers(column: str) -> np.ndarray:
-        return np.array([float(row[column] or "inf") for row in rows])
-
-    return PoolSlices(
-        uncertainty=numbers("uncertainty"),
-        wrong=numbers("wrong_voxels"),
-        predicted=numbers("predicted_voxels"),
-        liver=numbers("liver_voxels"),
-        annotated=numbers("annotated") > 0,
-        queried=np.array([row["queried"] for row in rows]),
-        distance=numbers("distance_mm"),
-    )
-
-
-def _reliability(rows: list[dict[str, str]]) -> Reliability:
-    voxels, liver, mean = (
-        np.array([float(row[column] or "nan") for row in rows])
-        for column in ("voxels", "liver_voxels", "mean_probability")
-    )
-    return Reliability(voxels, liver / np.where(voxels, voxels, np.nan), mean)
 
 
 def rank_correlation(first: Iterable[float], second: Iterable[float]) -> float:
