@@ -4,12 +4,15 @@ Arrays are `(x, y, z)` and RAS: +x to the patient's right, +y anterior, +z super
 top of the right diaphragm. Things are painted in turn, the later ones over the earlier ones.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from .painting import ellipsoid, join, power, wobble
+from .painting import Scene, ellipsoid, join, power, wobble
 
 # Mean HU by contrast phase; "veins" are the caval, hepatic and portal veins.
 ORGANS = ("liver", "spleen", "aorta", "veins", "heart", "kidney", "pancreas", "gut", "muscle")
@@ -21,8 +24,10 @@ PHASES = {
 }
 AIR, LUNG, FAT, WATER, BONE = -1000, -850, -102, 8, 330
 
+Tissue = dict[str, float]  # HU by organ
 
-def draw_tissue(rng, phases):
+
+def draw_tissue(rng: np.random.Generator, phases: Sequence[str]) -> Tissue:
     """HU of one patient's organs in one of the contrast `phases`."""
     values = rng.uniform(0.88, 1.12) * np.array(PHASES[rng.choice(phases)]) + rng.normal(0, 4, len(ORGANS))
     return dict(zip(ORGANS, values.tolist(), strict=True))
@@ -42,12 +47,13 @@ class Body:
     wall: float  # mm, thickness of the muscle wall
     fat: float  # mm, of the subcutaneous fat
     gap: float  # mm of visceral fat between liver and bowel
-    domes: tuple  # (u, v, top, spread) of the diaphragm: right, left and the tendon under the heart
+    # (u, v, top, spread) of the diaphragm: right, left and the tendon under the heart
+    domes: tuple[Sequence[float], ...]
     turns: np.ndarray  # degrees by which the patient lies turned about x, y and z
     stretch: np.ndarray  # of the whole body, per axis
 
     @classmethod
-    def draw(cls, rng):
+    def draw(cls, rng: np.random.Generator) -> Body:
         width, slimness = rng.uniform(115, 140), rng.uniform(0.66, 0.8)
         right, left, tendon = rng.uniform(
             ((0.39, -0.08, 0, 0.56), (-0.55, -0.05, -30, 0.5), (-0.07, 0.3, -26, 0.6)),
@@ -67,32 +73,32 @@ class Body:
         )
 
     @property
-    def spine(self):
+    def spine(self) -> float:
         """y of the vertebral bodies in mm."""
         return -0.56 * self.depth
 
     @property
-    def pose(self):
+    def pose(self) -> np.ndarray:
         """Affine map (3, 4) from the body's coordinates to the scanner's."""
         turned = Rotation.from_euler("xyz", self.turns, degrees=True).as_matrix()
         return np.hstack([turned * self.stretch, np.zeros((3, 1))])
 
-    def size(self, u, v, z, spread=0.0):
+    def size(self, u: float, v: float, z: float, spread: float = 0.0) -> np.ndarray:
         """Half axes (3,) in mm, each up to `spread` larger or smaller than named."""
         factors = self.rng.uniform(1 - spread, 1 + spread, 3)
         return np.array([u * self.width, v * self.depth, z]) * factors
 
-    def place(self, u, v, z):
+    def place(self, u: float, v: float, z: float) -> np.ndarray:
         """A point (3,) in mm near the one named: organs lie centimetres apart between patients."""
         return self.size(u, v, z) + self.rng.normal(0, (6, 5, 7)).clip(-14, 14)
 
-    def cava(self):
+    def cava(self) -> np.ndarray:
         """The inferior vena cava: from the pelvis through the liver's back into the heart."""
         course = (27, -420), (27, -300), (29, -90), (33, -12), (48, 25)
         return np.array([(19, self.spine + y, z) for y, z in course])
 
 
-def paint_trunk(scene, body, tissue):
+def paint_trunk(scene: Scene, body: Body, tissue: Tissue) -> tuple[np.ndarray, np.ndarray]:
     """Paint skin to lungs.
 
     Returns the signed distances (x, y, z) of the trunk's cavity and of the space below the diaphragm.
@@ -123,7 +129,7 @@ def paint_trunk(scene, body, tissue):
     return cavity, below
 
 
-def paint_spine(scene, body, tissue):
+def paint_spine(scene: Scene, body: Body, tissue: Tissue) -> None:
     low, high = float(scene.z.min()), float(scene.z.max())
     part = scene.crop(scene.box((-60, body.spine - 70, low), (60, body.spine + 20, high)))
     column = replace(part, z=np.zeros_like(part.z))  # alike at all heights
@@ -138,7 +144,7 @@ def paint_spine(scene, body, tissue):
     column.paint(ellipsoid(column, (0, back + 1, 0), (10, 8, 10)), 25)
 
 
-def paint_pelvis(scene, body, tissue, cavity):
+def paint_pelvis(scene: Scene, body: Body, tissue: Tissue, cavity: np.ndarray) -> None:
     """Psoas muscles beside the spine, iliac wings and what a full bladder holds."""
     for side in (-1, 1):
         course = (28, -4, -110), (38, 2, -220), (52, 22, -330), (62, 50, -430)
@@ -149,7 +155,7 @@ def paint_pelvis(scene, body, tissue, cavity):
     scene.paint_ellipsoid(body.place(0, 0.2, -400), body.size(0.35, 0.4, 35, 0.2), (0, 0, 0), WATER)
 
 
-def paint_arms(scene, body, tissue):
+def paint_arms(scene: Scene, body: Body, tissue: Tissue) -> None:
     """Arms at times lie beside the trunk, cut off by the edge of the field of view."""
     for side in (-1, 1):
         x = side * (body.width + body.wall + body.fat + body.rng.uniform(36, 48))
@@ -159,7 +165,7 @@ def paint_arms(scene, body, tissue):
                 scene.paint_tubes(np.array([(x, y, -450), (x, y - 10, 150)]), radius, value)
 
 
-def paint_table(scene, body):
+def paint_table(scene: Scene, body: Body) -> None:
     """The table, flat or hollow, stays level however the patient lies on it."""
     x, y, _ = scene.grid
     depth = body.stretch[1] * (body.depth + 0.85 * (body.wall + body.fat)) + body.rng.uniform(8, 22)

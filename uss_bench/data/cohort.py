@@ -4,8 +4,11 @@ The pool is what an archive is: most patients are alike, and what is rare is the
 enough of every variant to speak about it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..runtime.storage import csv_text, write_csv
@@ -31,7 +34,7 @@ MIX = {
 COLUMNS = ("case_id", "site", "split", "image", "label", "phantom")
 
 
-def spread(counts, stagger):
+def spread(counts: Mapping[str, int], stagger: float) -> list[str]:
     """Each name as often as `counts` says, spread over the list, so that any stretch of it is a mix too."""
     starts = {name: (number + 1) * stagger % 1 for number, name in enumerate(counts)}
     places = [
@@ -40,7 +43,7 @@ def spread(counts, stagger):
     return [name for _, name in sorted(places)]
 
 
-def default_cohort(folder="data/phantoms"):
+def default_cohort(folder: str | Path = "data/phantoms") -> list[dict[str, str]]:
     """Rows of the embedded manifest: one dict a case, keys as in `COLUMNS`, paths in `folder`."""
     rows, seen = [], dict.fromkeys(MIX["pool"][0], 0)
     for split, (sites, variants) in MIX.items():
@@ -56,12 +59,12 @@ def default_cohort(folder="data/phantoms"):
     return rows
 
 
-def is_default_manifest(digest):
+def is_default_manifest(digest: str) -> bool:
     """Whether a SHA-256 is that of the embedded manifest, all of whose cases are phantoms."""
     return digest == hashlib.sha256(csv_text(COLUMNS, default_cohort()).encode()).hexdigest()
 
 
-def write_default_manifest(path, folder="data/phantoms"):
+def write_default_manifest(path: str | Path, folder: str | Path = "data/phantoms") -> bool:
     """Write the embedded manifest to `path`, unless something is there; returns whether it was written.
 
     Paths in `folder` are relative to the manifest, as in any other.

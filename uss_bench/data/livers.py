@@ -3,35 +3,41 @@
 Coordinates as in `anatomy`; a liver is a signed distance `(x, y, z)` in mm, positive inside.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
 
-from .painting import ellipsoid, join, tube, wobble
+from .painting import Ellipsoid, Scene, Triple, ellipsoid, join, tube, wobble
+
+if TYPE_CHECKING:
+    from .anatomy import Body, Tissue
 
 
 @dataclass(frozen=True)
 class Lobes:
     """What a liver is made of. Each is an ellipsoid: centre, half axes and turns."""
 
-    right: tuple
-    left: tuple
-    caudate: tuple
-    tongue: tuple | None  # a Riedel lobe, which hangs down at the right
-    hilum: tuple  # hollows from here on: from below, beside segment IV, and for the gallbladder
-    fissure: tuple
-    gallbladder: tuple
+    right: Ellipsoid
+    left: Ellipsoid
+    caudate: Ellipsoid
+    tongue: Ellipsoid | None  # a Riedel lobe, which hangs down at the right
+    hilum: Ellipsoid  # hollows from here on: from below, beside segment IV, and for the gallbladder
+    fissure: tuple[np.ndarray, Triple, Triple]
+    gallbladder: Ellipsoid
 
     @property
-    def bottom(self):
+    def bottom(self) -> float:
         """z in mm near the lower edge."""
         lowest = self.right, self.tongue or self.right
         return min(float(centre[2] - 0.95 * axes[2]) for centre, axes, _ in lowest)
 
 
-def draw_lobes(body):
+def draw_lobes(body: Body) -> Lobes:
     """Lobes of a healthy liver. They differ in every proportion, as patients' do."""
     rng = body.rng
     wide, deep, high = rng.uniform(0.5, 0.68), rng.uniform(0.78, 1.0), rng.uniform(74, 102)
@@ -53,7 +59,7 @@ def draw_lobes(body):
     )
 
 
-def shape_liver(scene, body, lobes, kidney):
+def shape_liver(scene: Scene, body: Body, lobes: Lobes, kidney: Ellipsoid) -> np.ndarray:
     """Signed distance (x, y, z) of a liver that wall and diaphragm do not yet confine, bent as `scene` is."""
     spine = (0, body.spine - 22, -90), (36, 54, 600)
     distance = join(ellipsoid(scene, *lobes.right), ellipsoid(scene, *lobes.left), 25)
@@ -71,12 +77,12 @@ def shape_liver(scene, body, lobes, kidney):
     return distance
 
 
-def mould(liver, room, reach=16):
+def mould(liver: np.ndarray, room: np.ndarray, reach: float = 16) -> np.ndarray:
     """The liver confined to its `room`, to whose walls it clings where it comes within `reach` mm of them."""
     return np.minimum(liver + reach * (1 - room / 30).clip(0, 1), room)
 
 
-def one_piece(liver):
+def one_piece(liver: np.ndarray) -> np.ndarray:
     """The liver without what its hollows, or a surgeon, cut off from the largest piece."""
     labels, count = ndimage.label(liver > 0)
     if count < 2:
@@ -86,7 +92,7 @@ def one_piece(liver):
     return np.where(kept, liver, np.minimum(liver, -10))
 
 
-def paint_vessels(scene, body, tissue, liver):
+def paint_vessels(scene: Scene, body: Body, tissue: Tissue, liver: np.ndarray) -> None:
     hepatic_veins = [
         (body.cava()[3], body.place(*goal)) for goal in ((0.8, -0.1, -80), (0.45, 0.6, -70), (-0.2, 0.5, -42))
     ]

@@ -1,12 +1,16 @@
 """The organs around the phantoms' livers. Coordinates as in `anatomy`."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
-from .anatomy import AIR, FAT
-from .painting import smooth_path
+from .anatomy import AIR, FAT, Body, Tissue
+from .painting import Ellipsoid, Scene, smooth_path
 
 
-def paint_viscera(scene, body, tissue, room, bottom):
+def paint_viscera(scene: Scene, body: Body, tissue: Tissue, room: np.ndarray, bottom: float) -> None:
     """Bowel, stomach and spleen, in the `room` that the liver leaves; its lower edge is at z = `bottom`."""
     padded = room - body.gap
     paint_bowel(scene, body, tissue, padded)
@@ -16,7 +20,7 @@ def paint_viscera(scene, body, tissue, room, bottom):
     scene.paint_ellipsoid(*spleen, tissue["spleen"], room)
 
 
-def paint_bowel(scene, body, tissue, room):
+def paint_bowel(scene: Scene, body: Body, tissue: Tissue, room: np.ndarray) -> None:
     """Loops of small bowel with folds."""
     rng, inner = body.rng, room - 3
     for _ in range(42):
@@ -30,7 +34,7 @@ def paint_bowel(scene, body, tissue, room):
         scene.paint_tubes(path, radius - 3 - fold, content, inner)
 
 
-def paint_colon(scene, body, tissue, room, bottom):
+def paint_colon(scene: Scene, body: Body, tissue: Tissue, room: np.ndarray, bottom: float) -> None:
     """Colon with haustra. Its right bend often lies on the liver's lower edge, at z = `bottom`."""
     rng = body.rng
     right, middle = bottom + rng.uniform(-15, 45), rng.uniform(-190, -105)
@@ -44,7 +48,7 @@ def paint_colon(scene, body, tissue, room, bottom):
     scene.paint_tubes(path, radius - 3.5, content, room - 3)
 
 
-def paint_stomach(scene, body, tissue, room):
+def paint_stomach(scene: Scene, body: Body, tissue: Tissue, room: np.ndarray) -> None:
     """Stomach, collapsed or full, and pancreas behind it."""
     rng = body.rng
     head, middle, tail = (0.2, -0.02, -125), (-0.05, 0.1, -112), (-0.5, -0.2, -92)
@@ -64,7 +68,7 @@ def paint_stomach(scene, body, tissue, room):
             scene.paint_ellipsoid(centre, radii - shrink, (0, 0, 0), value, where)
 
 
-def draw_kidneys(body):
+def draw_kidneys(body: Body) -> list[Ellipsoid]:
     """Centre, half axes and turns of the right and the left kidney."""
     rng = body.rng
     kidneys = []
@@ -74,14 +78,14 @@ def draw_kidneys(body):
     return kidneys
 
 
-def paint_kidneys(scene, tissue, kidneys):
+def paint_kidneys(scene: Scene, tissue: Tissue, kidneys: Sequence[Ellipsoid]) -> None:
     for side, (centre, radii, turns) in zip((1, -1), kidneys, strict=True):
         scene.paint_ellipsoid(centre, radii, turns, tissue["kidney"])
         scene.paint_ellipsoid(centre, radii - 8, turns, 0.75 * tissue["kidney"])
         scene.paint_ellipsoid(centre - np.array([side * 11, -4, 0]), (12, 8, 24), turns, FAT + 40)
 
 
-def paint_heart_and_vessels(scene, body, tissue, below):
+def paint_heart_and_vessels(scene: Scene, body: Body, tissue: Tissue, below: np.ndarray) -> None:
     centre = body.place(-0.17, 0.29, 32)
     turns, wide = (0, 15, body.rng.uniform(-40, -10)), body.rng.uniform(0.85, 1.2)
     wall = 0.3 * tissue["muscle"] + 0.7 * tissue["heart"]

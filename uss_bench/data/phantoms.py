@@ -5,7 +5,12 @@ the way its "site" stores its scans: five sites differ in spacing, scan range, n
 orientation. The volumes are coarse (a few mm) to keep a run short.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from nibabel import orientations
@@ -14,12 +19,15 @@ from scipy.ndimage import gaussian_filter1d
 from ..runtime.errors import InputError
 from ..runtime.seeding import generator
 from . import anatomy, organs
-from .anatomy import AIR, WATER, Body
-from .livers import draw_lobes, paint_vessels, shape_liver
+from .anatomy import AIR, WATER, Body, Tissue
+from .livers import Lobes, draw_lobes, paint_vessels, shape_liver
 from .nifti import write_nifti
 from .nifti_header import read_header
-from .painting import Scene, wobble
+from .painting import Ellipsoid, Scene, wobble
 from .variants import VARIANTS, draw_fluid, vary_liver, vary_lobes, vary_tissue
+
+if TYPE_CHECKING:
+    from .manifest import Case
 
 
 @dataclass(frozen=True)
@@ -28,11 +36,11 @@ class Protocol:
 
     orientation: str  # axis codes of the file, as nibabel.aff2axcodes gives them
     matrix: int  # pixels along each in-plane axis; the field of view follows the patient
-    slice_spacing: tuple  # mm
-    above: tuple  # mm, scan start above the liver
-    below: tuple  # mm, scan end below the liver: the largest show the pelvis
-    phases: tuple  # contrast phases in use
-    noise: tuple  # HU, standard deviation
+    slice_spacing: tuple[float, float]  # mm
+    above: tuple[float, float]  # mm, scan start above the liver
+    below: tuple[float, float]  # mm, scan end below the liver: the largest show the pelvis
+    phases: tuple[str, ...]  # contrast phases in use
+    noise: tuple[float, float]  # HU, standard deviation
     blur: float  # pixels, in-plane correlation length of the noise
 
 
@@ -47,14 +55,14 @@ SITES = {
 }
 
 
-def scan_range(rng, protocol, bottom):
+def scan_range(rng: np.random.Generator, protocol: Protocol, bottom: float) -> tuple[float, float]:
     """z in mm of a scan's ends for a liver from z = `bottom` to 0; some scans miss a part of it."""
     above, below, missed = rng.uniform(*protocol.above), rng.uniform(*protocol.below), rng.uniform(8, 45)
     cut = rng.choice(("nowhere", "dome", "tip"), p=(0.76, 0.12, 0.12))
     return bottom + missed if cut == "tip" else bottom - below, -missed if cut == "dome" else above
 
 
-def open_scene(protocol, body, bottom):
+def open_scene(protocol: Protocol, body: Body, bottom: float) -> tuple[Scene, np.ndarray]:
     """Air on the grid that the site would scan for a liver down to z = `bottom`, and its affine."""
     rng = body.rng
     patient = body.stretch[0] * 2.1 * (body.width + 1.25 * (body.wall + body.fat))
@@ -71,7 +79,9 @@ def open_scene(protocol, body, bottom):
     return Scene.of(hu, grid, body.pose, float(spacing + slice_spacing) / 2), affine
 
 
-def begin_case(protocol, variant, rng, variant_rng):
+def begin_case(
+    protocol: Protocol, variant: str, rng: np.random.Generator, variant_rng: np.random.Generator
+) -> tuple[Body, Tissue, Lobes, list[Ellipsoid], Scene, np.ndarray]:
     """Draw a patient up to what decides the grid.
 
     Returns frame, tissues, lobes of a healthy liver, kidneys, the open scene and its affine.
@@ -82,7 +92,9 @@ def begin_case(protocol, variant, rng, variant_rng):
     return body, tissue, healthy, kidneys, *open_scene(protocol, body, healthy.bottom)
 
 
-def paint_case(protocol, variant, rng, variant_rng):
+def paint_case(
+    protocol: Protocol, variant: str, rng: np.random.Generator, variant_rng: np.random.Generator
+) -> tuple[Scene, np.ndarray, np.ndarray]:
     """Paint a patient. Returns the scene, the signed distance (x, y, z) of its liver, and the affine."""
     body, tissue, healthy, kidneys, scene, affine = begin_case(protocol, variant, rng, variant_rng)
     scene = scene.bent(rng, 330, 4)
@@ -110,7 +122,7 @@ def paint_case(protocol, variant, rng, variant_rng):
     return scene, liver, affine
 
 
-def add_noise(scene, protocol, rng):
+def add_noise(scene: Scene, protocol: Protocol, rng: np.random.Generator) -> None:
     """Noise of a filtered back projection: correlated in plane, not between slices, weaker in air."""
     noise = rng.standard_normal(scene.hu.shape, np.float32)
     for axis in (0, 1):
@@ -119,7 +131,7 @@ def add_noise(scene, protocol, rng):
     scene.hu[...] += strength * noise * np.where(scene.hu < -900, np.float32(0.5), np.float32(1))
 
 
-def make_phantom(case_id, site, variant):
+def make_phantom(case_id: str, site: str, variant: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Make one case.
 
     Parameters
@@ -152,7 +164,7 @@ def make_phantom(case_id, site, variant):
     return orientations.apply_orientation(hu, turn), orientations.apply_orientation(mask, turn), affine
 
 
-def phantom_grid(case_id, site, variant):
+def phantom_grid(case_id: str, site: str, variant: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Shape and voxel size in mm, both `(z, y, x)` from inferior, posterior and left, without painting."""
     check_phantom(case_id, site, variant)
     rng, variant_rng, _ = _generators(case_id)
@@ -160,12 +172,12 @@ def phantom_grid(case_id, site, variant):
     return scene.hu.shape[::-1], tuple(affine.diagonal()[2::-1].tolist())
 
 
-def _generators(case_id):
+def _generators(case_id: str) -> list[np.random.Generator]:
     purposes = ("phantom", "phantom variant", "phantom noise")
     return [generator(0, purpose=purpose, case=case_id) for purpose in purposes]
 
 
-def check_phantom(case_id, site, variant):
+def check_phantom(case_id: str, site: str, variant: str) -> None:
     """Raise InputError where there is no such site or variant."""
     instead = "or leave the column phantom empty"
     if site not in SITES:
@@ -178,7 +190,7 @@ def check_phantom(case_id, site, variant):
         )
 
 
-def phantom_problems(case):
+def phantom_problems(case: Case) -> list[str]:
     """What is wrong with a file that is there: it may be the phantom of another row, made before this one."""
     mark = _mark(case)
     return [
@@ -191,22 +203,22 @@ def phantom_problems(case):
     ]
 
 
-def _mark(case):
+def _mark(case: Case) -> str:
     """What the header of a phantom's files says of it, in the 80 bytes that there are."""
     return f"{MARK}{case.extra['phantom']} at {case.site}, {case.case_id}".encode()[:80].decode("latin-1")
 
 
-def phantom_files(cases):
+def phantom_files(cases: Iterable[Case]) -> list[Path]:
     """Images and labels of the phantoms among `cases`."""
     return [path for case in cases if case.extra.get("phantom") for path in (case.image, case.label)]
 
 
-def is_unmade_phantom(case):
+def is_unmade_phantom(case: Case) -> bool:
     """Whether a case is a phantom that lacks a file."""
     return bool(case.extra.get("phantom")) and not (case.image.exists() and case.label.exists())
 
 
-def write_missing_phantoms(cases):
+def write_missing_phantoms(cases: Iterable[Case]) -> int:
     """Write the phantoms among `cases` (a variant in the manifest column `phantom`) that lack a file.
 
     Files that exist are left alone, and every row is checked before the first file is written. Returns the

@@ -4,13 +4,16 @@ Coordinates as in `anatomy`. Draws come from a generator of their own, so all va
 rest of its anatomy. (A `mirrored` phantom is the finished image turned over.)
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .anatomy import WATER
-from .livers import mould, one_piece
-from .painting import ellipsoid, wobble
+from .anatomy import WATER, Body, Tissue
+from .livers import Lobes, mould, one_piece
+from .painting import Scene, ellipsoid, wobble
 
 COMMON = ("normal", "lesions", "cysts", "fatty")
 RARE = ("resected", "tumour", "cirrhotic", "ascites", "embolized", "mirrored")
@@ -21,21 +24,21 @@ VARIANTS = COMMON + RARE
 class Inclusion:
     """Something in the liver, from rim to core."""
 
-    box: tuple  # of the scene, that it lies in
+    box: tuple[slice, ...]  # of the scene, that it lies in
     distance: np.ndarray  # signed, in that box
-    layers: tuple  # (depth in mm, HU) of each, the outermost first
+    layers: tuple[tuple[float, float | np.ndarray], ...]  # (depth in mm, HU) of each, the outermost first
 
-    def paint(self, scene, liver):
+    def paint(self, scene: Scene, liver: np.ndarray) -> None:
         for depth, value in self.layers:
             scene.crop(self.box).paint(np.minimum(self.distance - depth, liver[self.box]), value)
 
 
-def vary_tissue(variant, tissue, rng):
+def vary_tissue(variant: str, tissue: Tissue, rng: np.random.Generator) -> Tissue:
     """HU of the organs: a fatty liver is darker."""
     return tissue | {"liver": tissue["liver"] - rng.uniform(38, 52)} if variant == "fatty" else tissue
 
 
-def vary_lobes(variant, lobes, rng):
+def vary_lobes(variant: str, lobes: Lobes, rng: np.random.Generator) -> Lobes:
     """Cirrhosis shrinks the right lobe and swells the left and the caudate lobe."""
     if variant != "cirrhotic":
         return lobes
@@ -50,7 +53,14 @@ def vary_lobes(variant, lobes, rng):
     return replace(lobes, right=right, left=left, caudate=caudate, tongue=None)
 
 
-def vary_liver(variant, scene, liver, room, tissue, rng):
+def vary_liver(
+    variant: str,
+    scene: Scene,
+    liver: np.ndarray,
+    room: np.ndarray,
+    tissue: Tissue,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, list[Inclusion]]:
     """Shape a liver as its variant does.
 
     Returns its signed distance, which then holds lesions, cysts and tumours too, and the `Inclusion`s to be
@@ -72,14 +82,21 @@ def vary_liver(variant, scene, liver, room, tissue, rng):
     return liver, inclusions
 
 
-def resect(scene, liver, rng):
+def resect(scene: Scene, liver: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """What a right or left resection leaves of the liver, cut along a slightly bent plane."""
     along = float(rng.choice((-1, 1))) * (scene.x + 0.25 * scene.y + wobble(scene, rng, 110, 3))
     cut = np.quantile(along[liver > 0].astype(np.float64), rng.uniform(0.3, 0.7))
     return np.minimum(liver, float(cut) - along)
 
 
-def draw_balls(scene, liver, rng, count, radii, depth=4):
+def draw_balls(
+    scene: Scene,
+    liver: np.ndarray,
+    rng: np.random.Generator,
+    count: int | np.integer,
+    radii: tuple[float, float],
+    depth: float = 4,
+) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
     """Box and signed distance in it of `count` roundish shapes, centred `depth` mm deep in the liver."""
     inside = np.argwhere(liver > min(depth, 0.8 * float(liver.max())))
     for voxel in inside[rng.integers(len(inside), size=count)]:
@@ -89,18 +106,24 @@ def draw_balls(scene, liver, rng, count, radii, depth=4):
         yield box, ellipsoid(scene.crop(box), centre, radius, rng.uniform(-40, 40, 3))
 
 
-def lesions(scene, liver, tissue, rng):
+def lesions(
+    scene: Scene, liver: np.ndarray, tissue: Tissue, rng: np.random.Generator
+) -> tuple[list[Inclusion], float]:
     balls = list(draw_balls(scene, liver, rng, rng.integers(3, 10), (6, 22)))
     rim, core = tissue["liver"] - rng.uniform((15, 40), (35, 65))
     return [Inclusion(*ball, ((0, rim), (5, core))) for ball in balls], 0
 
 
-def cysts(scene, liver, tissue, rng):
+def cysts(
+    scene: Scene, liver: np.ndarray, tissue: Tissue, rng: np.random.Generator
+) -> tuple[list[Inclusion], float]:
     balls = draw_balls(scene, liver, rng, rng.integers(10, 26), (7, 22))
     return [Inclusion(*ball, ((0, WATER),)) for ball in balls], 8
 
 
-def tumour(scene, liver, tissue, rng):
+def tumour(
+    scene: Scene, liver: np.ndarray, tissue: Tissue, rng: np.random.Generator
+) -> tuple[list[Inclusion], float]:
     """One large tumour, necrotic inside, that bulges out of the liver."""
     ((box, distance),) = draw_balls(scene, liver, rng, 1, (40, 62), depth=12)
     distance = distance + wobble(scene.crop(box), rng, 60, 2.5)
@@ -109,7 +132,9 @@ def tumour(scene, liver, tissue, rng):
     return [Inclusion(box, distance, ((0, rim), (rng.uniform(8, 25), core)))], 25
 
 
-def embolized(scene, liver, tissue, rng):
+def embolized(
+    scene: Scene, liver: np.ndarray, tissue: Tissue, rng: np.random.Generator
+) -> tuple[list[Inclusion], float]:
     """Treated tumours, patchily filled with iodized oil, and a coil in a vessel."""
     rim, inclusions = tissue["liver"] - 40, []
     for box, distance in list(draw_balls(scene, liver, rng, rng.integers(2, 5), (11, 26))):
@@ -122,7 +147,14 @@ def embolized(scene, liver, tissue, rng):
 GROWTHS = {"lesions": lesions, "cysts": cysts, "tumour": tumour, "embolized": embolized}
 
 
-def draw_fluid(variant, scene, body, liver, cavity, rng):
+def draw_fluid(
+    variant: str,
+    scene: Scene,
+    body: Body,
+    liver: np.ndarray,
+    cavity: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray | None:
     """Signed distance (x, y, z) of free fluid around the liver and along the flanks, if there is any."""
     share = {"ascites": 1.0, "cirrhotic": 0.4}.get(variant, 0.0)
     around, flank = rng.uniform((18, 16), (40, 40)).tolist()
