@@ -30,7 +30,7 @@ from .pairs import (
 )
 from .seeds import Seeds, gather, read_seeds
 from .style import has_matplotlib, our_style, save
-from .summary import MIX, acronyms
+from .summary import MIX, query_kinds
 from .words import interval_text, listed, marked, oracle_note, titled, value_text
 
 
@@ -75,7 +75,7 @@ def write_report(folder: str | Path) -> Path:
         "# Uncertainty slice sampling benchmark across seeds",
         summary(seeds, comparisons),
         f"{across_tables.key_table(seeds)}\n\nMean ± standard deviation over seeds of the mean over cases. "
-        f"{DEFINITION}{acronyms(seeds.strategies)}{MIX * (seeds.first.pool_mix is not None)}",
+        f"{DEFINITION}{query_kinds(seeds.strategies)}{MIX * (seeds.first.pool_mix is not None)}",
         oracle_note(seeds.strategies),
         _key_figure(seeds, folder),
         limits(seeds),

@@ -203,11 +203,11 @@ def key_table(results: Results) -> str:
     )
     return (
         f"{table}\n\nMeans over the test cases of the final models, those of Table 8."
-        f"{retrained * results.retrained}{acronyms(results.strategies)} {DEFINITION}{MIX * (mix is not None)}"
+        f"{retrained * results.retrained}{query_kinds(results.strategies)} {DEFINITION}{MIX * (mix is not None)}"
     )
 
 
-def acronyms(strategies: Sequence[str]) -> str:
+def query_kinds(strategies: Sequence[str]) -> str:
     """What the paper's strategies among these ask for; empty without any."""
     shown = [STRATEGIES[name] for name in strategies if name in PAPER]
     groups = {
