@@ -203,7 +203,8 @@ def key_table(results: Results) -> str:
     )
     return (
         f"{table}\n\nMeans over the test cases of the final models, those of Table 8."
-        f"{retrained * results.retrained}{query_kinds(results.strategies)} {DEFINITION}{MIX * (mix is not None)}"
+        f"{retrained * results.retrained}{query_kinds(results.strategies)} {DEFINITION}"
+        f"{MIX * (mix is not None)}"
     )
 
 
