@@ -437,7 +437,9 @@ def test_every_test_is_in_a_file(folder, no_matplotlib):
 
     DICE: in iteration 2, UVS equals USS in two.
     """
-    assert "over n = 8 test cases" in section_of(text_of(folder), "Tests")
+    section = section_of(text_of(folder), "Tests")
+    assert "over n = 8 test cases" in section
+    assert "cases without a difference (at most 2 in DICE" in section and " 8 in HD" in section
     rows = {
         tuple(row[name] for name in ("metric", "model", "iteration", "strategy", "best")): row
         for row in storage.read_csv(folder / "results" / "tests.csv")

@@ -5,8 +5,9 @@ The same files give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..runtime import paths, storage
 from ..study.metrics import METRICS, PAPER_METRICS
@@ -239,15 +240,24 @@ def _tests(results: Results, tests: AllTests) -> str:
     return (
         "## Tests\n\nComparisons with or without a star: p / Holm's p, where p < 0.05 / effect size, over "
         f"n = {len(results.cases)} test cases{earlier}. The statistic is Wilcoxon's signed-rank sum against "
-        "the row's best; cases without a difference are ranked, then dropped (Pratt). p is how often it is "
-        f"at least as large when the models are exchanged at random within each case ({RESAMPLES} times, so "
-        f"p is at least {1 / (RESAMPLES + 1):g}) and the best is chosen anew: where no models differ, p < "
-        "0.05 occurs in at most 5% of comparisons; where some do, p of the others is approximate. Holm's "
-        "correction is over one metric in one table, earlier iterations included. Effect size: "
-        "matched-pairs rank-biserial correlation, positive where the strategy has the better scores of the "
-        "pair.\n\n"
+        f"the row's best; cases without a difference ({_zeros(rows)}) are ranked, then dropped (Pratt). p "
+        "is how often it is at least as large when the models are exchanged at random within each case "
+        f"({RESAMPLES} times, so p is at least {1 / (RESAMPLES + 1):g}) and the best is chosen anew: where "
+        "no models differ, p < 0.05 occurs in at most 5% of comparisons; where some do, p of the others is "
+        "approximate. Holm's correction is over one metric in one table, earlier iterations included. "
+        "Effect size: matched-pairs rank-biserial correlation, positive where the strategy has the better "
+        "scores of the pair.\n\n"
         f"{tables.tests_table(rows, results)}"
     )
+
+
+def _zeros(rows: Sequence[Mapping[str, Any]]) -> str:
+    """In how many cases of a test, at most, two models did not differ."""
+    most: dict[str, int] = {}
+    for row in rows:
+        most[row["metric"]] = max(row["zeros"], most.get(row["metric"], 0))
+    texts = [f"{count} in {metric}" for metric, count in most.items() if count]
+    return f"at most {listed(texts)}" if texts else "none here"
 
 
 def _appendix(results: Results) -> Iterator[str]:
