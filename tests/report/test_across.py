@@ -793,7 +793,7 @@ def test_report_only_gathers_the_seeds(tmp_path, reports, monkeypatch, capsys):
     monkeypatch.setattr(pipeline.document, "write_report", rebuilt.append)
     assert report_only(tmp_path, 2, 0) == 0
     assert rebuilt == [reports[2], reports[0]]
-    path = tmp_path / "made-seeds2-0" / "report.md"
+    path = tmp_path / "made-seeds0-2" / "report.md"
     assert path.read_text(encoding="utf-8").split("\n\n")[1].startswith("- Over 2 seeds")
     assert str(path) in capsys.readouterr().err
 
