@@ -25,7 +25,7 @@ from .intake import load_volumes, prepare_cases
 from .plan import check_disk, describe_plan, model_count
 from .provenance import provenance
 from .report import across, document, result_files
-from .request import Checked, Run, check_name, check_run, check_writable
+from .request import Checked, Run, check_name, check_run, check_seed, check_writable
 from .runtime import stopping
 from .runtime.errors import InputError
 from .runtime.exits import exit_code, note_failure
@@ -69,6 +69,7 @@ def perform(action: str, runs: Sequence[Run], program: str) -> None:
     """
     for run in runs:
         check_name(run.name)
+        check_seed(run.seed)
     if action == "status":
         return _print_status(runs)
     do = {
@@ -107,6 +108,7 @@ def _print_status(runs: Sequence[Run]) -> None:
 
 
 def _rebuild_report(run: Run) -> None:
+    check_writable(run.report_folder / "results")
     remove_partial_files(run.report_folder, age=A_DAY)  # which its run may be writing to
     print(f"report: {document.write_report(run.report_folder)}", file=sys.stderr)
 

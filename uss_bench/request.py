@@ -131,8 +131,6 @@ def check_run(run: Run, team: Team | None = None) -> Checked:
         Anything wrong with arguments, manifest, plan or headers.
     """
     check_name(run.name)
-    if run.seed < 0:
-        raise InputError(f"--seed {run.seed}: must not be negative; give 0 or more")
     settings = config.resolve(run.preset, run.overrides)
     strategies, lists = _asked_for(run)
     device = prepared_device(run.device, settings.network.bfloat16, local_rank(team))
@@ -179,6 +177,12 @@ def check_name(name: str) -> None:
     strange = Path(name).name != name or name in ("..", CACHE) or not name.isprintable()
     if strange or len(name.encode()) > LONGEST_NAME:
         raise InputError(f"--name {name!r}: cannot name a folder; use a few letters, digits, - and _")
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError where a seed is negative, which NumPy's generators refuse."""
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must not be negative; give 0 or more")
 
 
 def check_writable(folder: Path, option: str = "--reports") -> None:

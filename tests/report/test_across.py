@@ -279,7 +279,7 @@ def test_pair_tables_show_what_the_file_says(text):
                 seeds = re.fullmatch(r"~([1-9]0*)", row[6])[1]  # one digit, rounded up
                 assert 0 <= int(seeds) - line["seeds_needed"] < 10 ** (len(seeds) - 1)
             elif row[6]:
-                assert row[6] == ("none" if np.isinf(line["seeds_needed"]) else "> 100")
+                assert row[6] == ("no number" if np.isinf(line["seeds_needed"]) else "> 100")
 
 
 def test_wins_by_counting(text, cases):
@@ -527,7 +527,7 @@ def test_strategies_above_the_pool_model_by_chance_are_not(tmp_path):
 
 def test_models_that_ended_at_the_limit_are_counted(tmp_path, runs):
     """All of the nine that train to convergence took 2 steps."""
-    assert "ended at" not in summary_of(tmp_path / "across", runs)
+    assert "stopped at" not in summary_of(tmp_path / "across", runs)
     limit_to_two_steps(runs)
     assert "9 of 9 models meant to converge were stopped at 2 steps." in summary_of(tmp_path / "across", runs)
 

@@ -75,7 +75,7 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         f"out; equivalent, where it lies within ± {ropes}, on whichever side of zero; else undecided, which "
         "is not equal. Distances and areas have no such region. Seeds to decide: were these estimates the "
         f"truth, so many would give a verdict, before correction, with a chance of {100 * POWER:.0f}%; "
-        "none, where cases are too few or means are equal. Without a region of equivalence there is a "
+        "no number, where cases are too few or means are equal. Without a region of equivalence there is a "
         "number even where nothing truly differs."
     )
     if len(seeds.runs) >= RANKED_SEEDS:
@@ -94,16 +94,21 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         area = " and in the area of DICE" * seeds.overlapping
         few = f" (of {LEAST_SEEDS} seeds up to 1 in 12)" * (len(seeds.runs) == LEAST_SEEDS)
         others = 1 + len(seeds.strategies) + len(seeds.contenders)
+        corrected = (
+            f"Intervals and verdicts are not corrected: where nothing differs, about 1 in 20{few} is called "
+            "better or worse, in DICE fewer, where equivalence can be shown. p (Holm) is that of the same "
+            f"t, corrected for the {plural(pairs, 'pair')} of one metric at one budget; the top calls a "
+            "strategy better than another, or than the data pool's model, only where that holds after "
+            "correction."
+        )
         text += (
             f"\n\nThis report makes {len(comparisons) + others} comparisons: {len(comparisons)} of "
             f"strategies ({plural(pairs, 'pair')}, each in {listed(COMPARED)} at "
             f"{plural(budgets, 'budget')}{area}) and, at the top, {others} with the initial and the data "
-            "pool model. Intervals and verdicts are not corrected: where nothing differs, about 1 in "
-            f"20{few} is called better or worse, in DICE fewer, where equivalence can be shown. p (Holm) is "
-            f"that of the same t, corrected for the {plural(pairs, 'pair')} of one metric at one budget; "
-            "the top calls a strategy better than another, or than the data pool's model, only where that "
-            "holds after correction."
+            "pool model. "
         )
+        decides = has_interval(len(seeds.runs), len(seeds.first.cases))
+        text += corrected if decides else "None of them has an interval or a verdict."
     return "\n\n".join([text, *_missed(seeds)])
 
 

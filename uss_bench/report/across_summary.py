@@ -16,7 +16,7 @@ from .summary import SATURATED, dependence, longer_training, tested_on
 from .verdicts import LEAST_CASES, RANKED_SEEDS, PairedDifference, paired_difference
 from .words import interval_text, listed, plural, span, value_text
 
-NAMED = 3  # strategies that a point names as worse than one
+NAMED = 3  # strategies that a point names as better than others, and as worse than each of these
 GAINED = {
     "better": "annotation helped with {}",
     "equivalent": "made next to no difference with {}",
@@ -153,9 +153,11 @@ def _decisions(holding: Sequence[Comparison]) -> Iterator[str]:
             f"{value_text(name, abs(found.mean))} {interval_text(low, high, METRICS[name].decimals, sign='')}"
         )
         beaten.setdefault(better, []).append(f"than {other} by {size} {METRICS[name].unit}".strip())
-    for better, others in beaten.items():
+    for better, others in list(beaten.items())[:NAMED]:
         more = [f"than {len(others) - NAMED} more"] * (len(others) > NAMED)
         yield f"{better} is better {listed([*others[:NAMED], *more])}"
+    if len(beaten) > NAMED:
+        yield f"{len(beaten) - NAMED} more are better than others"
 
 
 def _mixed(pairs: Sequence[Comparison]) -> str:

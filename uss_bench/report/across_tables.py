@@ -109,12 +109,12 @@ def seeds_text(needed: float | None) -> str:
     """Seeds that would decide, rounded up to one digit: they are known no better.
 
     >>> seeds_text(8), seeds_text(31), seeds_text(2000), seeds_text(float("inf")), seeds_text(None)
-    ('~8', '~40', '> 100', 'none', '')
+    ('~8', '~40', '> 100', 'no number', '')
     """
     if needed is None:
         return ""
     if needed > MOST_SEEDS:
-        return f"> {MOST_SEEDS}" if np.isfinite(needed) else "none"
+        return f"> {MOST_SEEDS}" if np.isfinite(needed) else "no number"
     unit = 10 ** (len(str(needed)) - 1)
     return f"~{-(-needed // unit) * unit}"
 

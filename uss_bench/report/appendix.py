@@ -84,7 +84,7 @@ def deviations(results: Results) -> str:
 def _ended(results: Results) -> str:
     """What decided on the length of the trainings that could converge."""
     if len(results.stopped) == sum(key.converges for key in results.scores):
-        return ": here, of none; the limit of steps ended all"
+        return ". Here none did: the limit of steps ended all"
     return "; few validation cases decide on it, so trainings differ in length by chance too (Table 3)"
 
 
@@ -142,7 +142,9 @@ def provenance(results: Results) -> str:
         ],
         ["settings", f"SHA-256 {origin['config_sha256']}"],
     ]
-    files = [paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING, paths.TESTS]
+    files = [paths.CASES, paths.ANNOTATION, paths.QUERIES, paths.TRAINING]
+    if len(results.contenders) > 1:
+        files.append(paths.TESTS)
     if results.uncertainties:
         files += [paths.UNCERTAINTY, paths.CALIBRATION]
     links = ", ".join(map(_link, files))

@@ -41,17 +41,17 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
         f"At iteration {results.last}: {ends} slices."
     )
     initial, pool = (equivalent_slices(results, key) for key in (INITIAL, DATA_POOL))
-    band = "of the data pool model"
-    intervals = f"Band {band}" if many(results.strategies) else f"Whiskers, and band {band}"
     caption = (
         f"Mean DICE and HD of the iterations' models over n = {len(results.cases)} test cases, against "
         f"equivalent slices, beginning with the initial model at {initial:.0f}. Horizontal lines: initial "
         f"model (dotted) and data pool model (dash-dotted, {pool:.0f} equivalent slices)."
     )
     if len(results.cases) >= MEAN_CASES:
+        whiskers = "" if many(results.strategies) else "whiskers, and "
         caption += (
-            f" {intervals}: 95% interval of the paired difference from the initial model (bootstrap over "
-            "cases), about each mean; they compare no strategies and leave out retraining."
+            f" {f'{whiskers}band'.capitalize()} of the data pool model: 95% interval of the paired "
+            "difference from the initial model (bootstrap over cases), about the mean. This compares no "
+            "strategies and leaves out retraining."
         )
     if results.twins:
         caption += " Grey crosses: the initial annotations, retrained under other weights and batches."

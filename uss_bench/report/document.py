@@ -73,7 +73,7 @@ def _training_tables(results: Results, pictures: Mapping[int, str]) -> Iterator[
     yield f"### Table 1. Data\n\n{tables.data_table(results)}"
     yield (
         "### Table 2. Training data\n\nAnnotated slices / annotated liver slices / patients / equivalent "
-        f"slices, on the working grid ({_grid(results)} mm), to which all CTs are resampled.\n\n"
+        f"slices, on the working grid ({_grid(results)} mm, z × y × x), to which all CTs are resampled.\n\n"
         f"{tables.training_data(results)}"
     )
     yield pictures.get(2)
@@ -205,7 +205,7 @@ def _paired_differences(results: Results) -> Iterator[str]:
         return
     yield (
         "### Paired differences\n\nFirst mean minus second over the same test cases, of the models of Table "
-        f"8 {_mean_intervals(len(results.cases))}.{_retrained_rows(results)}\n\n"
+        f"8 {_mean_intervals(results)}.{_retrained_rows(results)}\n\n"
         f"{further.mean_differences(results)}"
     )
     percentiles = further.percentile_differences(results)
@@ -225,18 +225,20 @@ def _retrained_rows(results: Results) -> str:
     return f" The last {'row is' if count == 1 else f'{count} rows are'} what retraining alone does."
 
 
-def _mean_intervals(cases: int) -> str:
-    if cases < MEAN_CASES:
+def _mean_intervals(results: Results) -> str:
+    if len(results.cases) < MEAN_CASES:
         return f"(no intervals of fewer than {MEAN_CASES} cases, as they would miss the truth too often)"
-    return "[95% interval of a bootstrap over cases, not corrected; of means, where Tests ranks cases]"
+    ranked = "; of means, where Tests ranks cases" * (len(results.contenders) > 1)
+    return f"[95% interval of a bootstrap over cases, not corrected{ranked}]"
 
 
 def _tests(results: Results, tests: AllTests) -> str:
-    """Every comparison behind the stars; nothing with one strategy."""
+    """Comparisons of the last iteration and of final models; nothing with one strategy."""
     rows = tables.test_rows(tests)
     if not rows:
         return ""
     earlier = f"; those of earlier iterations are in [{paths.TESTS}]({paths.TESTS})" * (results.last > 1)
+    included = ", earlier iterations included" * (results.last > 1)
     return (
         "## Tests\n\nComparisons with or without a star: p / Holm's p, where p < 0.05 / effect size, over "
         f"n = {len(results.cases)} test cases{earlier}. The statistic is Wilcoxon's signed-rank sum against "
@@ -244,7 +246,7 @@ def _tests(results: Results, tests: AllTests) -> str:
         "is how often it is at least as large when the models are exchanged at random within each case "
         f"({RESAMPLES} times, so p is at least {1 / (RESAMPLES + 1):g}) and the best is chosen anew: where "
         "no models differ, p < 0.05 occurs in at most 5% of comparisons; where some do, p of the others is "
-        "approximate. Holm's correction is over one metric in one table, earlier iterations included. "
+        f"approximate. Holm's correction is over one metric in one table{included}. "
         "Effect size: matched-pairs rank-biserial correlation, positive where the strategy has the better "
         "scores of the pair.\n\n"
         f"{tables.tests_table(rows, results)}"

@@ -109,42 +109,45 @@ def _gain(results: Results) -> str:
 
 def _retraining(results: Results) -> str:
     """How far retraining alone moves a score."""
-    if not results.twins:
-        return "Without twins (`query.twins`), nothing here says how far retraining alone moves a score."
-    twins, again = _twins(results), _again(results)
-    shift, shift_hd = (max(_apart(results, twins, metric)) for metric in ("DICE", "HD"))
-    text = (
-        "Retraining the initial model under other weights and batches changes its mean DICE by "
-        f"{shift:.3f} (case by case {_by_case(results, twins):.3f} on average) and its mean HD by "
-        f"{shift_hd:.1f} mm"
-    )
-    if again:
-        dice, hd = (sorted(_apart(results, again, metric)) for metric in ("DICE", "HD"))
-        text += (
-            "; training the final models once more under other batches changed theirs by "
-            f"{span(f'{dice[0]:.3f}', f'{dice[-1]:.3f}')} and {span(f'{hd[0]:.1f}', f'{hd[-1]:.1f}')} mm"
+    parts = []
+    if twins := _twins(results):
+        shift, shift_hd = (max(_apart(results, twins, metric)) for metric in ("DICE", "HD"))
+        parts.append(
+            "retraining the initial model under other weights and batches changes its mean DICE by "
+            f"{shift:.3f} (case by case {_by_case(results, twins):.3f} on average) and its mean HD by "
+            f"{shift_hd:.1f} mm"
         )
-    return f"{text}."
+    if again := _again(results):
+        dice, hd = (sorted(_apart(results, again, metric)) for metric in ("DICE", "HD"))
+        parts.append(
+            "training the final models once more under other batches changed their mean DICE by "
+            f"{span(f'{dice[0]:.3f}', f'{dice[-1]:.3f}')} and their mean HD by "
+            f"{span(f'{hd[0]:.1f}', f'{hd[-1]:.1f}')} mm"
+        )
+    if not parts:
+        return "Without twins (`query.twins`), nothing here says how far retraining alone moves a score."
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _spread(results: Results) -> str:
     """How far the strategies' models lie apart, and how many pairs farther than retraining moved any."""
     # Pair by pair: the widest of several differences exceeds one of the same size more often than not.
     pairs = list(combinations((results.final_models[strategy] for strategy in results.contenders), 2))
-    if not (results.twins and pairs):
-        return ""
     retrained = [*_twins(results), *_again(results)]
+    if not (pairs and retrained):
+        return ""
     apart, moved = (
         {metric: _apart(results, some, metric) for metric in ("DICE", "HD")} for some in (pairs, retrained)
     )
     wider = {metric: sum(gap > max(moved[metric]) for gap in apart[metric]) for metric in apart}
-    than = f"any of these {len(retrained)} retrainings" if retrained[1:] else "the initial model and its twin"
+    than = f"any of these {len(retrained)} retrainings" if retrained[1:] else "this one retraining"
     return (
         f"The strategies' final models lie up to {max(apart['DICE']):.3f} (case by case "
         f"{_by_case(results, pairs):.3f} on average) and up to {max(apart['HD']):.1f} mm apart; of "
         f"{plural(len(pairs), 'pair')}, {wider['DICE'] or 'none'} in DICE and {wider['HD'] or 'none'} in HD "
-        f"farther than {than}, as about 1 in {1 + len(retrained)} would by retraining alone. One seed does "
-        "not say which strategy is to be preferred."
+        f"farther than {than} moved a model. If retraining moved all models alike and nothing else did, "
+        f"about 1 in {1 + len(retrained)} would be. One seed does not say which strategy is to be preferred."
     )
 
 

@@ -31,22 +31,22 @@ NONE = (
 INTRODUCTION = (
     "Models that scored the pool for queries, on slices not yet annotated, on the working grid; the pool's "
     "references were read for this after the last query. An error is a voxel in which the mean of the Monte "
-    "Carlo passes, cut at one half, differs from the reference. These are the models of one run."
+    "Carlo passes, cut at one half, differs from the reference. The numbers describe the models of one run."
 )
 RANKING = (
     "ρ: Spearman's rank correlation of a slice's uncertainty with its errors, for slices with and without "
-    "liver in the reference; *by size*: that of the predicted liver's size, a baseline; *free : liver*: mean "
-    "uncertainty of liver-free slices over that of liver slices. AURC: mean errors per slice of the least "
-    "uncertain slices, averaged over every coverage; E-AURC: its excess over the best possible order "
-    "(Geifman et al., ICLR 2019); gain: 0 for a random order, 1 for the best. ECE: mean absolute difference "
-    "between share of liver and mean probability in 15 equal bins, weighted by voxels, so that background "
-    "decides (Guo et al., ICML 2017); ACE: all bins alike (Neumann et al., 2018)."
+    "liver in the reference; *by size*: that of the predicted liver's size, a baseline; *free : liver*: "
+    "mean uncertainty of liver-free slices over that of liver slices. AURC: mean errors per slice of the "
+    "least uncertain slices, averaged over every coverage; E-AURC: its excess over the best possible order "
+    "(Geifman et al., ICLR 2019); gain: 0 for a random order, 1 for the best. ECE: mean absolute "
+    "difference between share of liver and mean probability in 15 bins of equal width, weighted by voxels, "
+    "so that background decides (Guo et al., ICML 2017); ACE: all bins alike (Neumann et al., 2018)."
 )
 LESSONS = (
     f"Queried slices on which the querying model was right already (slice DICE of at least {RIGHT:g}; 1 "
-    "where liver is neither there nor predicted); in brackets the share of all open slices that it scored, "
-    "which chance would meet. –: the strategy needs no model's scores. A queried volume counts with all "
-    "its slices."
+    "where liver is neither there nor predicted); in brackets the same share of all open slices that it "
+    "scored, which chance would meet. –: after the first query, strategies that need no model's scores. A "
+    "queried volume counts with all its slices."
 )
 DISTANCE = (
     "Mean slice DICE (n) of slices that show liver, by the distance to the nearest annotated slice of the "

@@ -12,7 +12,7 @@ from .team import PeerLostError
 
 LESS_MEMORY = (
     "ask for fewer --workers, or begin a run of another --name with a smaller inference.tile, training.patch "
-    "or training.batch_size, or with network.bfloat16=True; --device cpu needs none of it"
+    "or training.batch_size, with network.bfloat16=True, or with --device cpu"
 )
 # What full memory is called by PyTorch, by cuDNN's choice of an algorithm, by libraries, and by CUDA itself.
 FULL_MEMORY = ("unable to find an engine", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
