@@ -81,16 +81,12 @@ def read_model(path: str | Path) -> FittedModel:
         It cannot be read, is no model file, is damaged, or was written by another version.
     """
     try:
+        Path(path).stat()  # a missing file is not a damaged one
         content = load_checkpoint(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); {ADVICE}") from None
     except InputError:
-        what = (
-            "no model file, or a damaged one"
-            if Path(path).exists()
-            else "cannot be read (No such file or directory)"
-        )
-        raise InputError(f"{path}: {what}; {ADVICE}") from None
+        raise InputError(f"{path}: no model file, or a damaged one; {ADVICE}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{path}: weights alone, without what is needed to use them; {ADVICE}")
     origin = content.get("provenance", {})

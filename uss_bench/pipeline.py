@@ -31,7 +31,7 @@ from .runtime.errors import InputError
 from .runtime.exits import exit_code, note_failure
 from .runtime.lock import locked
 from .runtime.machine import default_workers
-from .runtime.paths import PROVENANCE, RUN, SLICES
+from .runtime.paths import PROVENANCE, RUN, SLICES, TESTS
 from .runtime.progress import Progress
 from .runtime.storage import A_DAY, remove_if_empty, remove_partial_copies, remove_partial_files, write_json
 from .runtime.team import (
@@ -108,7 +108,7 @@ def _print_status(runs: Sequence[Run]) -> None:
 
 
 def _rebuild_report(run: Run) -> None:
-    check_writable(run.report_folder / "results")
+    check_writable((run.report_folder / TESTS).parent)
     remove_partial_files(run.report_folder, age=A_DAY)  # which its run may be writing to
     print(f"report: {document.write_report(run.report_folder)}", file=sys.stderr)
 

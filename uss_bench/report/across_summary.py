@@ -147,7 +147,9 @@ def _decisions(holding: Sequence[Comparison]) -> Iterator[str]:
     beaten: dict[str, list[str]] = {}
     for each in holding:
         found, name = each.found, each.metric
-        better, other = (each.first, each.second)[:: 1 if found.verdict == "better" else -1]
+        better, other = each.first, each.second
+        if found.verdict == "worse":
+            better, other = other, better
         low, high = sorted(map(abs, (found.low, found.high)))
         size = (
             f"{value_text(name, abs(found.mean))} {interval_text(low, high, METRICS[name].decimals, sign='')}"

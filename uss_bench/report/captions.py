@@ -47,9 +47,9 @@ def describe_effort(results: Results, slices: Arrays) -> Texts:
         f"model (dotted) and data pool model (dash-dotted, {pool:.0f} equivalent slices)."
     )
     if len(results.cases) >= MEAN_CASES:
-        whiskers = "" if many(results.strategies) else "whiskers, and "
+        intervals = "Band" if many(results.strategies) else "Whiskers, and band"
         caption += (
-            f" {f'{whiskers}band'.capitalize()} of the data pool model: 95% interval of the paired "
+            f" {intervals} of the data pool model: 95% interval of the paired "
             "difference from the initial model (bootstrap over cases), about the mean. This compares no "
             "strategies and leaves out retraining."
         )

@@ -42,7 +42,7 @@ def write_report(folder: str | Path) -> Path:
         kind: {metric: tables.paired_tests(results, metric, kind) for metric in tables.metrics_of(results)}
         for kind in ("iteration", "converged")
     }
-    fits = tables.effects(results)
+    fits, test_rows = tables.effects(results), tables.test_rows(tests)
     sections = [
         "# Uncertainty slice sampling benchmark",
         summary.summary(results),
@@ -58,10 +58,10 @@ def write_report(folder: str | Path) -> Path:
         *uncertainty_section.section(results, pictures.get(7)),
         *_further_metrics(results, tests),
         *_further_results(results),
-        _tests(results, tests),
+        _tests(results, test_rows),
         *_appendix(results),
     ]
-    storage.write_csv(folder / paths.TESTS, tables.TEST_COLUMNS, tables.test_rows(tests))
+    storage.write_csv(folder / paths.TESTS, tables.TEST_COLUMNS, test_rows)
     path = folder / paths.REPORT
     # Oracles are marked here, so that no section can forget it.
     storage.write_text(path, marked("\n\n".join(section for section in sections if section)) + "\n")
@@ -232,9 +232,8 @@ def _mean_intervals(results: Results) -> str:
     return f"[95% interval of a bootstrap over cases, not corrected{ranked}]"
 
 
-def _tests(results: Results, tests: AllTests) -> str:
+def _tests(results: Results, rows: Sequence[Mapping[str, Any]]) -> str:
     """Comparisons of the last iteration and of final models; nothing with one strategy."""
-    rows = tables.test_rows(tests)
     if not rows:
         return ""
     earlier = f"; those of earlier iterations are in [{paths.TESTS}]({paths.TESTS})" * (results.last > 1)

@@ -36,14 +36,13 @@ def percentile_differences(results: Results) -> str:
 
 def retrained_pairs(results: Results) -> list[Pair]:
     """Models of the same annotations under other batches, and twins under other weights too."""
-    pairs = [((key.title, key), (INITIAL.title, INITIAL)) for key in results.twins]
-    if results.retrained:
-        last = {strategy: ModelKey.of_iteration(strategy, results.last) for strategy in results.contenders}
-        pairs += [
-            ((f"{strategy} final", results.final_models[strategy]), (f"iteration {results.last}", key))
-            for strategy, key in last.items()
-        ]
-    return pairs
+    return [
+        *(((key.title, key), (INITIAL.title, INITIAL)) for key in results.twins),
+        *(
+            ((f"{final.strategy} final", final), (f"iteration {results.last}", last))
+            for final, last in results.repeated
+        ),
+    ]
 
 
 def _table(

@@ -144,6 +144,13 @@ class Results:
         )
 
     @property
+    def repeated(self) -> list[tuple[ModelKey, ModelKey]]:
+        """Final models that are mere retrainings, oracles left out, each with the model that it repeats."""
+        if not self.retrained:
+            return []
+        return [(self.final_models[strategy], self.curve(strategy)[-1]) for strategy in self.contenders]
+
+    @property
     def final_title(self) -> str:
         """What the models that train until convergence are called, by how they ended."""
         stopped, limit = len(self.stopped), self.provenance["config"]["training"]["converged_max_steps"]

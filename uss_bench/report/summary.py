@@ -111,14 +111,14 @@ def _retraining(results: Results) -> str:
     """How far retraining alone moves a score."""
     parts = []
     if twins := _twins(results):
-        shift, shift_hd = (max(_apart(results, twins, metric)) for metric in ("DICE", "HD"))
+        moved = _apart(results, twins)
         parts.append(
             "retraining the initial model under other weights and batches changes its mean DICE by "
-            f"{shift:.3f} (case by case {_by_case(results, twins):.3f} on average) and its mean HD by "
-            f"{shift_hd:.1f} mm"
+            f"{moved['DICE'][-1]:.3f} (case by case {_by_case(results, twins):.3f} on average) and its mean "
+            f"HD by {moved['HD'][-1]:.1f} mm"
         )
-    if again := _again(results):
-        dice, hd = (sorted(_apart(results, again, metric)) for metric in ("DICE", "HD"))
+    if results.repeated:
+        dice, hd = _apart(results, results.repeated).values()
         parts.append(
             "training the final models once more under other batches changed their mean DICE by "
             f"{span(f'{dice[0]:.3f}', f'{dice[-1]:.3f}')} and their mean HD by "
@@ -134,17 +134,15 @@ def _spread(results: Results) -> str:
     """How far the strategies' models lie apart, and how many pairs farther than retraining moved any."""
     # Pair by pair: the widest of several differences exceeds one of the same size more often than not.
     pairs = list(combinations((results.final_models[strategy] for strategy in results.contenders), 2))
-    retrained = [*_twins(results), *_again(results)]
+    retrained = [*_twins(results), *results.repeated]
     if not (pairs and retrained):
         return ""
-    apart, moved = (
-        {metric: _apart(results, some, metric) for metric in ("DICE", "HD")} for some in (pairs, retrained)
-    )
-    wider = {metric: sum(gap > max(moved[metric]) for gap in apart[metric]) for metric in apart}
+    apart, moved = _apart(results, pairs), _apart(results, retrained)
+    wider = {metric: sum(gap > moved[metric][-1] for gap in apart[metric]) for metric in apart}
     than = f"any of these {len(retrained)} retrainings" if retrained[1:] else "this one retraining"
     return (
-        f"The strategies' final models lie up to {max(apart['DICE']):.3f} (case by case "
-        f"{_by_case(results, pairs):.3f} on average) and up to {max(apart['HD']):.1f} mm apart; of "
+        f"The strategies' final models lie up to {apart['DICE'][-1]:.3f} (case by case "
+        f"{_by_case(results, pairs):.3f} on average) and up to {apart['HD'][-1]:.1f} mm apart; of "
         f"{plural(len(pairs), 'pair')}, {wider['DICE'] or 'none'} in DICE and {wider['HD'] or 'none'} in HD "
         f"farther than {than} moved a model. If retraining moved all models alike and nothing else did, "
         f"about 1 in {1 + len(retrained)} would be. One seed does not say which strategy is to be preferred."
@@ -156,16 +154,14 @@ def _twins(results: Results) -> list[tuple[ModelKey, ModelKey]]:
     return [(key, INITIAL) for key in results.twins]
 
 
-def _again(results: Results) -> list[tuple[ModelKey, ModelKey]]:
-    """Final models that are mere retrainings, each with the model that it repeats."""
-    if not results.retrained:
-        return []
-    return [(results.final_models[name], results.curve(name)[-1]) for name in results.contenders]
-
-
-def _apart(results: Results, pairs: Sequence[tuple[ModelKey, ModelKey]], metric: str) -> list[float]:
-    """How far the means of each pair of models lie apart."""
-    return [abs(_mean(results, one, metric) - _mean(results, other, metric)) for one, other in pairs]
+def _apart(results: Results, pairs: Sequence[tuple[ModelKey, ModelKey]]) -> dict[str, list[float]]:
+    """How far the means of each pair of models lie apart in DICE and HD, in ascending order."""
+    return {
+        metric: sorted(
+            abs(_mean(results, one, metric) - _mean(results, other, metric)) for one, other in pairs
+        )
+        for metric in ("DICE", "HD")
+    }
 
 
 def _by_case(results: Results, pairs: Sequence[tuple[ModelKey, ModelKey]]) -> float:
