@@ -196,11 +196,9 @@ def difference(cases, metric, kind, iteration, first, second):
 def error_and_freedom(table):
     """Of the mean of `y`: mean squares by statsmodels, and the formulas of the report's method."""
     squares = anova_lm(ols("y ~ C(seed) + C(case_id)", table).fit())
-    seeds, cases, rest = squares["mean_sq"]
-    parts = np.array([square if square > rest * (1 + 1e-6) else 0 for square in (seeds, cases)])
-    parts = np.append(parts, rest * (1 - (parts > 0).sum()))
-    freedom = max(parts.sum() ** 2 / (parts**2 / squares["df"]).sum(), 3)
-    return (parts.sum() / len(table)) ** 0.5, freedom
+    parts = np.maximum(squares["mean_sq"], squares["mean_sq"]["Residual"])
+    total = parts @ [1, 1, -1]
+    return (total / len(table)) ** 0.5, max(total**2 / (parts**2 / squares["df"]).sum(), 3)
 
 
 def wilson_of_clusters(table):
@@ -256,11 +254,12 @@ def test_pair_tables_show_what_the_file_says(text):
     for metric, places in decimals.items():
         heading = metric if metric == "DICE" else f"{metric} [mm]"
         rows = tables_of(section_of(text, heading))[0][1:]
-        shown = ["converged", "iteration 2"]
+        shown = ["converged", "iteration 2", "effort curve"]
         if metric == "DICE":
             rows += tables_of(section_of(text, "Pairs at earlier iterations"))[0][1:]
             shown.append("iteration 1")
-        expected = comparisons[(comparisons["metric"] == metric) & comparisons["budget"].isin(shown)]
+        of_metric = comparisons[comparisons["metric"] == metric].set_index("budget", drop=False)
+        expected = pd.concat([of_metric.loc[budget] for budget in shown])
         assert len(rows) == len(expected) == len(shown) * 6
         for row, (_, line) in zip(rows, expected.iterrows(), strict=True):
             models = line["budget"].replace("converged", "final")  # all ended at their limit
@@ -276,8 +275,8 @@ def test_pair_tables_show_what_the_file_says(text):
             )
             assert (row[6] == "") == (line["verdict"] != "undecided") == np.isnan(line["seeds_needed"])
             if line["seeds_needed"] <= 100:
-                seeds = re.fullmatch(r"~([1-9]0*)", row[6])[1]  # one digit, rounded up
-                assert 0 <= int(seeds) - line["seeds_needed"] < 10 ** (len(seeds) - 1)
+                seeds = int(row[6].removeprefix("~"))  # rounded up to tens, from 20 on
+                assert 0 <= seeds - line["seeds_needed"] < (1 if seeds < 20 else 10)
             elif row[6]:
                 assert row[6] == ("no number" if np.isinf(line["seeds_needed"]) else "> 100")
 
@@ -315,7 +314,9 @@ def test_spread_of_the_twins(text, cases):
     shifts = means["twin"] - means["initial"]
     deviation = ((shifts**2).mean() / 2) ** 0.5
     low, high = deviation * (4 / stats.chi2.ppf([0.975, 0.025], 4)) ** 0.5
-    assert f"by a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}]. " in text.split("\n\n")[1]
+    assert (
+        f"by a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}] (95%, " in text.split("\n\n")[1]
+    )
     rows = tables_of(section_of(text, "Seeds"))[0][1:]
     assert [row[0] for row in rows] == ["0", "1", "2", "10"]
     assert [float(row[4]) for row in rows] == [round(shift, 3) for shift in shifts.loc[[0, 1, 2, 10]]]
@@ -329,10 +330,10 @@ def test_where_the_seeds_come_from(text):
 
 def test_the_text_counts_its_comparisons_and_its_missed_livers(text):
     method = section_of(text, "How this was computed")
-    assert len(read(paths.COMPARISONS)) == 60
+    assert len(read(paths.COMPARISONS)) == 72
     assert (
-        "This report makes 69 comparisons: 60 of strategies (6 pairs, each in DICE, MSD and HD at 3 budgets "
-        "and in the area of DICE) and, at the top, 9 with the initial and the data pool model."
+        "This report makes 81 comparisons: 72 of strategies (6 pairs, each in DICE, MSD and HD at 3 budgets "
+        "and by the effort curve) and, at the top, 9 with the initial and the data pool model."
     ) in method
     assert "1 of 480 results missed the liver altogether" in method
     assert ": RSS iteration 2, final, seed 2, in test-1." in method
@@ -355,7 +356,7 @@ def test_what_strategies_do_not_share_by_another_program(text, cases):
 
 
 def test_every_table_parses_and_no_line_shows_a_failure(text):
-    assert len(tables_of(text)) == 18
+    assert len(tables_of(text)) == 17
     found = text.split("## How these runs differ")[0]  # a setting may be None
     assert not re.search(r"\bnan\b|\bNone\b|Traceback|\binf\b|[+-]0\.0+\b(?!\d)", found)
 
@@ -440,6 +441,7 @@ def test_iterations_and_converged_models_are_kept_apart(tmp_path):
     assert [(row[1], row[2].split()[0]) for row in rows] == [
         ("converged", "+0.101"),
         ("iteration 1", "-0.050"),
+        ("effort curve", "+0.012"),  # to 8 slices, UVS from 0.6 to 0.7, USS to 0.675 on its way to 0.75
     ]
 
 
@@ -449,11 +451,12 @@ def test_headroom_and_gain(tmp_path):
     summary = summary_of(tmp_path / "across", made(tmp_path, **options))
     assert summary.startswith(
         "- Over 3 seeds and 3 test cases, the initial model has a mean DICE of 0.600 and the model trained "
-        "on the whole pool 0.950, a difference of +0.350 [+0.350, +0.350]: there is headroom.\n- After 1"
+        "on the whole pool 0.950, a difference of +0.350 [+0.350, +0.350], in 3 of 3 single seeds above 0 "
+        "(+0.350 to +0.350): there is headroom.\n- After 1"
     )
     assert (
-        "UVS +0.200 [+0.200, +0.200] and USS +0.001 [+0.001, +0.001] in mean DICE: annotation helped with "
-        "UVS and made next to no difference with USS."
+        "UVS +0.200 [+0.200, +0.200] and USS +0.001 [+0.001, +0.001] in mean DICE, in 6 of 6 single seeds "
+        "above 0 (+0.001 to +0.200): annotation helped with UVS and made next to no difference with USS."
     ) in summary
     # Two trainings lie 0.01 apart, so each has a standard deviation of 0.01 / 2**0.5.
     assert "by a standard deviation of 0.007 [" in summary
@@ -465,8 +468,8 @@ def test_headroom_may_be_longer_training(tmp_path, runs):
         rows = [{**row, "last_step": 7} if row["model"] == "data pool" else row for row in rows]
         storage.write_csv(folder / paths.TRAINING, list(rows[0]), rows)
     assert (
-        "a difference of +0.350 [+0.350, +0.350] (part of it may be longer training: 2 and 7 steps): there "
-        "is headroom."
+        "a difference of +0.350 [+0.350, +0.350] (part of it may be longer training: 2 and 7 steps), in 3 "
+        "of 3 single seeds above 0 (+0.350 to +0.350): there is headroom."
     ) in summary_of(tmp_path / "across", runs)
 
 
@@ -480,7 +483,10 @@ def test_help_that_is_not_shown_is_said_so(tmp_path):
     """Gains over 0.6 of -0.05, 0.35 and 0.1."""
     seeds = {seed: {"UVS": mean, "USS": mean} for seed, mean in enumerate((0.55, 0.95, 0.7))}
     summary = summary_of(tmp_path / "across", made(tmp_path, seeds))
-    assert "in mean DICE: annotation is not shown to have helped with any." in summary
+    assert (
+        "in mean DICE, in 4 of 6 single seeds above 0 (-0.050 to +0.350): annotation is not shown to have "
+        "helped with any."
+    ) in summary
 
 
 @pytest.mark.parametrize(
@@ -495,7 +501,7 @@ def test_headroom_that_is_not_there_is_said_so(tmp_path, pools, answer):
 def test_harm_is_said(tmp_path):
     options = {"iteration": {"UVS": 0.5, "USS": 0.4}}
     summary = summary_of(tmp_path / "across", made(tmp_path, **options))
-    assert "in mean DICE: annotation did harm with all." in summary
+    assert "in 0 of 6 single seeds above 0 (-0.200 to -0.100): annotation did harm with all." in summary
 
 
 def test_no_headroom_is_said_so(tmp_path):
@@ -558,7 +564,10 @@ def test_two_cases_are_told_what_they_cannot_show(tmp_path):
     section = section_of(text, "What 2 test cases cannot show")
     assert "every pair is undecided" in section and "signed-rank" not in section
     rows = tables_of(section_of(text, "DICE"))[0][1:]
-    assert [(row[2], row[-2], row[-1]) for row in rows] == [("-0.055", "undecided", "")] * 2
+    assert [(row[2], row[-2], row[-1]) for row in rows] == [
+        *[("-0.055", "undecided", "")] * 2,
+        ("+0.036", "undecided", ""),  # areas to 8 slices: UVS from 0.6 to 0.8, USS half way to 0.855
+    ]
 
 
 def test_an_area_is_never_equivalent(tmp_path):
@@ -597,7 +606,11 @@ def test_means_and_differences_in_the_mix_of_the_pool(tmp_path, runs):
     assert table["USS (converged)"][-1] == "0.847 ± 0.021"
     assert table["UVS (converged)"][-1] == "0.880 ± 0.050"
     header, *rows = tables_of(section_of(text, "DICE"))[0]
-    assert [(row[2].split()[0], row[3]) for row in rows] == [("+0.013", "+0.033"), ("-0.007", "-0.007")]
+    assert [(row[2].split()[0], row[3]) for row in rows] == [
+        ("+0.013", "+0.033"),
+        ("-0.007", "-0.007"),
+        ("+0.061", "+0.061"),  # areas are of the iterations' models
+    ]
     assert header[3] == "in the pool's mix"
     assert "differences in DICE between them change by up to 0.020." in text.split("\n\n")[1]
 
@@ -611,10 +624,11 @@ def test_what_holds_after_correction_is_named_and_the_rest_counted(tmp_path, gol
     del origins["10"]
     storage.write_json(golden / paths.PROVENANCE, {"seeds": origins})
     text = write_report(golden).read_text(encoding="utf-8")
-    rows = {row[0]: row for row in tables_of(section_of(text, "Effort"))[1][1:]}
+    table = tables_of(section_of(text, "DICE"))[0]
+    rows = {row[0]: row for row in table if row[1] == "effort curve"}
     assert rows["UVS − RVS"][5] == "**worse**" and rows["USS − RSS"][5] == "better"
     assert (
-        "At equal effort (effort curve), in DICE, RVS is better than UVS by 0.007 [0.005, 0.010] (of 6 "
+        "At equal effort (effort curve): In DICE, RVS is better than UVS by 0.007 [0.005, 0.010] (of 6 "
         "pairs, 3 better only before correction and 2 undecided)."
     ) in text.split("\n\n")[1]
 

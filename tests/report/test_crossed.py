@@ -68,11 +68,14 @@ def test_error_and_freedom_by_hand():
     assert found.freedom == pytest.approx(39**2 / (120.125 + 576 + 0.125))
 
 
-def test_a_factor_that_varies_no_more_than_the_rest_is_left_out():
-    """All variation is interaction: A = B = 0, so V is that of independent cells."""
-    found = crossed_mean(np.array([[1.0, -1.0], [-1.0, 1.0]]))
-    assert (found.mean, found.error) == (0, pytest.approx(1.0))  # E = 4 over 4 cells
-    assert found.freedom == 1
+def test_seeds_that_agree_by_chance_add_no_freedom():
+    """All variation is interaction, A = B = 0: V is that of independent cells, the freedom of three seeds.
+
+    A = B = E are taken, so 1 / (1 / 2 + 1 / 2 + 1 / 4) degrees of freedom, but at least 2.
+    """
+    found = crossed_mean(np.array([[1.0, 0.0, -1.0], [0.0, -1.0, 1.0], [-1.0, 1.0, 0.0]]))
+    assert (found.mean, found.error) == (0, pytest.approx((1.5 / 9) ** 0.5))  # E = 6 / 4 over 9 cells
+    assert found.freedom == 2
 
 
 def test_no_variation_at_all():

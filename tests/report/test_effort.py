@@ -59,7 +59,7 @@ def areas_and_range(results, dice, effort):
                 "annotated_liver_slices": 3 * slices if strategy == "UVS" else 30 + slices - 10
             }
     seeds = Seeds({0: replace(results, scores=keyed(scores), effort=keyed(counts))})
-    return {name: seeds.areas(name).mean() for name in dice}, seeds.ranges.tolist(), seeds.overlapping
+    return {name: seeds.areas(name, "DICE").mean() for name in dice}, seeds.ranges.tolist(), seeds.overlapping
 
 
 def test_effort_area_of_two_points(results):

@@ -73,11 +73,11 @@ def test_areas_compare_all_strategies_over_one_range(tmp_path, reports):
     seeds = read_seeds(tmp_path / "across")
     assert seeds.ranges.tolist() == [pytest.approx([16 / 3, 16 / 3 + 5])] * 2
     for strategy in seeds.strategies:
-        assert seeds.areas(strategy)[1] == pytest.approx(np.full(8, 0.5))
+        assert seeds.areas(strategy, "DICE")[1] == pytest.approx(np.full(8, 0.5))
     # USS has 2 slices more after iteration 1, and the rest after iteration 2.
     initial, first, second = (seeds.scores(key, "DICE")[0] for key in seeds.first.curve("USS"))
     expected = (2 * (initial + first) / 2 + 3 * (first + second) / 2) / 5
-    assert seeds.areas("USS")[0] == pytest.approx(expected)
+    assert seeds.areas("USS", "DICE")[0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -153,14 +153,34 @@ def test_with_few_cases_more_seeds_may_decide_less():
 
 @pytest.mark.parametrize("mean", [0.0, 0.002])
 def test_the_seeds_needed_for_equivalence_do_reach_it(mean):
-    """Only seeds differ, by 0.01: with as many as were said, four in five repetitions end in a verdict."""
+    """Only seeds differ, by 0.01: with as many as were said, four in five repetitions end in a verdict.
+
+    Where nothing differs, all but a few of these are "equivalent".
+    """
     rng, spread = np.random.default_rng(1), np.array([[-0.01], [0.0], [0.01]])
     needed = seeds_needed(np.tile(mean + spread, 4), rope=0.01)
     drawn = mean + 0.01 * rng.normal(size=(200, needed, 1))
     found = [compare(np.tile(each, 4)).verdict for each in drawn]
-    assert found.count("equivalent") > 143  # 160, less three standard errors of 5.7
+    decided = sum(verdict != "undecided" for verdict in found)
+    assert 143 < decided < found.count("equivalent") + 20  # 160, less three standard errors of 5.7
     fewer = [compare(np.tile(each[:-4], 4)).verdict for each in drawn]
-    assert fewer.count("equivalent") < 143
+    assert sum(verdict != "undecided" for verdict in fewer) < 143
+
+
+def test_the_seeds_needed_count_every_verdict():
+    """Half way into the region, neither verdict alone is likely, but one of them is.
+
+    Only seeds differ, by a standard deviation of 0.01, around 0.005: where an interval reaches 0.005 or less,
+    every mean is either away from zero or, with its interval, within the region. By a t of 2.1 those are
+    (2.1 * 0.01 / 0.005)² = 18 seeds. "Better" alone would take ((1.96 + 0.84) * 0.01 / 0.005)² = 31.
+    """
+    spread = np.array([[-0.01], [0.0], [0.01]])
+    needed = seeds_needed(np.tile(0.005 + spread, 4), rope=0.01)
+    assert needed <= 18
+    drawn = 0.005 + 0.01 * np.random.default_rng(3).normal(size=(400, int(needed), 1))
+    found = [compare(np.tile(each, 4)).verdict for each in drawn]
+    assert sum(verdict != "undecided" for verdict in found) > 296  # 320, less three standard errors of 8
+    assert max(found.count("equivalent"), found.count("better")) < 260
 
 
 def test_equivalence_needs_seeds_too():

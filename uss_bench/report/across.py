@@ -110,18 +110,21 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield (
         "## Is one strategy better than another?\n\n"
         "Paired differences of the means over seeds and cases; verdicts are bold where they hold after "
-        f"Holm's correction for all pairs. “How this was computed”, below, says what p and P are.{which}"
+        "Holm's correction for the pairs of a metric and budget. “How this was computed”, below, says what "
+        f"p and P are.{which}"
     )
-    yield "### Effort\n\n" + _at_equal_effort(seeds, comparisons)
+    yield f"### Effort\n\n{_at_equal_effort(seeds)}"
     efforts = listed(
         f"{name} {seeds.effort(seeds.budgets[0].key(name)).mean():.0f}" for name in seeds.contenders
     )
     yield (
-        f"### After the last iteration\n\nThe {seeds.final_word} models and those of the last iteration, "
-        f"which have cost {efforts} equivalent slices on average.{_retrained(seeds)}"
+        f"### Pairs\n\nThe {seeds.final_word} models and those of the last iteration, which have cost "
+        f"{efforts} equivalent slices on average, and areas under effort curves, where effort is equal."
+        f"{_retrained(seeds)}"
     )
     for metric in COMPARED:
-        table = _pair_table(seeds, comparisons, metric, [budget.title for budget in seeds.budgets[:2]])
+        budgets = [*(budget.title for budget in seeds.budgets[:2]), AREA]
+        table = _pair_table(seeds, comparisons, metric, budgets)
         yield f"#### {titled(metric)}\n\n{table}"
     settings = len(seeds.runs) * len(seeds.budgets)
     yield (
@@ -131,7 +134,7 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     )
 
 
-def _at_equal_effort(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
+def _at_equal_effort(seeds: Seeds) -> str:
     if not seeds.overlapping:
         return (
             "No areas under the effort curves: in some seed, a strategy added no liver slice to the initial "
@@ -140,8 +143,8 @@ def _at_equal_effort(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     return (
         "Mean DICE of the iterations' models over the range of equivalent slices that all strategies of a "
         "seed cover (area under the effort curve, over its length); the cheapest ends it for all. All curves "
-        "begin at the initial model, so areas lie closer together than the curves' ends.\n\n"
-        f"{across_tables.areas(seeds)}\n\n{_pair_table(seeds, comparisons, 'DICE', [AREA])}"
+        f"begin at the initial model, so areas lie closer together than the curves' ends.\n\n"
+        f"{across_tables.areas(seeds)}"
     )
 
 

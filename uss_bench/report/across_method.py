@@ -49,7 +49,10 @@ def limits(seeds: Seeds) -> str:
                 "before correction for several pairs."
             )
     if decides and count == LEAST_SEEDS:
-        points.append(f"In simulations, up to 9% of the intervals of {count} seeds miss the truth, not 5%.")
+        points.append(
+            f"In simulations, up to 9% of the intervals of {count} seeds miss the truth, not 5%, and up to "
+            "10% of the sets of pairs that are corrected together hold a false verdict."
+        )
     lines = "\n".join(f"- {point}" for point in points)
     return f"## What {few} cannot show\n\n{lines}"
 
@@ -59,13 +62,15 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     ropes = listed(f"{half:g} {metric}" for metric, half in ROPES.items())
     text = (
         "## How this was computed\n\n"
-        "Strategies are compared at equal effort and at the same iteration, seed by seed and case by case; "
+        "Strategies are compared by their effort curves, at equal effort, and at the same iteration, where "
+        "effort may differ a little, seed by seed and case by case; "
         "those of one seed share initial volumes, first weights and Monte Carlo masks. Another seed draws "
         "these anew (initial volumes unless the manifest names them), and batches, dropout and random "
         f"queries; the pool is the same.{_fixed_queries(seeds)} Intervals are to hold for other such seeds "
         "and for other cases of the test split's kind: seeds and cases are crossed random factors. They "
         "are Student's t, with the variance of the mean from the mean squares of a two-way analysis of "
-        "variance, negative components set to 0, and Satterthwaite's degrees of freedom, and rely on "
+        "variance, negative components set to 0, and Satterthwaite's degrees of freedom (seeds that agree "
+        "by chance do not add any), and rely on "
         "effects of seeds and cases that are about normal; resampling seeds and cases covers too rarely "
         "where few seeds differ much. The project's slow tests measure both, and the rates of false "
         "verdicts.\n\n"
@@ -74,9 +79,9 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         "beside a verdict, which is on means. Verdicts: better or worse, where the interval leaves zero "
         f"out; equivalent, where it lies within ± {ropes}, on whichever side of zero; else undecided, which "
         "is not equal. Distances and areas have no such region. Seeds to decide: were these estimates the "
-        f"truth, so many would give a verdict, before correction, with a chance of {100 * POWER:.0f}%; "
-        "no number, where cases are too few or means are equal. Without a region of equivalence there is a "
-        "number even where nothing truly differs."
+        f"truth, so many would give a verdict, before correction, with a chance of {100 * POWER:.0f}%; no "
+        "number, where cases are too few, or means are equal without a region of equivalence. Without a "
+        "region of equivalence there is a number even where nothing truly differs."
     )
     if len(seeds.runs) >= RANKED_SEEDS:
         text += (
@@ -91,15 +96,15 @@ def method(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
                 f" Corrected for {plural(pairs, 'pair')}, it could not be below 0.05 with fewer than {least} "
                 "seeds."
             )
-        area = " and in the area of DICE" * seeds.overlapping
+        area = " and by the effort curve" * seeds.overlapping
         few = f" (of {LEAST_SEEDS} seeds up to 1 in 12)" * (len(seeds.runs) == LEAST_SEEDS)
         others = 1 + len(seeds.strategies) + len(seeds.contenders)
         corrected = (
             f"Intervals and verdicts are not corrected: where nothing differs, about 1 in 20{few} is called "
             "better or worse, in DICE fewer, where equivalence can be shown. p (Holm) is that of the same "
             f"t, corrected for the {plural(pairs, 'pair')} of one metric at one budget; the top calls a "
-            "strategy better than another, or than the data pool's model, only where that holds after "
-            "correction."
+            "strategy better than another, or than the data pool's model, only where that holds after this "
+            "correction. Nothing is corrected for the number of metrics and budgets."
         )
         text += (
             f"\n\nThis report makes {len(comparisons) + others} comparisons: {len(comparisons)} of "

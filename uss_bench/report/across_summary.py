@@ -14,7 +14,7 @@ from .pairs import AREA, COMPARED, ROPES, Comparison, chosen, corrected_p, highl
 from .seeds import Seeds
 from .summary import SATURATED, dependence, longer_training, tested_on
 from .verdicts import LEAST_CASES, RANKED_SEEDS, PairedDifference, paired_difference
-from .words import interval_text, listed, plural, span, value_text
+from .words import interval_text, listed, plural, signed, span, value_text
 
 NAMED = 3  # strategies that a point names as better than others, and as worse than each of these
 GAINED = {
@@ -60,7 +60,8 @@ def _headroom(seeds: Seeds) -> str:
     text = (
         f"Over {plural(len(seeds.runs), 'seed')} and {tested_on(seeds.first)}, the initial model has a mean "
         f"DICE of {initial.mean():.3f} and the model trained on the whole pool {pool.mean():.3f}, a "
-        f"difference of {difference_text(found, 'DICE')}{longer_training(*steps)}: {answer}."
+        f"difference of {difference_text(found, 'DICE')}{longer_training(*steps)}, "
+        f"{_by_seed(pool - initial)}: {answer}."
     )
     if 0 < SATURATED * pool.mean() <= initial.mean():
         share = 100 * initial.mean() / pool.mean()
@@ -80,6 +81,7 @@ def _headroom(seeds: Seeds) -> str:
 def _gain(seeds: Seeds) -> str:
     last = {name: seeds.first.curve(name)[-1] for name in seeds.strategies}
     gains = {name: _dice_difference(seeds, key, INITIAL) for name, key in last.items()}
+    single = [seeds.means(key, "DICE") - seeds.means(INITIAL, "DICE") for key in last.values()]
     all_of = dict.fromkeys(GAINED, "all") | dict.fromkeys(("equivalent", "undecided"), "any")
     groups = {
         verdict: [name for name, found in gains.items() if found.verdict == verdict] for verdict in GAINED
@@ -96,8 +98,19 @@ def _gain(seeds: Seeds) -> str:
     )
     return (
         f"After {plural(seeds.first.last, 'iteration')}, the strategies' models differ from the initial one "
-        f"by {reached} in mean DICE: {listed(answers)}."
+        f"by {reached} in mean DICE, {_by_seed(np.array(single))}: {listed(answers)}."
     )
+
+
+def _by_seed(differences: np.ndarray) -> str:
+    """How many differences of single seeds are positive, and their range.
+
+    >>> _by_seed(np.array([0.1, -0.02, 0.3]))
+    'in 2 of 3 single seeds above 0 (-0.020 to +0.300)'
+    """
+    low, high = (signed(value, ".3f") for value in (differences.min(), differences.max()))
+    above, count = np.count_nonzero(differences > 0), differences.size
+    return f"in {above} of {count} single seeds above 0 ({low} to {high})"
 
 
 def _final_models(seeds: Seeds) -> str:
@@ -112,7 +125,8 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if not comparisons:
         return
     if seeds.overlapping:
-        yield f"At equal effort ({AREA}), in DICE, {_found(chosen(comparisons, 'DICE', AREA))}."
+        areas = [f"In {metric}, {_found(chosen(comparisons, metric, AREA))}." for metric in COMPARED]
+        yield f"At equal effort ({AREA}): {' '.join(areas)}"
     final = {metric: chosen(comparisons, metric, seeds.budgets[0].title) for metric in COMPARED}
     answers = [f"In {metric}, {_found(pairs)}." for metric, pairs in final.items()]
     yield f"{_final_models(seeds)}: {' '.join(answers)}{_mixed(final['DICE'])}"
@@ -132,10 +146,10 @@ def _found(pairs: Sequence[Comparison]) -> str:
         answer = f"no strategy is shown to be better than another; the widest difference is {gap}"
     else:
         answer = "; ".join(_decisions(holding))
-    verdicts = [each.found.verdict for each in pairs]
+    verdicts, rope = [each.found.verdict for each in pairs], rope_of(widest.metric, widest.budget)
     counts = {
         "better only before correction": sum(each.decided for each in pairs) - len(holding),
-        f"equivalent within {rope_of(widest.metric, widest.budget):g}": verdicts.count("equivalent"),
+        f"equivalent within {rope:g}, uncorrected": verdicts.count("equivalent"),
         "undecided": verdicts.count("undecided"),
     }
     rest = [f"{count} {what}" for what, count in counts.items() if count]
@@ -181,7 +195,7 @@ def _retraining(seeds: Seeds) -> str:
         low, high = (limit * deviation for limit in scale_limits(len(seeds.twins) * len(seeds.runs)))
         text = (
             "Retraining the initial annotations under other weights and batches moves a model's mean DICE by "
-            f"a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}]."
+            f"a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}] (95%, were effects normal)."
         )
     if len(seeds.contenders) > 1:
         unshared, low, high = unshared_deviation(seeds, seeds.budgets[0], "DICE")

@@ -106,16 +106,16 @@ def _improvement_text(found: PairedDifference, scores: int) -> str:
 
 
 def seeds_text(needed: float | None) -> str:
-    """Seeds that would decide, rounded up to one digit: they are known no better.
+    """Seeds that would decide, from 20 on rounded up to tens: they are known no better.
 
-    >>> seeds_text(8), seeds_text(31), seeds_text(2000), seeds_text(float("inf")), seeds_text(None)
-    ('~8', '~40', '> 100', 'no number', '')
+    >>> seeds_text(11), seeds_text(31), seeds_text(2000), seeds_text(float("inf")), seeds_text(None)
+    ('~11', '~40', '> 100', 'no number', '')
     """
     if needed is None:
         return ""
     if needed > MOST_SEEDS:
         return f"> {MOST_SEEDS}" if np.isfinite(needed) else "no number"
-    unit = 10 ** (len(str(needed)) - 1)
+    unit = 1 if needed < 20 else 10
     return f"~{-(-needed // unit) * unit}"
 
 
@@ -135,14 +135,14 @@ def wins(seeds: Seeds, metric: str) -> str:
 
 def areas(seeds: Seeds) -> str:
     """Mean height of the DICE curve of each strategy, seed by seed, with the range that it is taken over."""
-    heights = {name: seeds.areas(name).mean(axis=1) for name in seeds.contenders}
+    heights = {name: seeds.areas(name, "DICE").mean(axis=1) for name in seeds.contenders}
     rows = [
         [f"seed {seed} ({start:.0f} to {stop:.0f})", *(f"{height[place]:.3f}" for height in heights.values())]
         for place, (seed, (start, stop)) in enumerate(zip(seeds.numbers, seeds.ranges, strict=True))
     ]
     rows.append(["mean ± sd", *(mean_and_deviation(height, ".3f") for height in heights.values())])
     if has_interval(len(seeds.runs), len(seeds.first.cases)):
-        found = [crossed_mean(seeds.areas(name)).interval for name in heights]
+        found = [crossed_mean(seeds.areas(name, "DICE")).interval for name in heights]
         rows.append(["95%, over seeds and cases", *(interval_text(*ends, 3, sign="") for ends in found)])
     return markdown_table(["Seed (equivalent slices)", *heights], rows)
 

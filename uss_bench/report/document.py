@@ -124,7 +124,8 @@ def _legend(results: Results) -> str:
         return ""
     return (
         " The best mean of the strategies is bold; stars mark the others by a signed-rank test against it: "
-        r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected. The section Tests says what p is."
+        r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected. They speak of these trained models: "
+        "retraining alone earns stars too. The section Tests says what p is."
     )
 
 
@@ -156,8 +157,10 @@ def _published_beside(results: Results, tests: AllTests, fits: Mapping[str, Quan
     if not share:
         return ""
     return (
-        "### Found here and in the paper\n\nDifferences with p < 0.05, uncorrected, both here and in the "
-        f"published tables below: {comparison.supported(tests, fits)}\n\n{share}"
+        "### Found here and in the paper\n\nDifferences between trained models with p < 0.05, uncorrected, "
+        "both here and in the published tables below. Where the same strategy is best in both, all its "
+        "pairs may count, else one, so agreement weighs more. Found: "
+        f"{comparison.supported(tests, fits)}\n\n{share}"
     )
 
 
@@ -180,7 +183,7 @@ def _further_results(results: Results) -> Iterator[str]:
     alone = Seeds({results.provenance["seed"]: results})
     if alone.overlapping:
         start, stop = alone.ranges[0]
-        areas = [f"{strategy} {alone.areas(strategy).mean():.3f}" for strategy in alone.contenders]
+        areas = [f"{strategy} {alone.areas(strategy, 'DICE').mean():.3f}" for strategy in alone.contenders]
         yield (
             "### Area under the effort curve\n\nMean DICE of the iterations' models over equivalent slices, "
             f"from {start:.0f} to {stop:.0f}, the range that every strategy covers, divided by its length: "
@@ -245,7 +248,8 @@ def _tests(results: Results, rows: Sequence[Mapping[str, Any]]) -> str:
         "is how often it is at least as large when the models are exchanged at random within each case "
         f"({RESAMPLES} times, so p is at least {1 / (RESAMPLES + 1):g}) and the best is chosen anew: where "
         "no models differ, p < 0.05 occurs in at most 5% of comparisons; where some do, p of the others is "
-        f"approximate. Holm's correction is over one metric in one table{included}. "
+        "approximate. Models of one strategy differ by retraining alone, which p knows nothing of. "
+        f"Holm's correction is over one metric in one table{included}. "
         "Effect size: matched-pairs rank-biserial correlation, positive where the strategy has the better "
         "scores of the pair.\n\n"
         f"{tables.tests_table(rows, results)}"

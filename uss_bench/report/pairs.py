@@ -64,14 +64,17 @@ class Comparison:
 
 
 def compare_all(seeds: Seeds) -> list[Comparison]:
-    """Every pair of contenders in every compared metric at every budget, and in the area of DICE."""
+    """Every pair of contenders in every compared metric, at every budget and by the effort curve."""
     families = [
         (metric, budget.title, {name: seeds.scores(budget.key(name), metric) for name in seeds.contenders})
         for metric in COMPARED
         for budget in seeds.budgets
     ]
     if seeds.overlapping:
-        families.append(("DICE", AREA, {name: seeds.areas(name) for name in seeds.contenders}))
+        families += [
+            (metric, AREA, {name: seeds.areas(name, metric) for name in seeds.contenders})
+            for metric in COMPARED
+        ]
     return [comparison for family in families for comparison in _compare(*family, mix=seeds.first.pool_mix)]
 
 

@@ -110,8 +110,8 @@ class Seeds:
         """How many steps a model was trained for, seed by seed."""
         return [run.training[key]["last_step"] for run in self.runs.values()]
 
-    def areas(self, strategy: str) -> np.ndarray:
-        """Mean height of each case's curve of DICE over the effort, `(seeds, cases)`.
+    def areas(self, strategy: str, metric: str) -> np.ndarray:
+        """Mean height of each case's curve of a metric over the effort, `(seeds, cases)`.
 
         A curve runs from the initial model through a strategy's iterations. Each seed's is taken over the
         range that all its contenders cover, so that strategies are compared at equal effort.
@@ -119,7 +119,7 @@ class Seeds:
         heights = []
         for run, (start, stop) in zip(self.runs.values(), self.ranges, strict=True):
             keys = run.curve(strategy)
-            curve = np.array([run.scores[key]["DICE"] for key in keys])
+            curve = np.array([run.scores[key][metric] for key in keys])
             heights.append(mean_height([equivalent_slices(run, key) for key in keys], curve, start, stop))
         return np.array(heights)
 

@@ -139,13 +139,19 @@ def _spread(results: Results) -> str:
         return ""
     apart, moved = _apart(results, pairs), _apart(results, retrained)
     wider = {metric: sum(gap > moved[metric][-1] for gap in apart[metric]) for metric in apart}
+    expected = (
+        f"If retraining moved all models alike and nothing else did, about 1 in {1 + len(retrained)} would "
+        "be."
+        if results.repeated
+        else "Models of more annotations may be moved less than the initial one."
+    )
     than = f"any of these {len(retrained)} retrainings" if retrained[1:] else "this one retraining"
     return (
         f"The strategies' final models lie up to {apart['DICE'][-1]:.3f} (case by case "
         f"{_by_case(results, pairs):.3f} on average) and up to {apart['HD'][-1]:.1f} mm apart; of "
         f"{plural(len(pairs), 'pair')}, {wider['DICE'] or 'none'} in DICE and {wider['HD'] or 'none'} in HD "
-        f"farther than {than} moved a model. If retraining moved all models alike and nothing else did, "
-        f"about 1 in {1 + len(retrained)} would be. One seed does not say which strategy is to be preferred."
+        f"farther than {than} moved a model. {expected} One seed does not say which strategy is to be "
+        "preferred."
     )
 
 

@@ -39,8 +39,9 @@ RANKING = (
     "mean uncertainty of liver-free slices over that of liver slices. AURC: mean errors per slice of the "
     "least uncertain slices, averaged over every coverage; E-AURC: its excess over the best possible order "
     "(Geifman et al., ICLR 2019); gain: 0 for a random order, 1 for the best. ECE: mean absolute "
-    "difference between share of liver and mean probability in 15 bins of equal width, weighted by voxels, "
-    "so that background decides (Guo et al., ICML 2017); ACE: all bins alike (Neumann et al., 2018)."
+    "difference between share of liver and mean probability, kept in steps of 1/255, in 15 bins of equal "
+    "width, weighted by voxels, so that background decides (Guo et al., ICML 2017); ACE: all bins alike "
+    "(Neumann et al., 2018)."
 )
 LESSONS = (
     f"Queried slices on which the querying model was right already (slice DICE of at least {RIGHT:g}; 1 "

@@ -76,9 +76,8 @@ def paired_difference(
     The verdict is "equivalent" where the whole interval lies within the region of practical equivalence from
     -rope to rope, on whichever side of zero; else "better" or "worse" where the interval leaves zero out;
     else "undecided". Fewer than `LEAST_SEEDS` seeds or `LEAST_CASES` cases decide nothing and have no
-    interval: where two happen to agree, they drop out of the error, and up to an eighth of the intervals
-    would miss the truth. Of three seeds, up to 9% of the intervals do, and up to 8% of the verdicts are
-    false.
+    interval: up to an eighth of the intervals of two would miss the truth. Of three seeds, up to 9% do, and
+    up to 8% of the verdicts are false.
 
     Parameters
     ----------
@@ -165,10 +164,10 @@ def probability(won: np.ndarray) -> tuple[float, float | None, float | None]:
 def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> float:
     """Seeds that would decide on as many cases, with a chance of `POWER`, were the estimates the truth.
 
-    The estimate must clear zero, or both ends of the region of equivalence, by the reach of the interval and
-    by how far it may itself go astray. Where the cases are too few, no number of seeds does. It is a plan
-    from the very estimates that left the pair undecided: where nothing truly differs and there is no region
-    of equivalence, it names a number all the same.
+    A mean is undecided within the reach of its interval from zero, unless that interval lies within the
+    region of equivalence. Where the cases are too few, no number of seeds helps. It is a plan from the very
+    estimates that left the pair undecided: where nothing truly differs and there is no region of equivalence,
+    it names a number all the same.
 
     Parameters
     ----------
@@ -190,10 +189,13 @@ def seeds_needed(difference: np.ndarray, rope: float = 0.0) -> float:
     def decides(planned: int) -> bool:
         expected = rest + (of_cases - rest) * planned / seeds  # each case is then averaged over more seeds
         error, freedom = standard_error(of_seeds, expected, rest, planned, cases)
-        error, reach = max(error, np.finfo(float).tiny), quantile_t((1 + LEVEL) / 2, freedom)
-        differs = special.stdtr(freedom, mean / error - reach)
-        ends = special.stdtr(freedom, (rope + np.array([mean, -mean])) / error - reach)
-        return max(differs, ends.sum() - 1) > POWER
+        error = max(error, np.finfo(float).tiny)
+        reach = quantile_t((1 + LEVEL) / 2, freedom) * error
+        ends = np.array([max(rope - reach, 0.0), reach])
+        below, undecided = special.stdtr(freedom, (ends - mean) / error) - special.stdtr(
+            freedom, (-ends - mean) / error
+        )
+        return 1 - max(undecided - below, 0.0) > POWER
 
     # Not bisected: more seeds may decide less, since t is wide where cases are few.
     plans = (*range(seeds + 1, MOST_SEEDS + 1), ENDLESS_SEEDS)
