@@ -19,7 +19,7 @@ from uss_bench import commands
 from uss_bench.data.manifest import Case, read_manifest, write_manifest
 from uss_bench.data.nifti import read_nifti, write_on_grid
 from uss_bench.data.nifti_header import read_header
-from uss_bench.data.phantoms import write_missing_phantoms
+from uss_bench.data.phantoms import write_missing_phantom
 from uss_bench.data.volumes import load_volume
 from uss_bench.model_file import read_model
 from uss_bench.runtime import stopping
@@ -72,7 +72,8 @@ def world(tmp_path_factory):
         for place, group in names.items()
         for name in group
     }  # fmt: skip
-    write_missing_phantoms(placed.values())
+    for case in placed.values():
+        write_missing_phantom(case)
     rows = []
     for case in list(placed.values())[:2]:
         label, path = read_nifti(case.label)[0].copy(), folder / f"{case.case_id}_few.nii.gz"

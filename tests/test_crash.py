@@ -628,6 +628,14 @@ def other_library():
     provenance.version = lambda name: "0.0" if name == "scipy" else versions(name)
 
 
+def other_device():
+    provenance.device_name = lambda device: "another"
+
+
+def other_version():
+    provenance.__version__ = "0.0"
+
+
 @pytest.mark.parametrize(
     ("arguments", "prepare", "difference"),
     [
@@ -636,8 +644,10 @@ def other_library():
         (["--manifest", "other.csv"], None, "manifest_sha256: "),
         ([], other_code, "code_sha256: "),
         ([], other_library, "'scipy': '0.0'"),
+        ([], other_device, "device: CPU there, another now"),
+        ([], other_version, "uss_bench: "),
     ],
-    ids=["seed", "settings", "manifest", "code", "library"],
+    ids=["seed", "settings", "manifest", "code", "library", "device", "version"],
 )
 def test_another_run_is_refused(undisturbed, finished, arguments, prepare, difference):
     shutil.rmtree(finished / "reports")  # which would be refused just as well
@@ -660,6 +670,13 @@ def test_other_words_of_the_report_let_a_run_continue_and_rebuild_it(undisturbed
     ours, theirs = (deterministic_files(root / "reports" / NAME) for root in (finished, undisturbed))
     assert [file for file in ours if ours[file] != theirs[file]] == ["report.md"]
     assert b"its title corrected" in ours["report.md"]
+
+
+def test_a_fault_of_a_later_seed_is_found_before_any_work(folder, finished):
+    """The report of seed 1 is there already, of other settings."""
+    shutil.copytree(finished / "reports" / NAME, folder / "reports" / f"{NAME}-seed1")
+    assert_refused(*run(folder, "--seed", 0, 1), 2, f"reports/{NAME}-seed1 holds another run")
+    assert not (folder / "runs").exists()
 
 
 def test_the_report_of_another_run_is_kept(undisturbed, finished):

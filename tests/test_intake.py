@@ -11,7 +11,7 @@ import pytest
 
 from uss_bench import config
 from uss_bench.data.manifest import OPTIONAL, REQUIRED
-from uss_bench.data.phantoms import SITES, write_missing_phantoms
+from uss_bench.data.phantoms import SITES, write_missing_phantom
 from uss_bench.intake import check_cases, load_volumes
 from uss_bench.runtime.errors import InputError
 from uss_bench.study.strategies import named
@@ -139,10 +139,16 @@ def test_doubts_about_headers_are_warnings(check, sound):
 def test_a_phantom_of_another_row_is_a_fault(check, sound, tmp_path):
     paths = {"image": tmp_path / "p.nii.gz", "label": tmp_path / "p-liver.nii.gz"}
     made = replace(sound[0], case_id="p", site="north", extra={"phantom": "normal"}, **paths)
-    write_missing_phantoms([made])
+    write_missing_phantom(made)
     check([*sound, made])
     lines = problems_of(check, [*sound, replace(made, extra={"phantom": "fatty"})])
     assert len(lines) == 2 and all("the manifest asks for fatty at north, p;" in line for line in lines)
+    made.label.unlink()  # one that is left counts as well
+    (line,) = problems_of(check, [*sound, replace(made, extra={"phantom": "fatty"})])
+    assert f"{made.image} is another phantom" in line
+    made.image.write_bytes(b"cut short")
+    (line,) = problems_of(check, [*sound, made])
+    assert line.startswith(f"case p: {made.image}: ")
 
 
 def test_phantoms_that_are_to_be_made_need_no_files_but_a_known_kind(check, sound, tmp_path):

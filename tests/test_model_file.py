@@ -6,8 +6,9 @@ import torch
 from uss_bench import config
 from uss_bench.model_file import VERSION, read_model, write_model
 from uss_bench.network.aunet import AUNet
+from uss_bench.runtime.checkpoints import load_checkpoint, save_checkpoint
 from uss_bench.runtime.errors import InputError
-from uss_bench.runtime.storage import file_digest, load_checkpoint, save_checkpoint
+from uss_bench.runtime.storage import file_digest
 
 
 @pytest.fixture

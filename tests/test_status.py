@@ -11,13 +11,11 @@ from uss_bench.status import describe_run
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of USS and RVS, two iterations each, that has got as far as the first of USS.
-
-    RSS was asked for in an earlier command.
-    """
+    """A run of RVS, USS and RSS, two iterations each, that has got as far as the first of USS."""
     folder = tmp_path / "quick-seed0"
     storage.write_json(
-        folder / paths.RUN, {"strategies": ["USS", "RVS"], "config": {"query": {"iterations": 2, "twins": 0}}}
+        folder / paths.RUN,
+        {"strategies": ["RVS", "USS", "RSS"], "config": {"query": {"iterations": 2, "twins": 0}}},
     )
     for stage in (
         "initial/training",
@@ -62,6 +60,15 @@ def test_a_run_that_has_just_begun(tmp_path):
         tmp_path / paths.RUN, {"strategies": ["UVS"], "config": {"query": {"iterations": 5, "twins": 1}}}
     )
     assert describe_run(tmp_path) == f"{tmp_path}: 0 of 9 models trained, 0 evaluated\nnot running"
+
+
+def test_only_those_that_were_asked_for_last_are_counted(run):
+    """An earlier command began RVS and RSS; a strategy of one's own was added to USS."""
+    storage.write_json(run / paths.ASKED_FOR, ["USS", "MINE"])
+    storage.write_json(run / "MINE" / "iter-1" / "training.json", {})
+    text = describe_run(run)
+    assert "4 of 8 models trained, 1 evaluated" in text and "USS/iter-2: step 20" in text
+    assert "RVS" not in text and "process" not in text
 
 
 def test_a_training_by_fit(tmp_path):

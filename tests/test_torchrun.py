@@ -29,6 +29,26 @@ if os.environ["RANK"] == "1":
 sys.exit(main(sys.argv[1:]))
 """
 
+ODD_GPU = f"""
+import multiprocessing, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from uss_bench import pipeline, request
+from uss_bench.runtime.errors import InputError
+load = pipeline.load_volumes
+def load_late(*given):
+    while multiprocessing.active_children():  # else the leader might be done before
+        time.sleep(0.05)
+    return load(*given)
+def refuse(*_):
+    raise InputError("cuda:1: PyTorch cannot use this GPU; choose another")
+if multiprocessing.current_process().name == "1":
+    request.prepared_device = refuse
+if __name__ == "__main__":
+    pipeline.load_volumes = load_late
+    from benchmark import main
+    sys.exit(main(sys.argv[1:]))
+"""
+
 
 def torchrun(folder, processes, *arguments, options=(), port=None, script=ROOT / "benchmark.py"):
     """Start a job (of one machine, or one machine's part of it)."""
@@ -170,6 +190,20 @@ def test_bad_input_is_reported_once(tmp_path, arguments, message):
     assert len(said) == 1 and message in said[0]
     assert_without_traceback_of_ours(err)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_worker_that_fails_its_own_checks_says_why(tmp_path):
+    script = tmp_path / "odd_gpu.py"
+    script.write_text(ODD_GPU, encoding="utf-8")
+    code, _, err = finish(
+        subprocess.Popen(
+            [sys.executable, str(script), *ARGUMENTS, "--workers", "2"],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+    )  # fmt: skip
+    said = [line for line in err.splitlines() if line.startswith("benchmark.py: ")]
+    assert (code, said) == (2, ["benchmark.py: cuda:1: PyTorch cannot use this GPU; choose another"])
+    assert_without_traceback_of_ours(err)
 
 
 def test_processes_on_different_devices_do_not_share_a_run(tmp_path, alone):

@@ -15,7 +15,7 @@ from .data import cohort, datasets
 from .request import Run
 from .runtime import stopping
 from .runtime.exits import exit_code
-from .runtime.team import torchrun_rank
+from .runtime.team import local_rank
 from .study.strategies import FEATURED, STRATEGIES
 
 PROGRAM = "uss-bench"
@@ -29,7 +29,7 @@ FIT_HELP = {
     "description": "Train one network on all that a manifest's pool has annotated, single slices included.\n"
     "With validation cases, training ends by training.patience or after training.converged_max_steps, with\n"
     "the best validated state (where training.anneal is set, with the last); without, it ends after\n"
-    "training.max_steps with the last. The same command continues a stopped training.",
+    "training.max_steps or training.max_epochs with the last. The same command continues a stopped training.",
     "epilog": RUN_HELP["epilog"],
     "formatter_class": argparse.RawDescriptionHelpFormatter,
 }
@@ -80,7 +80,7 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--strategy",
         nargs="+",
-        default=["all"],
+        action="extend",
         metavar="NAME",
         help="all (the paper's four, the default), extended (all that ship), any of "
         f"{', '.join(STRATEGIES)}, or FILE.py:NAME for one of your own",
@@ -183,14 +183,14 @@ def _run(program: str, options: dict[str, Any]) -> int:
     runs = runs_asked_for(**options)
     stopping.install()
     work = partial(pipeline.perform, actions[0] if actions else "run", runs, program)
-    return exit_code(program, work, torchrun_rank())
+    return exit_code(program, work, local_rank())
 
 
 def runs_asked_for(
     seed: Sequence[int] | None,
     name: str | None,
     manifest: Path | None,
-    strategy: Sequence[str],
+    strategy: Sequence[str] | None,
     overrides: Sequence[str],
     queries: Sequence[str],
     **options: Any,
@@ -199,8 +199,9 @@ def runs_asked_for(
     seeds = list(dict.fromkeys(seed or [0]))
     title = name or options["preset"]
     shared = Run(
-        manifest=manifest or cohort.FILE, make_manifest=manifest is None, strategies=tuple(strategy),
-        queries=tuple(queries), overrides=tuple(overrides), seed=seeds[0],
+        manifest=manifest or cohort.FILE, make_manifest=manifest is None,
+        strategies=tuple(strategy or ["all"]), queries=tuple(queries), overrides=tuple(overrides),
+        seed=seeds[0],
         name=name or f"{title}-seed{seeds[0]}",
         across_name=f"{title}-seeds{_seeds_text(sorted(seeds))}", **options,
     )  # fmt: skip

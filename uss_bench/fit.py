@@ -18,7 +18,8 @@ from .intake import check_annotated, load_volumes, prepare_cases
 from .model_file import provenance_of, write_model
 from .plan import check_disk
 from .provenance import provenance
-from .request import Checked, check_name, check_writable
+from .request import Checked, check_name
+from .runtime.checkpoints import load_checkpoint
 from .runtime.errors import InputError
 from .runtime.lock import locked
 from .runtime.machine import prepared_device
@@ -26,7 +27,7 @@ from .runtime.paths import CACHE, CHECKPOINT, MODEL, RUN
 from .runtime.progress import Progress
 from .runtime.storage import (
     A_DAY,
-    load_checkpoint,
+    check_writable,
     remove_if_empty,
     remove_partial_copies,
     remove_partial_files,

@@ -12,7 +12,7 @@ import numpy as np
 from .config import Config, Data
 from .data.case_files import header_problems
 from .data.manifest import SPLITS, Case, parse_manifest
-from .data.phantoms import check_phantom, is_unmade_phantom, phantom_problems, write_missing_phantoms
+from .data.phantoms import check_phantom, is_unmade_phantom, phantom_problems, write_missing_phantom
 from .data.volumes import Volume, load_volume
 from .plan import plan_problems
 from .runtime.errors import InputError, refuse
@@ -102,9 +102,7 @@ def file_problems(cases: Sequence[Case]) -> tuple[list[str], list[str]]:
                 check_phantom(case.case_id, case.site, case.extra["phantom"])
             except InputError as error:
                 problems.append(str(error))
-        if is_unmade_phantom(case):
-            continue
-        faults, doubts = header_problems(case)
+        faults, doubts = ([], []) if is_unmade_phantom(case) else header_problems(case)
         if case.extra.get("phantom") and not faults:
             faults = phantom_problems(case)
         problems += faults
@@ -131,7 +129,7 @@ def prepare_cases(
     for number, case in enumerate(cases, start=1):
         if team.claim(f"cache/{case.case_id}"):
             progress.now(f"preparing case {number} of {len(cases)}")
-            write_missing_phantoms([case])
+            write_missing_phantom(case)
             with suppress(InputError):
                 load_volume(case, spacing, cache)
             team.report("prepared")

@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from . import config
+from .runtime.checkpoints import load_checkpoint, save_checkpoint
 from .runtime.errors import InputError
-from .runtime.storage import file_digest, load_checkpoint, save_checkpoint
+from .runtime.storage import file_digest
 
 FORMAT, VERSION = "uss-bench model", 1
 ADVICE = "give a file that `uss-bench fit` wrote"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,15 +26,22 @@ from .intake import load_volumes, prepare_cases
 from .plan import check_disk, describe_plan, model_count
 from .provenance import provenance
 from .report import across, document, result_files
-from .request import Checked, Run, check_name, check_run, check_seed, check_writable
+from .request import Checked, Run, check_name, check_run, check_seed
 from .runtime import stopping
 from .runtime.errors import InputError
 from .runtime.exits import exit_code, note_failure
 from .runtime.lock import locked
 from .runtime.machine import default_workers
-from .runtime.paths import PROVENANCE, RUN, SLICES, TESTS
+from .runtime.paths import ASKED_FOR, PROVENANCE, RUN, SLICES, STATUS, TESTS
 from .runtime.progress import Progress
-from .runtime.storage import A_DAY, remove_if_empty, remove_partial_copies, remove_partial_files, write_json
+from .runtime.storage import (
+    A_DAY,
+    check_writable,
+    remove_if_empty,
+    remove_partial_copies,
+    remove_partial_files,
+    write_json,
+)
 from .runtime.team import (
     PeerLostError,
     Team,
@@ -84,6 +92,9 @@ def perform(action: str, runs: Sequence[Run], program: str) -> None:
         refuse_single_run(runs[0].across_folder)
     if action == "report_only" and len(runs) > 1:
         refuse_strange_seeds(reports)  # those of a finished run are alike: `refuse_another_run` saw to it
+    if action == "run" and len(runs) > 1:
+        for run in runs:  # no seed's fault is to show after another has trained
+            _check(run)
     for run in runs:
         do(run)
     if len(runs) > 1 and action in ("run", "report_only") and torchrun_rank() == 0:
@@ -153,10 +164,12 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
     team : Team, optional
         The one that this process works for, if it is a worker that another `execute` started.
     """
-    checked = check_run(run, team)
-    _check_folders(run)
-    origin = provenance(checked, run.manifest, run.seed)
-    refuse_another_run(run, origin)
+    try:
+        checked, origin = _check(run, team)
+    except InputError as error:  # of this worker alone, perhaps: its GPU, say
+        if team:
+            _note_failure(error, run, team)
+        raise
     with ExitStack() as stack:
         stack.callback(remove_if_empty, run.folder)  # at last, where nothing came of the run
         if team is None and under_torchrun():
@@ -176,9 +189,22 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
         except BaseException as error:
             with suppress(OSError):  # of the same full disk
                 progress.write_log(traceback.format_exc())
-            with suppress(PeerLostError):
-                note_failure(error, team.claim(f"farewell/{run.name}"))
+            _note_failure(error, run, team)
             raise
+
+
+def _check(run: Run, team: Team | None = None) -> tuple[Checked, dict[str, Any]]:
+    """Check all that needs no voxels and no lock; returns the run's provenance too."""
+    checked = check_run(run, team)
+    _check_folders(run)
+    origin = provenance(checked, run.manifest, run.seed)
+    refuse_another_run(run, origin)
+    return checked, origin
+
+
+def _note_failure(error: BaseException, run: Run, team: Team) -> None:
+    with suppress(PeerLostError):
+        note_failure(error, team.claim(f"farewell/{run.name}"))
 
 
 def _check_folders(run: Run) -> None:
@@ -233,12 +259,14 @@ def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progr
 
 
 def _open(run: Run, checked: Checked, progress: Progress) -> None:
-    """Clear away what a killed process left, and check the disk."""
+    """Clear away what a killed process left, check the disk, and note who is to be trained."""
+    shutil.rmtree(run.folder / STATUS, ignore_errors=True)
     remove_partial_files(run.folder)
     remove_partial_files(run.report_folder)
     remove_partial_files(run.cache, age=A_DAY)  # which other runs may be writing to
     for path in phantom_files(checked.cases):
         remove_partial_copies(path, age=A_DAY)
     check_disk(checked.cases, checked.settings.data.spacing, run.cache)
+    write_json(run.folder / ASKED_FOR, [strategy.name for strategy in checked.strategies])
     for text in checked.warnings:
         progress.say(f"warning: {text}")

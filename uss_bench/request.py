@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from .plan import working_shape
 from .runtime.errors import InputError
 from .runtime.machine import prepared_device
 from .runtime.paths import CACHE
-from .runtime.storage import nearest_existing
 from .runtime.team import Team, local_rank, under_torchrun
 from .study import own
 from .study.replay import QueryList, read_queries
@@ -183,11 +181,3 @@ def check_seed(seed: int) -> None:
     """Raise InputError where a seed is negative, which NumPy's generators refuse."""
     if seed < 0:
         raise InputError(f"--seed {seed}: must not be negative; give 0 or more")
-
-
-def check_writable(folder: Path, option: str = "--reports") -> None:
-    """Raise InputError early, where a folder that an option names could not be written late."""
-    there = nearest_existing(folder)
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        fault = "read-only" if there.is_dir() else "not a folder"
-        raise InputError(f"{folder}: {there} is {fault}; choose another folder with {option}")

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from .runtime import lock
 from .runtime.errors import InputError
-from .runtime.paths import CURVE, RUN, STATUS
+from .runtime.paths import ASKED_FOR, CURVE, RUN, STATUS
 from .runtime.storage import read_csv, read_json
 from .study.keys import DATA_POOL, FITTED, INITIAL, ModelKey
-from .study.strategies import STRATEGIES, in_order
 
 
 def describe_run(folder: str | Path) -> str:
@@ -29,8 +28,9 @@ def describe_run(folder: str | Path) -> str:
             "name another with --name or --preset, --seed and --runs"
         )
     origin = read_json(folder / RUN)
-    earlier = [name for name in STRATEGIES if (folder / name).exists()]  # perhaps by another command
-    strategies = in_order([*origin["strategies"], *earlier])
+    strategies = origin["strategies"]
+    with suppress(FileNotFoundError):  # of `uss-bench fit`, or an earlier version
+        strategies = read_json(folder / ASKED_FOR)
     query = origin["config"]["query"]
     last = query["iterations"]
     keys = [INITIAL, *(ModelKey.of_twin(number) for number in range(1, query["twins"] + 1)), DATA_POOL]

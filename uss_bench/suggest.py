@@ -26,12 +26,19 @@ from .network.inference import MonteCarlo
 from .network.uncertainty import predictive_entropy
 from .plan import check_disk
 from .provenance import code_digest
-from .request import check_writable
 from .runtime.errors import InputError, refuse
 from .runtime.machine import device_name, prepared_device
 from .runtime.paths import CACHE
 from .runtime.progress import Progress
-from .runtime.storage import A_DAY, atomic_folder, file_digest, read_json, remove_partial_copies, write_json
+from .runtime.storage import (
+    A_DAY,
+    atomic_folder,
+    check_writable,
+    file_digest,
+    read_json,
+    remove_partial_copies,
+    write_json,
+)
 from .study import own
 from .study.annotation import Annotations
 from .study.keys import FITTED
@@ -147,6 +154,7 @@ def _check_output(folder: Path, runs: Path) -> None:
             "name a new folder"
         )
     check_writable(folder.resolve().parent, "--output")
+    check_writable(runs, "--runs")
 
 
 # --- the CTs ---

@@ -22,11 +22,10 @@ from .data.manifest import Case, relative_path, write_manifest
 from .data.nifti import axial_slice, read_nifti, write_on_grid
 from .data.nifti_header import read_header
 from .data.volumes import Volume
-from .network.inference import MonteCarlo
+from .network.inference import THRESHOLD, MonteCarlo
 from .report.pictures import Suggested, suggestions_figure
 from .report.style import has_matplotlib, our_style, save
 from .runtime.storage import write_csv
-from .study.evaluation import THRESHOLD
 from .study.pool import Query
 from .study.showcase import WINDOW
 

@@ -23,7 +23,7 @@ from uss_bench.data.phantoms import (
     make_phantom,
     phantom_grid,
     phantom_problems,
-    write_missing_phantoms,
+    write_missing_phantom,
 )
 from uss_bench.runtime.errors import InputError
 
@@ -80,8 +80,8 @@ def height(mask):
 
 def test_files_are_the_same_bytes_wherever_and_after_whatever_they_are_written(tmp_path):
     alone, last = case_in(tmp_path / "a"), case_in(tmp_path / "b")
-    assert write_missing_phantoms([alone]) == 1
-    assert write_missing_phantoms([case_in(tmp_path / "b", "south-03", "south", "cysts"), last]) == 2
+    for case in (alone, case_in(tmp_path / "b", "south-03", "south", "cysts"), last):
+        write_missing_phantom(case)
     assert alone.image.read_bytes() == last.image.read_bytes()
     assert alone.label.read_bytes() == last.label.read_bytes()
     content = alone.image.read_bytes()
@@ -137,7 +137,7 @@ def test_the_grid_is_known_before_the_phantom_is_made(case):
 
 def test_files_hold_what_make_phantom_returns(tmp_path):
     case = case_in(tmp_path, "island-01", "island")
-    write_missing_phantoms([case])
+    write_missing_phantom(case)
     hu, mask, affine = make_phantom("island-01", "island", "normal")
     image, label = nib.load(case.image), nib.load(case.label)
     assert image.get_data_dtype() == np.int16
@@ -157,7 +157,7 @@ def test_files_hold_what_make_phantom_returns(tmp_path):
 def test_a_phantom_of_another_row_is_told_from_ones_own(tmp_path):
     """A manifest whose variants were changed after its files had been made would be believed."""
     case = case_in(tmp_path)
-    write_missing_phantoms([case])
+    write_missing_phantom(case)
     assert phantom_problems(case) == []
     changed = dataclasses.replace(case, extra={"phantom": "mirrored"})
     lines = phantom_problems(changed)
@@ -171,7 +171,7 @@ def test_a_phantom_of_another_row_is_told_from_ones_own(tmp_path):
 
 def test_a_phantom_may_have_a_name_that_is_not_ascii(tmp_path):
     case = dataclasses.replace(case_in(tmp_path), case_id="nörd-☃")
-    write_missing_phantoms([case])
+    write_missing_phantom(case)
     assert phantom_problems(case) == []
     assert (
         nib.load(case.image).header["descrip"].item().decode() == "uss-bench phantom: normal at east, nörd-☃"
@@ -183,17 +183,17 @@ def test_existing_files_are_never_rewritten(tmp_path):
     case.image.write_bytes(b"a user's own image")
     case.label.write_bytes(b"a user's own label")
     before = case.image.stat().st_mtime_ns, case.label.stat().st_mtime_ns
-    assert write_missing_phantoms([case]) == 0
+    write_missing_phantom(case)
     assert case.image.read_bytes() == b"a user's own image"
     assert (case.image.stat().st_mtime_ns, case.label.stat().st_mtime_ns) == before
 
 
 def test_a_missing_label_alone_is_remade(tmp_path):
     case = case_in(tmp_path)
-    write_missing_phantoms([case])
+    write_missing_phantom(case)
     label, written = case.label.read_bytes(), case.image.stat().st_mtime_ns
     case.label.unlink()
-    assert write_missing_phantoms([case]) == 1
+    write_missing_phantom(case)
     assert case.label.read_bytes() == label
     assert case.image.stat().st_mtime_ns == written
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
@@ -204,7 +204,8 @@ def test_a_missing_label_alone_is_remade(tmp_path):
 def test_cases_without_a_variant_are_real_data_and_left_alone(tmp_path):
     real = dataclasses.replace(case_in(tmp_path, site="Rumc"), extra={})
     blank = dataclasses.replace(real, extra={"phantom": ""})
-    assert write_missing_phantoms([real, blank]) == 0
+    for case in (real, blank):
+        write_missing_phantom(case)
     assert not list(tmp_path.iterdir())
 
 
@@ -213,7 +214,7 @@ def test_cases_without_a_variant_are_real_data_and_left_alone(tmp_path):
 )
 def test_unknown_site_or_variant_stops_before_any_file(tmp_path, site, variant, named):
     with pytest.raises(InputError, match=named) as caught:
-        write_missing_phantoms([case_in(tmp_path), case_in(tmp_path, "x-01", site, variant)])
+        write_missing_phantom(case_in(tmp_path, "x-01", site, variant))
     message = str(caught.value)
     assert "x-01" in message
     assert "use " in message  # how to correct it

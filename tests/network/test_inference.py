@@ -194,8 +194,11 @@ def test_mode_and_statistics_of_the_model_are_left_as_they_were(random_net, trai
     before = {name: value.clone() for name, value in net.state_dict().items()}
     predict(net, volume)
     predict_mc(net, volume, 3)
-    with pytest.raises(ValueError, match="zip"):  # a slice is no volume
-        predict(net, volume[0])
+    for call in (predict, predict_mc):
+        with pytest.raises(
+            ValueError, match=r"volume must have three axes \(z, y, x\), not the shape \(11, 13\)"
+        ):
+            call(net, volume[0])
     assert all(module.training == training for module in net.modules())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
@@ -237,3 +240,9 @@ def test_mc_runs_the_encoder_once_per_tile_and_the_decoder_once_per_sample(rando
     net.classify.register_forward_hook(lambda *_: calls.append("decoder"))
     predict_mc(net, noise((4, 8, 12)), 3, tile=(4, 8, 6))
     assert calls == ["encoder", "decoder", "decoder", "decoder"] * 2
+
+
+@pytest.mark.parametrize("given", [{"samples": 0}, {"further": ["informations"]}])
+def test_what_monte_carlo_dropout_cannot_do_is_refused(random_net, given):
+    with pytest.raises(ValueError, match="samples must be at least 1, further of information and agreement"):
+        predict_mc(random_net(), noise((5, 11, 13)), **given)

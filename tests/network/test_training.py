@@ -13,8 +13,8 @@ from uss_bench.network.aunet import AUNet
 from uss_bench.network.inference import predict
 from uss_bench.network.patches import PatchSampler, network_input
 from uss_bench.network.training import learning_rate, soft_dice_loss, train
+from uss_bench.runtime.checkpoints import load_checkpoint, save_checkpoint
 from uss_bench.runtime.seeding import generator
-from uss_bench.runtime.storage import load_checkpoint, save_checkpoint
 from uss_bench.study.annotation import Annotations
 from uss_bench.study.metrics import jaccard
 

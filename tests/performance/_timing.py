@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from uss_bench.data.manifest import Case
-from uss_bench.data.phantoms import write_missing_phantoms
+from uss_bench.data.phantoms import write_missing_phantom
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "real"  # not part of the project
 
@@ -31,7 +31,7 @@ def case_of(folder, scratch):
         home.name,
         extra={} if folder else {"phantom": "normal"},
     )
-    write_missing_phantoms([case])
+    write_missing_phantom(case)
     return case
 
 

@@ -20,7 +20,7 @@ from uss_bench.report.words import markdown_table
 from uss_bench.runtime.storage import write_csv
 from uss_bench.study.keys import DATA_POOL, INITIAL
 
-SLICES = 18  # that USS and RSS get per iteration: what UVS gives them in `quick`, seed 0
+SLICES = 18  # that USS and RSS get per iteration: about what UVS gives them in `quick`
 MODELS = ("initial", "data pool", "RSS", "USS")
 
 

@@ -31,8 +31,8 @@ from uss_bench.network.aunet import AUNet, liver_probability
 from uss_bench.network.inference import predict, predict_mc, tile_steps
 from uss_bench.network.training import Training, soft_dice_loss
 from uss_bench.report import published
+from uss_bench.runtime.checkpoints import load_checkpoint, save_checkpoint
 from uss_bench.runtime.machine import keep_freed_memory
-from uss_bench.runtime.storage import load_checkpoint, save_checkpoint
 from uss_bench.study.keys import DATA_POOL
 from uss_bench.study.models import EVERYTHING
 

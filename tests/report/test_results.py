@@ -254,3 +254,12 @@ def test_pairs_are_made_by_case_and_not_by_row(tmp_path):
     for key, scores in before.scores.items():
         for metric, values in scores.items():
             assert after.scores[key][metric][places].tolist() == values.tolist(), (key, metric)
+
+
+@pytest.mark.parametrize("name", [paths.CASES, paths.VOLUMES, paths.ANNOTATION])
+def test_rows_that_were_lost_on_the_way_are_bad_input(tmp_path, name):
+    """Of a copy that ended between two rows."""
+    shutil.copytree(MADE_UP, tmp_path / "results")
+    storage.write_csv(tmp_path / name, list(storage.read_csv(tmp_path / name)[0]), [])
+    with pytest.raises(InputError, match=rf"^{tmp_path}: .*; copy it again, or give the command"):
+        read_results(tmp_path)

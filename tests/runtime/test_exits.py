@@ -37,15 +37,21 @@ def test_what_is_done_says_nothing(capsys):
         (
             torch.OutOfMemoryError("Tried to allocate 2 GiB.\nGPU 0 has"),
             1,
-            "the GPU's memory is full (Tried to allocate 2 GiB.); ask for fewer --workers",
+            "memory is full (Tried to allocate 2 GiB.); ask for fewer --workers",
         ),
         (
             RuntimeError("CUDA error: out of memory\nCUDA kernel errors"),
             1,
-            "the GPU's memory is full (CUDA error: out of memory); ask for fewer --workers",
+            "memory is full (CUDA error: out of memory); ask for fewer --workers",
         ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+            1,
+            "memory is full ([enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to); ask",
+        ),
+        (MemoryError(), 1, "memory is full; ask for fewer --workers"),
         (OSError("odd"), 1, "odd; nothing that was finished is lost"),
-        (PeerLostError("worker 1 ended", 2), 2, "worker 1 ended; the same command continues"),
+        (PeerLostError("worker 1 ended", 2), 2, "worker 1 ended\n"),
         (PeerLostError("worker 1 ended", -9), 1, "worker 1 ended; the same command continues"),
     ],
 )

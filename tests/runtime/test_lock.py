@@ -1,5 +1,6 @@
 """One process at a time in a folder: living and dead holders, here and elsewhere, and many at once."""
 
+import errno
 import json
 import os
 import signal
@@ -320,15 +321,56 @@ def test_a_holder_that_was_taken_for_dead_stops(tmp_path, write_lock, replaced):
     assert path.exists() == replaced  # it is not ours to release
 
 
+class Heartbeats:
+    """In the place of the event that ends them: one per action, which happens before it."""
+
+    def __init__(self, *actions):
+        self.actions = list(actions)
+
+    def wait(self, seconds):
+        assert seconds == lock.HEARTBEAT
+        if self.actions:
+            self.actions.pop(0)()
+            return False
+        return True
+
+
 def test_a_hiccup_of_the_disk_stops_nobody(tmp_path):
-    """Two heartbeats that find no lock are borne."""
-    with lock.locked(tmp_path):
-        path = tmp_path / LOCK
-        path.rename(tmp_path / "away")
-        time.sleep(0.08)
-        (tmp_path / "away").rename(path)
-        time.sleep(0.2)
-        assert stopping._reason is None
+    """Two heartbeats that find no lock are borne, three are not."""
+    path, away, mine = tmp_path / LOCK, tmp_path / "away", {"token": "mine"}
+    path.write_text(json.dumps(mine), encoding="utf-8")
+
+    def lose():
+        path.rename(away)
+
+    def restore():
+        away.rename(path)
+
+    def nothing():
+        pass
+
+    lock._beat(path, mine, Heartbeats(lose, nothing, restore, lose, nothing, restore))
+    assert stopping._reason is None
+    lock._beat(path, mine, Heartbeats(lose, nothing, nothing))
+    assert stopping._reason == f"the lock of {tmp_path} was lost to another process"
+
+
+def test_a_disk_that_cannot_be_reached_is_named_as_such(tmp_path, monkeypatch):
+    path, mine = tmp_path / LOCK, {"token": "mine"}
+    path.write_text(json.dumps(mine), encoding="utf-8")
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(lock.os, "utime", stale)
+    lock._beat(path, mine, Heartbeats(*[lambda: None] * 3))
+    assert stopping._reason == f"the lock of {tmp_path} could not be touched (Stale file handle)"
+
+
+def test_the_readme_says_how_long_a_holder_is_waited_for(monkeypatch):
+    """“touches it every ten seconds” and “untouched for a minute”."""
+    monkeypatch.undo()
+    assert (lock.HEARTBEAT, lock.PATIENCE) == (10, 60)
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):

@@ -2,12 +2,13 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from torch import distributed
 
 from uss_bench.runtime.tasks import BLOCKING, LONG, SHORT, SharedStage, Stage, Tasks
-from uss_bench.runtime.team import Team
+from uss_bench.runtime.team import PeerLostError, Team
 
 
 @pytest.fixture
@@ -170,6 +171,19 @@ def test_a_team_shares_the_pieces_and_everybody_gets_every_result(tmp_path, done
         for found in threads.map(work, range(3)):
             assert found == [(name, [0, 1, 2, 3]) for name in "abc"]
     assert sorted(done) == sorted([*"abc", *(f"{name}{n}" for name in "abc" for n in range(4))])
+
+
+def test_a_worker_that_has_died_ends_the_work_although_there_is_some(tmp_path, done):
+    """What it had claimed would never be done."""
+
+    def steps():
+        yield stage(tmp_path, "first", done)
+
+    tasks = Tasks(tmp_path, Team(workers=[SimpleNamespace(name="1", exitcode=-9)]))
+    tasks.start(steps())
+    with pytest.raises(PeerLostError, match="worker 1 ended with exit code -9"):
+        tasks.work_off()
+    assert not done
 
 
 def test_an_error_of_a_piece_is_that_of_the_program_and_leaves_no_result(tmp_path):

@@ -47,5 +47,7 @@ def test_no_two_models_share_a_folder_or_a_draw():
         CONVERGED,
         ITERATION,
         ModelKey.of_iteration("RSS", 3),
+        ModelKey.of_twin(1),
+        ModelKey.of_twin(2),
     ]
     assert len({key.folder for key in keys}) == len({tuple(key.draw.items()) for key in keys}) == len(keys)

@@ -491,6 +491,39 @@ def test_scores_of_a_case_by_hand():
     assert np.argwhere(unpack_mask(found["mask"])).tolist() == [[1, 2, 3]]
 
 
+def test_validation_is_the_mean_over_its_cases(monkeypatch):
+    """Jaccard indices of 0.2 and 0.6."""
+    models = bare_models(SETTINGS)
+    models.volumes["val"] = {"a": 0.2, "b": 0.6}
+    seen = []
+
+    def train(model, sampler, validate, *_):
+        _[-2].training = SimpleNamespace(step=1)
+        seen.append(validate(model))
+        raise StopIteration
+
+    monkeypatch.setattr(models_room, "PatchSampler", lambda *_: None)
+    monkeypatch.setattr(models_room, "train", train)
+    monkeypatch.setattr(Models, "predict", lambda self, model, volume: None)
+    monkeypatch.setattr(models_room, "validation_jaccard", lambda probability, volume: volume)
+    with pytest.raises(StopIteration):
+        models.train(INITIAL, Annotations())
+    assert seen == [pytest.approx(0.4)]
+
+
+def test_checkpoints_are_three_minutes_apart(monkeypatch, tmp_path):
+    """As the README says: none after 180 s, one after 181 s, the next after another 181 s."""
+    clock, saved = [1000.0], []
+    monkeypatch.setattr(models_room.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(models_room, "save_checkpoint", lambda path, state: saved.append(clock[0] - 1000))
+    watch = models_room._Watch(tmp_path, "initial model", Progress(0))
+    step = SimpleNamespace(curve=[], limit=None, best_jaccard=None, step=1, loss=0.5, state=dict)
+    for seconds in (1, 180, 181, 200, 361, 362, 400):
+        clock[0] = 1000.0 + seconds
+        watch(step)
+    assert saved == [181, 362]
+
+
 def test_an_oracle_sees_how_many_voxels_of_each_slice_are_wrong():
     label = np.zeros((3, 2, 2), np.uint8)
     label[1] = 1

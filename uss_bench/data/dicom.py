@@ -60,7 +60,7 @@ def load_simpleitk() -> ModuleType:
     except ImportError:
         raise InputError(
             "DICOM, PNG, MetaImage and NRRD are read with SimpleITK, which is not installed; "
-            'run: pip install "uss-bench[dicom]"'
+            "run: pip install SimpleITK"
         ) from None
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     return SimpleITK

@@ -192,15 +192,21 @@ def check_phantom(case_id: str, site: str, variant: str) -> None:
 
 def phantom_problems(case: Case) -> list[str]:
     """What is wrong with a file that is there: it may be the phantom of another row, made before this one."""
-    mark = _mark(case)
-    return [
-        f"case {case.case_id}: {path} is another phantom, {found.removeprefix(MARK)}, and the manifest asks "
-        f"for {mark.removeprefix(MARK)}; delete it, or give other paths"
-        for path in (case.image, case.label)
-        if path.exists()
-        and (found := read_header(path).stored["descrip"].item().decode("latin-1")).startswith(MARK)
-        and found != mark
-    ]
+    mark, problems = _mark(case), []
+    for path in (case.image, case.label):
+        if not path.exists():
+            continue
+        try:
+            found = read_header(path).stored["descrip"].item().decode("latin-1")
+        except InputError as error:
+            problems.append(f"case {case.case_id}: {error}")
+            continue
+        if found.startswith(MARK) and found != mark:
+            problems.append(
+                f"case {case.case_id}: {path} is another phantom, {found.removeprefix(MARK)}, and the "
+                f"manifest asks for {mark.removeprefix(MARK)}; delete it, or give other paths"
+            )
+    return problems
 
 
 def _mark(case: Case) -> str:
@@ -218,19 +224,17 @@ def is_unmade_phantom(case: Case) -> bool:
     return bool(case.extra.get("phantom")) and not (case.image.exists() and case.label.exists())
 
 
-def write_missing_phantoms(cases: Iterable[Case]) -> int:
-    """Write the phantoms among `cases` (a variant in the manifest column `phantom`) that lack a file.
+def write_missing_phantom(case: Case) -> None:
+    """Write what a phantom (a variant in the manifest column `phantom`) lacks of its files.
 
-    Files that exist are left alone, and every row is checked before the first file is written. Returns the
-    number of cases written; InputError where a row asks for what `check_phantom` refuses.
+    Raises
+    ------
+    InputError
+        The row asks for what `check_phantom` refuses.
     """
-    phantoms = [case for case in cases if case.extra.get("phantom")]
-    for case in phantoms:
-        check_phantom(case.case_id, case.site, case.extra["phantom"])
-    incomplete = [case for case in phantoms if is_unmade_phantom(case)]
-    for case in incomplete:
-        hu, mask, affine = make_phantom(case.case_id, case.site, case.extra["phantom"])
-        for path, array in ((case.image, hu), (case.label, mask)):
-            if not path.exists():
-                write_nifti(path, array, affine, _mark(case))
-    return len(incomplete)
+    if not is_unmade_phantom(case):
+        return
+    hu, mask, affine = make_phantom(case.case_id, case.site, case.extra["phantom"])
+    for path, array in ((case.image, hu), (case.label, mask)):
+        if not path.exists():
+            write_nifti(path, array, affine, _mark(case))

@@ -113,7 +113,18 @@ class Volume:
         return bits.reshape(self.native_shape).view(bool)
 
     def to_native(self, probability: np.ndarray) -> np.ndarray:
-        """Resample a probability from the working grid to the native grid, float32."""
+        """Resample a probability from the working grid to the native grid.
+
+        Parameters
+        ----------
+        probability : (z, y, x) array
+            On the working grid, of `shape`.
+
+        Returns
+        -------
+        (z, y, x) float32 array
+            On the native grid, of `native_shape`, with axes in RAS order reversed as everywhere here.
+        """
         return resample(probability, self.spacing, self.native_spacing, self.native_shape)
 
 
@@ -131,6 +142,11 @@ def load_volume(case: Case, spacing: Sequence[float], cache: str | Path) -> Volu
         `(z, y, x)` in mm, of the working grid.
     cache : path
         Folder of the cache.
+
+    Returns
+    -------
+    Volume
+        Image and label on the working grid, and what leads back to the native one.
 
     Raises
     ------

@@ -129,6 +129,11 @@ class AUNet(nn.Module):
         ----------
         x : (batch, 1, z, y, x) tensor
             Scaled intensities, of a size that `input_size` gives.
+
+        Returns
+        -------
+        list of (batch, width, z, y, x) tensor
+            One per level, of the level's width, each axis pooled as often as the levels above pool it.
         """
         features = []
         with self._autocast(x.device):

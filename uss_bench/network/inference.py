@@ -53,8 +53,9 @@ def predict(model: AUNet, volume: np.ndarray, tile: tuple[int, int, int] | None 
     volume : (z, y, x) float array
         The network's input.
     tile : tuple of int, optional
-        Largest output tile `(z, y, x)` of one pass; None: the whole volume in one. The result does not depend
-        on it, but for rounding: on CUDA, convolutions of other sizes may be computed by other algorithms.
+        Largest output tile `(z, y, x)` of one pass, at least the model's stride; None: the whole volume in
+        one. The result does not depend on it, but for rounding: on CUDA, convolutions of other sizes may be
+        computed by other algorithms.
 
     Returns
     -------
@@ -104,9 +105,10 @@ def predict_mc(
     samples : int
         Passes with dropout.
     seed : int
-        Names the masks, which depend on it, on `tile` and on the shape of the volume alone.
+        Names the masks, which else depend on the network's layers, on `tile`, `samples`, the shape of the
+        volume and the kind of device alone.
     tile : tuple of int, optional
-        Largest output tile `(z, y, x)` of one pass; None: the whole volume in one.
+        Largest output tile `(z, y, x)` of one pass, as for `predict`.
     further : collection of str
         What else to compute, "information" or "agreement" or both.
 
@@ -117,7 +119,7 @@ def predict_mc(
     Raises
     ------
     ValueError
-        `volume` does not have three axes.
+        `volume` does not have three axes, there are no `samples`, or `further` names anything else.
 
     Examples
     --------
@@ -130,6 +132,10 @@ def predict_mc(
     >>> bool((result.information <= result.entropy).all()), 0 < result.agreement < 1
     (True, True)
     """
+    if samples < 1 or not set(further) <= {"information", "agreement"}:
+        raise ValueError(
+            f"samples must be at least 1, further of information and agreement: {samples}, {further}"
+        )
     mean = np.empty(np.shape(volume), np.float32)
     own_entropy = np.empty_like(mean) if "information" in further else None  # mean of the passes' own
     overlaps = np.zeros((samples, samples)) if "agreement" in further else None
@@ -194,6 +200,8 @@ def _tiles(model, volume, tile):
     pass.
     """
     shape = np.shape(volume)
+    if len(shape) != 3:
+        raise ValueError(f"volume must have three axes (z, y, x), not the shape {shape}")
     device = next(model.parameters()).device
     steps = tile_steps(shape, tile, model.stride)
     for start in product(*(range(0, length, step) for length, step in zip(shape, steps, strict=True))):

@@ -121,6 +121,11 @@ def volume_uncertainty(
     reach : tuple of int
         Voxels `(z, y, x)` by which the cube reaches beyond its centre on either side.
 
+    Returns
+    -------
+    float
+        In nats.
+
     Raises
     ------
     ValueError

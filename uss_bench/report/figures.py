@@ -8,6 +8,8 @@ the CSV files alone. matplotlib is optional. Equal results give equal bytes.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime import paths
+from ..runtime.errors import InputError
+from ..runtime.storage import BRING_BACK
 from ..study.strategies import FEATURED
 from . import captions, pictures, plots
 from .results import Results
@@ -140,5 +144,8 @@ def _name(number: int) -> str:
 def _read_slices(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
-    with np.load(path) as archive:
-        return dict(archive)
+    try:
+        with np.load(path) as archive:
+            return dict(archive)
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: cut short or damaged ({error}); {BRING_BACK}") from None

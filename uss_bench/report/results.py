@@ -211,10 +211,25 @@ def results_of(
     Raises
     ------
     InputError
-        Models were evaluated on different cases.
+        Models were evaluated on different cases, or rows are missing.
     """
-    rows, annotation, queries, training, volumes = (tables[name] for name in TABLES)
-    by_model = _rows_by_model(rows, folder)
+    if not tables[paths.CASES]:
+        raise InputError(f"{folder}: {paths.CASES} has no rows; {storage.BRING_BACK}")
+    by_model = _rows_by_model(tables[paths.CASES], folder)
+    try:
+        return _results(by_model, tables, provenance)
+    except KeyError as error:
+        raise InputError(
+            f"{folder}: nothing of {error} in one of its result files; {storage.BRING_BACK}"
+        ) from None
+
+
+def _results(
+    by_model: Mapping[ModelKey, Sequence[dict[str, str]]],
+    tables: Mapping[str, Sequence[dict[str, str]]],
+    provenance: dict[str, Any],
+) -> Results:
+    _, annotation, queries, training, volumes = (tables[name] for name in TABLES)
     first = next(iter(by_model.values()))
     variants = {row["case_id"]: row.get("variant", "") for row in volumes}
     efforts = {ModelKey.from_row(row): {name: int(row[name]) for name in COUNTS} for row in annotation}

@@ -15,7 +15,12 @@ LESS_MEMORY = (
     "or training.batch_size, with network.bfloat16=True, or with --device cpu"
 )
 # What full memory is called by PyTorch, by cuDNN's choice of an algorithm, by libraries, and by CUDA itself.
-FULL_MEMORY = ("unable to find an engine", "_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+FULL_MEMORY = (
+    "unable to find an engine",
+    "_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+)
 CONTINUES = "the same command continues where it stopped"
 
 
@@ -41,14 +46,15 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
         code, text, cause = 130, f"interrupted{_bracketed(interrupt)}; {CONTINUES}", interrupt
     except PeerLostError as error:
         # A worker that met bad input has said so itself.
-        code, text, cause = 2 if error.code == 2 else 1, f"{error}; {CONTINUES}", error
+        code, cause = 2 if error.code == 2 else 1, error
+        text = str(error) if code == 2 else f"{error}; {CONTINUES}"
     except FloatingPointError as error:
         code, text, cause = 1, str(error), error
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not _is_full_memory(error):
             raise
-        text = f"the GPU's memory is full ({str(error).splitlines()[0]}); {LESS_MEMORY}"
-        code, cause = 1, error
+        reason = f" ({str(error).splitlines()[0]})" if str(error) else ""
+        code, text, cause = 1, f"memory is full{reason}; {LESS_MEMORY}", error
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
         text = f"{what}; nothing that was finished is lost: correct this, and {CONTINUES}"
@@ -60,8 +66,10 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
     return code
 
 
-def _is_full_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in FULL_MEMORY)
+def _is_full_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        text in str(error) for text in FULL_MEMORY
+    )
 
 
 def _bracketed(interrupt: KeyboardInterrupt) -> str:

@@ -164,16 +164,18 @@ def _holder_lives(path: Path, holder: dict, touched: int, waiting: Callable[[str
 
 def _beat(path: Path, mine: dict, released: Event) -> None:
     """Touch the lock until it is released. Missing it three times in a row ends the program."""
-    missed = 0
+    missed, reason = 0, ""
     while not released.wait(HEARTBEAT):
         try:
-            missed = 0 if _holder(path) == mine else missed + 1
-            if not missed:
+            if _holder(path) == mine:
                 os.utime(path)
-        except OSError:
-            missed += 1
+                missed = 0
+            else:
+                missed, reason = missed + 1, "was lost to another process"
+        except OSError as error:  # of a disk that cannot be reached
+            missed, reason = missed + 1, f"could not be touched ({error.strerror})"
         if missed == 3:
-            stopping.request(f"the lock of {path.parent} was lost to another process")
+            stopping.request(f"the lock of {path.parent} {reason}")
 
 
 def _age(path: Path) -> float:

@@ -1,4 +1,4 @@
-"""What a run asks of its machine: a device, reproducible arithmetic, memory, and processes."""
+"""What a run asks of its machine: a device, reproducible arithmetic, memory, open files, and processes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ DETERMINISTIC_CUBLAS = ":4096:8", ":16:8"  # the workspaces with which PyTorch l
 def prepared_device(name: str, bfloat16: bool = False, local_rank: int = 0) -> torch.device:
     """Choose a device, and have PyTorch compute reproducibly, in one thread, and keep freed memory.
 
+    The process may then also keep as many files open as the system lets it.
+
     Parameters
     ----------
     name, local_rank : str, int
@@ -39,6 +41,7 @@ def prepared_device(name: str, bfloat16: bool = False, local_rank: int = 0) -> t
         )
     make_deterministic()
     keep_freed_memory()
+    allow_open_files()
     return device
 
 
@@ -114,6 +117,17 @@ def make_deterministic() -> None:
     # Deterministic mode fills all memory it is given, to show who reads what was never written; no result
     # depends on it.
     torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files as far as a user may: every mapped volume is one or two."""
+    with suppress(
+        ImportError, OSError, ValueError
+    ):  # another system, or one that asks for less than its limit
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def keep_freed_memory() -> None:

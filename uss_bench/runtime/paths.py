@@ -3,7 +3,8 @@
 # In a run's folder; a model's folder inside it is named by `study.keys.ModelKey.folder`.
 RUN = "run.json"
 LOCK = "lock.json"
-STATUS = "status"
+STATUS = "status"  # notes of the processes, by their ranks
+ASKED_FOR = f"{STATUS}/strategies.json"  # by the command that began last
 CACHE = "cache"  # beside the runs' folders, shared by all of them
 
 # In a model's folder.

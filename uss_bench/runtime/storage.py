@@ -18,17 +18,16 @@ import re
 import secrets
 import shutil
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .errors import InputError
 
+BRING_BACK = "copy it again, or give the command that made it again"  # what a damaged result file asks for
 A_DAY = 86_400.0  # seconds after which nobody still writes what is half-written
-DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @contextmanager
@@ -184,48 +183,27 @@ def _cell(value: Any) -> Any:
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    """Rows of a CSV file, which may be compressed, as dictionaries of strings."""
+    """Rows of a CSV file, which may be compressed, as dictionaries of strings.
+
+    Raises
+    ------
+    InputError
+        A row has more or fewer cells than there are columns, or the compression is damaged.
+    """
     return list(csv_rows(path))
 
 
 def csv_rows(path: str | Path) -> Iterator[dict[str, str]]:
     """What `read_csv` gives, row by row."""
     opened = gzip.open if Path(path).suffix == ".gz" else open
-    with opened(path, "rt", newline="", encoding="utf-8") as file:
-        yield from csv.DictReader(file)
-
-
-def save_checkpoint(path: str | Path, value: Any) -> None:
-    """Write tensors and plain values for `torch.load`, followed by their SHA-256.
-
-    PyTorch alone does not check checksums, and ignores what follows its archive.
-    """
-    # Through a buffer: on a full disk torch.save would raise an error of its own, without the file's name.
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getbuffer()).digest())
-
-
-def load_checkpoint(path: str | Path) -> Any:
-    """Value of a checkpoint, with its tensors on the CPU, wherever they were.
-
-    Raises
-    ------
-    InputError
-        There is no such file, or it is not what `save_checkpoint` wrote.
-    """
     try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: missing; remove its folder, and the model is trained again") from None
-    value, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-    if hashlib.sha256(value).digest() != digest:
-        raise InputError(
-            f"{path}: damaged (its checksum does not match); "
-            "remove its folder, and the model is trained again"
-        )
-    return torch.load(io.BytesIO(value), map_location="cpu", weights_only=True)
+        with opened(path, "rt", newline="", encoding="utf-8") as file:
+            for number, row in enumerate(csv.DictReader(file), start=1):
+                if None in row or None in row.values():
+                    raise ValueError(f"row {number} has not one cell per column")
+                yield row
+    except (ValueError, csv.Error, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: cut short or damaged ({error}); {BRING_BACK}") from None
 
 
 def nearest_existing(folder: str | Path) -> Path:
@@ -233,6 +211,14 @@ def nearest_existing(folder: str | Path) -> Path:
     folder = Path(folder)
     # Not `Path.exists`, which before Python 3.14 raises PermissionError below a closed folder.
     return next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+
+
+def check_writable(folder: str | Path, option: str = "--reports") -> None:
+    """Raise InputError early, where a folder that an option names could not be written late."""
+    there = nearest_existing(folder)
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        fault = "read-only" if there.is_dir() else "not a folder"
+        raise InputError(f"{folder}: {there} is {fault}; choose another folder with {option}")
 
 
 def natural_key(path: str | Path) -> tuple[list[int | str], str]:

@@ -170,6 +170,7 @@ class Tasks:
         """Work until all tasks are complete, including those that are started meanwhile."""
         while self._advance():
             self.worked = True
+            self._team.check()  # nobody else would do the piece of a worker that has died
             if not self._work():
                 self._team.pause()
 

@@ -87,8 +87,8 @@ class Team:
         """How often the team has reported an event."""
         return self._count(f"event/{event}", 0)
 
-    def pause(self) -> None:
-        """Wait a moment for the others.
+    def check(self) -> None:
+        """Look after the others.
 
         Raises
         ------
@@ -103,6 +103,10 @@ class Team:
                 text = f"worker {worker.name} ended with exit code {worker.exitcode}"
                 raise PeerLostError(text, worker.exitcode)
         self._count("pulse", 0)  # raises where the leader, who keeps the store, is gone
+
+    def pause(self) -> None:
+        """Wait a moment for the others, and look after them: see `check`."""
+        self.check()
         time.sleep(PAUSE)
 
     def _count(self, key: str, amount: int) -> int:

@@ -19,17 +19,18 @@ import torch
 
 from ..data.volumes import Volume
 from ..network.aunet import AUNet
-from ..network.inference import MonteCarlo, predict, predict_mc
+from ..network.inference import THRESHOLD, MonteCarlo, predict, predict_mc
 from ..network.patches import PatchSampler, network_input
 from ..network.training import Training, train
 from ..network.uncertainty import slice_profile, volume_uncertainty
+from ..runtime.checkpoints import load_checkpoint, save_checkpoint
 from ..runtime.errors import InputError
 from ..runtime.paths import ASSESSMENT, CHECKPOINT, CURVE, MODEL
 from ..runtime.progress import Progress
 from ..runtime.seeding import integer_seed, torch_generator
-from ..runtime.storage import load_checkpoint, save_checkpoint, write_csv
+from ..runtime.storage import write_csv
 from .annotation import Annotations
-from .evaluation import THRESHOLD, evaluate_case, validation_jaccard
+from .evaluation import evaluate_case, validation_jaccard
 from .keys import ModelKey
 from .pool import pack_mask
 from .querying import in_voxels

@@ -192,6 +192,11 @@ def slice_candidates(profile: np.ndarray, min_distance: int = 5) -> np.ndarray:
     ndarray
         Slices, sorted.
 
+    Raises
+    ------
+    ValueError
+        The profile has not one axis, or the distance is less than 1.
+
     Examples
     --------
     >>> slice_candidates(np.array([0, 3, 0, 2, 0, 0, 1, 0]), min_distance=3)

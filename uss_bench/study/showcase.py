@@ -42,9 +42,9 @@ import numpy as np
 
 from ..data.nifti import read_nifti
 from ..data.volumes import Volume
+from ..network.inference import THRESHOLD
 from ..network.uncertainty import slice_profile
 from ..runtime.storage import atomic_path
-from .evaluation import THRESHOLD
 from .keys import INITIAL, ModelKey
 from .records import ModelRecord
 from .rules import slice_candidates
