@@ -285,6 +285,13 @@ def test_a_dry_run_without_a_manifest_plans_what_the_run_will_do(tmp_path, plan)
     assert planned() == before and before[0].image.is_relative_to(tmp_path)
 
 
+def test_the_package_is_a_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "uss_bench", "--version"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (0, f"uss-bench {__version__}\n")
+
+
 # --- installed ----------------------------------------------------------------------------------------------
 
 
@@ -305,7 +312,7 @@ def test_an_installed_wheel_runs_the_benchmark_in_an_empty_folder(tmp_path):
         )  # fmt: skip
 
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    call(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, source)
+    call(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, source)
     (wheel,) = wheels.iterdir()
     venv.create(home, with_pip=False)
     python = home / "bin" / "python"
