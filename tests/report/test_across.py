@@ -278,7 +278,7 @@ def test_pair_tables_show_what_the_file_says(text):
                 seeds = int(row[6].removeprefix("~"))  # rounded up to tens, from 20 on
                 assert 0 <= seeds - line["seeds_needed"] < (1 if seeds < 20 else 10)
             elif row[6]:
-                assert row[6] == ("no number" if np.isinf(line["seeds_needed"]) else "> 100")
+                assert row[6] == ("never" if np.isinf(line["seeds_needed"]) else "> 100")
 
 
 def test_wins_by_counting(text, cases):
@@ -301,11 +301,14 @@ def test_key_table_by_counting(text, cases):
     for name in STRATEGIES:
         own = means["converged", name]
         cells = table[f"{name} (final)"]
-        assert cells[1] == "640"
-        assert cells[2] == f"{own.mean():.3f} ± {own.std():.3f}"
+        assert cells[2] == "640"
+        assert cells[3] == f"{own.mean():.3f} ± {own.std():.3f}"
         counts = liver[(liver["strategy"] == name) & (liver["iteration"] == 2)]["annotated_liver_slices"]
         slices = counts / 3 if name in ("UVS", "RVS") else 16 / 3 + counts - 16
         assert cells[0] == f"{slices.mean():.0f} ± {slices.std():.0f}"
+        free = liver[(liver["strategy"] == name) & (liver["iteration"] == 2)]
+        free = free["annotated_slices"] - free["annotated_liver_slices"]
+        assert cells[1] == f"{free.mean():.0f} ± {free.std():.0f}"
     assert table["initial"][0] == "5 ± 0" and table["data pool"][0] == "17 ± 0"
 
 
@@ -315,7 +318,8 @@ def test_spread_of_the_twins(text, cases):
     deviation = ((shifts**2).mean() / 2) ** 0.5
     low, high = deviation * (4 / stats.chi2.ppf([0.975, 0.025], 4)) ** 0.5
     assert (
-        f"by a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}] (95%, " in text.split("\n\n")[1]
+        f"by a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}] (95% interval, "
+        in text.split("\n\n")[1]
     )
     rows = tables_of(section_of(text, "Seeds"))[0][1:]
     assert [row[0] for row in rows] == ["0", "1", "2", "10"]
@@ -356,7 +360,7 @@ def test_what_strategies_do_not_share_by_another_program(text, cases):
 
 
 def test_every_table_parses_and_no_line_shows_a_failure(text):
-    assert len(tables_of(text)) == 17
+    assert len(tables_of(text)) == 19
     found = text.split("## How these runs differ")[0]  # a setting may be None
     assert not re.search(r"\bnan\b|\bNone\b|Traceback|\binf\b|[+-]0\.0+\b(?!\d)", found)
 
@@ -377,10 +381,28 @@ def test_spread_over_seeds_by_hand(tmp_path, runs):
     """
     text = text_of(tmp_path / "across", runs)
     assert tables_of(text)[0][1:] == [
-        ["initial", "4 ± 0", "2", "0.600 ± 0.000", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
-        ["UVS (converged)", "8 ± 0", "2", "0.850 ± 0.050", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
-        ["USS (converged)", "12 ± 0", "2", "0.857 ± 0.021", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
-        ["data pool", "30 ± 0", "2", "0.950 ± 0.000", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
+        ["initial", "4 ± 0", "12 ± 0", "2", "0.600 ± 0.000", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
+        [
+            "UVS (converged)",
+            "8 ± 0",
+            "24 ± 0",
+            "2",
+            "0.850 ± 0.050",
+            "5.00 ± 0.00",
+            "2.00 ± 0.00",
+            "30.0 ± 0.0",
+        ],
+        [
+            "USS (converged)",
+            "12 ± 0",
+            "20 ± 0",
+            "2",
+            "0.857 ± 0.021",
+            "5.00 ± 0.00",
+            "2.00 ± 0.00",
+            "30.0 ± 0.0",
+        ],
+        ["data pool", "30 ± 0", "90 ± 0", "2", "0.950 ± 0.000", "5.00 ± 0.00", "2.00 ± 0.00", "30.0 ± 0.0"],
     ]
     header, *rows = tables_of(section_of(text, "Means, DICE"))[0]
     assert header == ["", "UVS", "USS", "no query"]
@@ -452,7 +474,7 @@ def test_headroom_and_gain(tmp_path):
     assert summary.startswith(
         "- Over 3 seeds and 3 test cases, the initial model has a mean DICE of 0.600 and the model trained "
         "on the whole pool 0.950, a difference of +0.350 [+0.350, +0.350], in 3 of 3 single seeds above 0 "
-        "(+0.350 to +0.350): there is headroom.\n- After 1"
+        "(+0.350 to +0.350): there is headroom."
     )
     assert (
         "UVS +0.200 [+0.200, +0.200] and USS +0.001 [+0.001, +0.001] in mean DICE, in 6 of 6 single seeds "
@@ -516,7 +538,8 @@ def test_a_strategy_above_the_pool_model_is_named(tmp_path):
     seeds = {seed: {"UVS": 0.80, "USS": 0.88} for seed in range(3)}
     summary = summary_of(tmp_path / "across", made(tmp_path, seeds, pool=0.85))
     assert (
-        "The pool model is no upper bound: of the converged models, USS is above it by 0.030 [0.030, 0.030]."
+        "Of the converged models, UVS by 0.050 [0.050, 0.050] falls short of the pool model. The pool model "
+        "is no upper bound: of the converged models, USS by 0.030 [0.030, 0.030] is above it."
     ) in summary
 
 
@@ -526,7 +549,7 @@ def test_strategies_above_the_pool_model_by_chance_are_not(tmp_path):
              for seed, place in enumerate((-1, 0, 1))}  # fmt: skip
     assert "upper bound" not in summary_of(tmp_path / "across", made(tmp_path, seeds, pool=0.85))
     lone = {seed: {"UVS": means["UVS"]} for seed, means in seeds.items()}
-    assert "of the converged models, UVS is above it" in summary_of(
+    assert "of the converged models, UVS by 0.050 [0.012, 0.088] is above it" in summary_of(
         tmp_path / "lone", made(tmp_path / "alone", lone, pool=0.85)
     )
 
@@ -546,7 +569,7 @@ def test_few_seeds_are_told_what_they_cannot_show(tmp_path, count):
     assert ("every pair is undecided" in text) == (count < 3)
     assert ("**worse**" in text) == (count > 2)
     assert ("p (ranks)" in text) == ("It is not corrected." in text) == (count == 6)
-    assert ("Verdicts rely on effects of seeds" in text) == (2 < count < 6)
+    assert ("Verdicts assume that effects of seeds" in text) == (2 < count < 6)
     assert ("better than" in text.split("\n\n")[1]) == (count > 2)
     assert ("nothing can be decided" in text.split("\n\n")[1]) == (count == 2)
     assert ("is found with a chance of 80%." in text) == (2 < count < 6)
@@ -666,7 +689,7 @@ def test_one_strategy_is_compared_with_none(tmp_path):
     runs = made(tmp_path, {seed: {"USS": means["USS"]} for seed, means in DICE.items()})
     text = text_of(tmp_path / "across", runs)
     assert "pair" not in text.split("\n\n")[1] and "## Is one strategy" not in text
-    assert tables_of(text)[0][2][:4] == ["USS (converged)", "12 ± 0", "2", "0.857 ± 0.021"]
+    assert tables_of(text)[0][2][:5] == ["USS (converged)", "12 ± 0", "20 ± 0", "2", "0.857 ± 0.021"]
     assert "## What moves a score" not in text
 
 

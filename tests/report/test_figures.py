@@ -25,6 +25,7 @@ pytestmark = pytest.mark.whole
 CONFIG = {
     "inference": {"samples": 10},
     "query": {"min_distance_mm": 30.0},
+    "data": {"spacing": [5.0, 4.0, 4.0]},
     "training": {"converged_max_steps": None},
 }
 

@@ -93,14 +93,42 @@ def test_groups_by_hand(results):
     hd = np.array([10.0, 20.0, 60.0, 32.0])
     models = {("iteration", "USS", 1): 1, ("converged", "USS", 1): 1, ("data pool", "", None): 2}
     scores = {key: {"DICE": hd / 100 / part, "HD": hd / part} for key, part in models.items()}
-    volumes = [{"split": split, "site": site} for split, site in [("pool", "a"), ("pool", "a"), ("val", "b")]]
-    found = replace(results, scores=keyed(scores), sites=["b", "a", "b", "b"], volumes=volumes)
+    rows = [
+        ("t1", "test", "b", 20),
+        ("t2", "test", "a", 30),
+        ("t3", "test", "b", 50),
+        ("t4", "test", "b", 30),
+    ]
+    rows += [("p1", "pool", "a", 30), ("p2", "pool", "a", 99), ("v1", "val", "b", 10)]
+    volumes = [
+        {"case_id": case_id, "split": split, "site": site, "size_z": str(size), "spacing_z": "2.0"}
+        for case_id, split, site, size in rows
+    ]
+    cases = ["t1", "t2", "t3", "t4"]
+    found = replace(
+        results,
+        scores=keyed(scores),
+        cases=cases,
+        sites=["b", "a", "b", "b"],
+        variants=[""] * 4,
+        volumes=volumes,
+    )
+    assert further.groupings(found) == ["site", "scan length"]
     header, rows = parsed(further.by_group(found, "site"))
     assert header == ["site", "n", "in the pool", "USS", "data pool"]
     assert rows == [
         ["a", "1", "2", "0.200 / 20.0", "0.100 / 10.0"],
         ["b", "3", "0", "0.340 / 34.0", "0.170 / 17.0"],
     ]
+    # 40, 60, 100 and 60 mm: thirds end at 60 and 60, so none lies in the middle.
+    _, rows = parsed(further.by_group(found, "scan length"))
+    assert rows == [
+        ["40 to 60 mm", "3", "1", "0.207 / 20.7", "0.103 / 10.3"],
+        ["60 to 100 mm", "1", "1", "0.600 / 60.0", "0.300 / 30.0"],
+    ]
+    both = {"DICE": np.stack([hd, 3 * hd]) / 100, "HD": np.stack([hd, 3 * hd])}  # of two seeds
+    _, rows = parsed(further.by_group(found, "site", lambda key, metric: both[metric]))
+    assert rows[0] == ["a", "1", "2", "0.400 / 40.0", "0.400 / 40.0"]
 
 
 def test_the_mix_of_the_pool_by_hand(results):

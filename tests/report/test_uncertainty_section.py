@@ -206,7 +206,7 @@ def test_the_figure_shows_what_the_files_say(results, rows):
     (line,) = distance.get_lines()
     assert line.get_color() == style.COLOURS["USS"]
     assert [label.get_text() for label in distance.get_xticklabels()] == [
-        "0–10", "10–20", "20–40", "40–80", "none"
+        "0–10", "10–20", "20–40", "40–80", "none there"
     ]  # fmt: skip
     near = [
         dice(row) for row in rows["iteration", "USS", "1"]

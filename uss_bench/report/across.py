@@ -13,7 +13,7 @@ from pathlib import Path
 from ..runtime import storage
 from ..runtime.paths import COMPARISONS, REPORT, SEEDS
 from ..study.metrics import METRICS, PAPER_METRICS
-from . import across_plot, across_tables, appendix
+from . import across_plot, across_tables, appendix, further
 from .across_method import limits, method
 from .across_summary import summary
 from .effort import DEFINITION
@@ -24,6 +24,7 @@ from .pairs import (
     Comparison,
     chosen,
     compare_all,
+    compared_metrics,
     highlighted,
     shown,
     write_comparisons,
@@ -81,6 +82,7 @@ def write_report(folder: str | Path) -> Path:
         limits(seeds),
         *_pairs(seeds, comparisons),
         _components(seeds),
+        _groups(seeds),
         method(seeds, comparisons),
         *_appendix(seeds, comparisons),
     ]
@@ -123,8 +125,7 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
         f"{_retrained(seeds)}"
     )
     for metric in COMPARED:
-        budgets = [*(budget.title for budget in seeds.budgets[:2]), AREA]
-        table = _pair_table(seeds, comparisons, metric, budgets)
+        table = _pair_table(seeds, comparisons, metric, _budgets(seeds))
         yield f"#### {titled(metric)}\n\n{table}"
     settings = len(seeds.runs) * len(seeds.budgets)
     yield (
@@ -132,6 +133,11 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
         "the column; ties count for neither. Settings of one seed are not independent of each other."
         f"{_retrained(seeds)}\n\n{across_tables.wins(seeds, 'DICE')}"
     )
+
+
+def _budgets(seeds: Seeds) -> list[str]:
+    """At which pairs are shown: of the final models, the last iteration's, and areas."""
+    return [*(budget.title for budget in seeds.budgets[:2]), AREA]
 
 
 def _at_equal_effort(seeds: Seeds) -> str:
@@ -180,6 +186,19 @@ def _components(seeds: Seeds) -> str:
     )
 
 
+def _groups(seeds: Seeds) -> str:
+    """Where the strategies' models differ: by site, variant and length of the scan."""
+    tables = [
+        f"### By {title}\n\n{further.by_group(seeds.first, title, seeds.scores)}"
+        for title in further.groupings(seeds.first)
+    ]
+    return "\n\n".join([
+        "## In which cases\n\nMean DICE / mean HD [mm] of the "
+        f"{seeds.final_word} models over {len(seeds.runs)} seeds and n test cases.",
+        *tables,
+    ])  # fmt: skip
+
+
 def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield "## Appendix"
     yield f"### Seeds\n\n{across_tables.headrooms(seeds)}\n\n{across_tables.origins(seeds)}"
@@ -190,6 +209,12 @@ def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
             f"### Pairs at earlier iterations\n\nIn DICE; [{COMPARISONS}]({COMPARISONS}) has the other "
             f"metrics.\n\n{table}"
         )
+    further_metrics = compared_metrics(seeds)[len(COMPARED) :]
+    if comparisons and further_metrics:
+        yield f"### Pairs in {listed(further_metrics)}"
+        for metric in further_metrics:
+            table = _pair_table(seeds, comparisons, metric, _budgets(seeds))
+            yield f"#### {titled(metric)}\n\n{METRICS[metric].definition}\n\n{table}"
     if comparisons:
         matrices = "\n\n".join(across_tables.wins(seeds, metric) for metric in COMPARED[1:])
         yield f"### Wins in distances\n\n{matrices}"

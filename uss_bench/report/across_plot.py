@@ -14,7 +14,7 @@ from .pairs import ROPES, highlighted
 from .seeds import Seeds
 from .style import COLOURS, LINES, adopt, canvas, legend_above, line_of, reference_line
 from .verdicts import LEAST_SEEDS, paired_difference
-from .words import better_direction, listed, marked, plural, titled
+from .words import better_direction, listed, marked, plural, titled, value_text
 
 SHOWN = ("DICE", "HD")
 
@@ -44,18 +44,35 @@ def key_figure(seeds: Seeds) -> Any:
 def _curves(axis: Any, seeds: Seeds, metric: str) -> None:
     for key in (INITIAL, DATA_POOL):
         reference_line(axis, key, seeds.means(key, metric).mean())
+    reached = [[seeds.means(DATA_POOL, metric).mean()]]
     for name in seeds.strategies:
         means = np.array([seeds.means(key, metric) for key in seeds.first.curve(name)])
         effort = _effort(seeds, seeds.first.curve(name))
         middle, deviation = means.mean(axis=1), means.std(axis=1, ddof=1)
         prominent = name in highlighted(seeds.strategies)
         axis.plot(effort, middle, label=marked(name), **_line(name, prominent))
+        ends = middle[1:] - deviation[1:], middle[1:] + deviation[1:]  # the first is the initial model of all
+        reached += ends
         if prominent:
-            axis.fill_between(
-                effort, middle - deviation, middle + deviation,
-                color=COLOURS[name], alpha=0.15, linewidth=0,
-            )  # fmt: skip
+            axis.fill_between(effort[1:], *ends, color=COLOURS[name], alpha=0.15, linewidth=0)
+    axis.set_ylim(_limits(np.concatenate(reached), seeds.means(INITIAL, metric).mean()))
     axis.set_title(f"{titled(metric)}, {better_direction(metric)}", loc="left")
+
+
+def _limits(reached: np.ndarray, initial: float) -> tuple[float, float]:
+    """Of the axis: what the iterations and the pool reach, and the initial model unless it is far away.
+
+    >>> [f"{end:.3f}" for end in _limits(np.array([0.85, 0.9]), 0.82)]
+    ['0.816', '0.904']
+    >>> [f"{end:.4f}" for end in _limits(np.array([0.85, 0.9]), 0.5)]
+    ['0.8475', '0.9025']
+    """
+    low, high = reached.min(), reached.max()
+    wider = min(low, initial), max(high, initial)
+    if wider[1] - wider[0] <= 2 * (high - low):
+        low, high = wider
+    space = 0.05 * (high - low) or 0.05
+    return low - space, high + space
 
 
 def _differences(axis: Any, seeds: Seeds, metric: str) -> None:
@@ -80,7 +97,8 @@ def _differences(axis: Any, seeds: Seeds, metric: str) -> None:
         style = _line(name, name in highlighted(seeds.strategies)) | {"linestyle": "none"}
         axis.errorbar(positions, means, reach, elinewidth=0.9, capsize=2, **style)
     axis.set_xticks(range(len(budgets)), [*seeds.first.iterations, seeds.final_word])
-    axis.set_title(f"{titled(metric)}, difference from {reference}", loc="left")
+    side = "above" if METRICS[metric].higher_is_better else "below"
+    axis.set_title(f"{titled(metric)} minus that of {reference}, {side} 0 is better", loc="left")
 
 
 def _effort(seeds: Seeds, keys: Sequence[ModelKey]) -> np.ndarray:
@@ -96,21 +114,28 @@ def _line(name: str, prominent: bool) -> dict[str, Any]:
 def describe(seeds: Seeds) -> tuple[str, str]:
     """Alt text and caption of the key figure."""
     ends = listed(
-        f"{name} reaches DICE {seeds.means(key, 'DICE').mean():.3f} with {seeds.effort(key).mean():.0f}"
-        for name, key in ((name, seeds.first.curve(name)[-1]) for name in seeds.strategies)
+        f"{name} reaches DICE {dice:.3f} and HD {hd:.1f} mm with {effort:.0f}"
+        for name, dice, hd, effort in (
+            (name, seeds.means(key, "DICE").mean(), seeds.means(key, "HD").mean(), seeds.effort(key).mean())
+            for name, key in ((name, seeds.first.curve(name)[-1]) for name in seeds.strategies)
+        )
     )
     alt = (
         f"Mean DICE and HD against equivalent slices, over {len(seeds.runs)} seeds: {ends} equivalent slices."
     )
     bands = listed(highlighted(seeds.strategies))
+    initial = " and ".join(value_text(metric, seeds.means(INITIAL, metric).mean()) for metric in SHOWN)
     caption = (
         "Above: mean DICE and Hausdorff distance HD of the iterations' models over "
         f"{plural(len(seeds.runs), 'seed')} and {plural(len(seeds.first.cases), 'test case')}, against the "
         f"mean of their equivalent slices. Bands: ± one standard deviation over seeds, of {bands}. "
-        "Horizontal lines: initial model (dotted) and model of the whole pool (dash-dotted)."
+        "Horizontal lines: initial model (dotted) and model of the whole pool (dash-dotted); an initial "
+        f"model far from all others is off the axis ({listed(SHOWN)} of this one: {initial})."
     )
     if len(seeds.contenders) > 1:
-        intervals = ", with 95% intervals over seeds and cases" * (len(seeds.runs) >= LEAST_SEEDS)
+        intervals = ", with 95% intervals over seeds and cases, uncorrected" * (
+            len(seeds.runs) >= LEAST_SEEDS
+        )
         caption += (
             f" Below: paired differences from {reference_of(seeds.contenders)} after the same iteration "
             f"and, at the right, of the {seeds.final_word} models{intervals}; "

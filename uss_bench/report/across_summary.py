@@ -10,7 +10,7 @@ from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS
 from .across_tables import difference_text, unshared_deviation
 from .crossed import scale_limits
-from .pairs import AREA, COMPARED, ROPES, Comparison, chosen, corrected_p, highlighted, rope_of
+from .pairs import AREA, COMPARED, FEW, ROPES, Comparison, chosen, corrected_p, highlighted, rope_of
 from .seeds import Seeds
 from .summary import SATURATED, dependence, longer_training, tested_on
 from .verdicts import LEAST_CASES, RANKED_SEEDS, PairedDifference, paired_difference
@@ -28,14 +28,14 @@ GAINED = {
 def summary(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
     """A list of answers.
 
-    Is there headroom? Did annotation help? Is any strategy better than another, and by how much, at equal
-    effort and at the end? How much is retraining? What has not converged, and are there seeds enough?
+    Is there headroom? Is any strategy better than another, and by how much, at equal effort and at the end?
+    Did annotation help? How much is retraining? What has not converged, and are there seeds enough?
     """
     points = [
         _headroom(seeds),
         dependence(seeds.first),
-        _gain(seeds),
         *_pairs(seeds, comparisons),
+        _gain(seeds),
         _retraining(seeds),
         f"{_unconverged(seeds)} {_limits(seeds)}".strip(),
     ]
@@ -61,21 +61,40 @@ def _headroom(seeds: Seeds) -> str:
         f"Over {plural(len(seeds.runs), 'seed')} and {tested_on(seeds.first)}, the initial model has a mean "
         f"DICE of {initial.mean():.3f} and the model trained on the whole pool {pool.mean():.3f}, a "
         f"difference of {difference_text(found, 'DICE')}{longer_training(*steps)}, "
-        f"{_by_seed(pool - initial)}: {answer}."
+        f"{_by_seed(pool - initial)}: {answer}{_but_agree(found.verdict, pool - initial)}."
     )
     if 0 < SATURATED * pool.mean() <= initial.mean():
         share = 100 * initial.mean() / pool.mean()
         text += f" Warning: the initial model is at {share:.0f}% of the pool model already."
+    return text + _against_the_pool(seeds)
+
+
+def _against_the_pool(seeds: Seeds) -> str:
+    """Which final models fall short of the pool's, or are above it, after correction for their number."""
     final = {name: seeds.budgets[0].key(name) for name in seeds.contenders}
-    above = {name: _dice_difference(seeds, key, DATA_POOL) for name, key in final.items()}
-    better = [
-        f"{name} is above it by {each.mean:.3f} {interval_text(each.low, each.high, 3, sign='')}"
-        for (name, each), p in zip(above.items(), corrected_p(list(above.values())), strict=True)
-        if each.verdict == "better" and p < 0.05
-    ]
-    if better:
-        text += f" The pool model is no upper bound: of the {seeds.final_word} models, {listed(better)}."
+    found = {name: _dice_difference(seeds, key, DATA_POOL) for name, key in final.items()}
+    sides: dict[str, list[str]] = {"worse": [], "better": []}
+    for (name, each), p in zip(found.items(), corrected_p(list(found.values())), strict=True):
+        if each.verdict in sides and p < 0.05:
+            low, high = sorted(map(abs, (each.low, each.high)))
+            size = f"{abs(each.mean):.3f} {interval_text(low, high, 3, sign='')}"
+            sides[each.verdict].append(f"{name} by {size}")
+    text = ""
+    if short := sides["worse"]:
+        fall = "falls" if len(short) == 1 else "fall"
+        text += f" Of the {seeds.final_word} models, {_shortened(short)} {fall} short of the pool model."
+    if above := sides["better"]:
+        text += (
+            f" The pool model is no upper bound: of the {seeds.final_word} models, {_shortened(above)} "
+            f"{'is' if len(above) == 1 else 'are'} above it."
+        )
     return text
+
+
+def _shortened(parts: Sequence[str]) -> str:
+    """A list, or its beginning."""
+    more = [f"{len(parts) - FEW} more"] * (len(parts) > FEW)
+    return listed([*parts[:FEW], *more])
 
 
 def _gain(seeds: Seeds) -> str:
@@ -98,7 +117,8 @@ def _gain(seeds: Seeds) -> str:
     )
     return (
         f"After {plural(seeds.first.last, 'iteration')}, the strategies' models differ from the initial one "
-        f"by {reached} in mean DICE, {_by_seed(np.array(single))}: {listed(answers)}."
+        f"by {reached} in mean DICE, {_by_seed(np.array(single))}: {listed(answers)}"
+        f"{_but_agree('undecided' * bool(groups['undecided']), np.array(single))}."
     )
 
 
@@ -111,6 +131,12 @@ def _by_seed(differences: np.ndarray) -> str:
     low, high = (signed(value, ".3f") for value in (differences.min(), differences.max()))
     above, count = np.count_nonzero(differences > 0), differences.size
     return f"in {above} of {count} single seeds above 0 ({low} to {high})"
+
+
+def _but_agree(verdict: str, differences: np.ndarray) -> str:
+    """What an open verdict may hide: seeds that agree in direction, one of them by much more than others."""
+    agree = abs(np.sign(differences).sum()) == differences.size
+    return ", as seeds agree in direction but not in size" if verdict == "undecided" and agree else ""
 
 
 def _final_models(seeds: Seeds) -> str:
@@ -194,8 +220,9 @@ def _retraining(seeds: Seeds) -> str:
         deviation = np.sqrt(models.var(axis=0, ddof=1).mean())
         low, high = (limit * deviation for limit in scale_limits(len(seeds.twins) * len(seeds.runs)))
         text = (
-            "Retraining the initial annotations under other weights and batches moves a model's mean DICE by "
-            f"a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}] (95%, were effects normal)."
+            "Retraining the initial annotations under other weights and batches moves a model's mean DICE "
+            f"by a standard deviation of {deviation:.3f} [{low:.3f}, {high:.3f}] (95% interval, assuming "
+            "normal effects)."
         )
     if len(seeds.contenders) > 1:
         unshared, low, high = unshared_deviation(seeds, seeds.budgets[0], "DICE")

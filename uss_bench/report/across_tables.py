@@ -15,7 +15,7 @@ from .crossed import COMPONENTS, crossed_mean, mean_squares, scale_limits, varia
 from .pairs import COMPARED, Comparison
 from .seeds import Budget, Seeds
 from .summary import MIXED
-from .tables import by_iteration
+from .tables import by_iteration, metrics_of
 from .verdicts import MOST_SEEDS, PairedDifference, has_interval, win_matrix
 from .words import (
     commit_text,
@@ -31,19 +31,21 @@ from .words import (
 
 
 def key_table(seeds: Seeds) -> str:
-    """Effort, length of training and mean scores of initial, final and data pool models over seeds."""
+    """What initial, final and data pool models were trained on, how long, and their means, over seeds."""
     final = {f"{name} ({seeds.final_word})": seeds.budgets[0].key(name) for name in seeds.strategies}
     shown = {INITIAL.kind: INITIAL, **final, DATA_POOL.kind: DATA_POOL}
+    metrics = metrics_of(seeds.first)
     rows = [
         [
             name,
             mean_and_deviation(seeds.effort(key), ".0f"),
+            mean_and_deviation(seeds.liver_free(key), ".0f"),
             span(min(seeds.steps(key)), max(seeds.steps(key))),
-            *(mean_and_deviation(seeds.means(key, metric), _format(metric)) for metric in PAPER_METRICS),
+            *(mean_and_deviation(seeds.means(key, metric), _format(metric)) for metric in metrics),
         ]
         for name, key in shown.items()
     ]
-    header = ["Model", "equivalent slices", "training steps", *map(titled, PAPER_METRICS)]
+    header = ["Model", "equivalent slices", "slices without liver", "training steps", *map(titled, metrics)]
     mix = seeds.first.pool_mix
     if mix is not None:
         header.append(MIXED)
@@ -109,12 +111,12 @@ def seeds_text(needed: float | None) -> str:
     """Seeds that would decide, from 20 on rounded up to tens: they are known no better.
 
     >>> seeds_text(11), seeds_text(31), seeds_text(2000), seeds_text(float("inf")), seeds_text(None)
-    ('~11', '~40', '> 100', 'no number', '')
+    ('~11', '~40', '> 100', 'never', '')
     """
     if needed is None:
         return ""
     if needed > MOST_SEEDS:
-        return f"> {MOST_SEEDS}" if np.isfinite(needed) else "no number"
+        return f"> {MOST_SEEDS}" if np.isfinite(needed) else "never"
     unit = 1 if needed < 20 else 10
     return f"~{-(-needed // unit) * unit}"
 

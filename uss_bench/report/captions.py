@@ -8,6 +8,7 @@ caption in Markdown.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -18,7 +19,7 @@ from .effort import equivalent_slices
 from .results import Results
 from .statistics import MEAN_CASES
 from .tables import many
-from .words import listed, span, value_text
+from .words import listed, plural, span, value_text
 
 FEW_CASES = 10  # below this number, box plots show every case
 UNLIKELY = 0.05  # liver probability below which the heat map is transparent
@@ -64,6 +65,8 @@ def describe_profile(results: Results, slices: Arrays) -> Texts:
     liver = np.flatnonzero(slices["profile_liver"])
     extent = f"slices {liver[0]} to {liver[-1]}" if len(liver) else "no slice"
     settings = results.provenance["config"]
+    distance = settings["query"]["min_distance_mm"]
+    apart = plural(max(1, math.ceil(distance / settings["data"]["spacing"][0])), "slice")
     alt = (
         f"Line plot of slice uncertainty over the {len(slices['profile'])} slices of case "
         f"{slices['profile_case']}: {len(candidates)} candidates, {len(chosen)} of them chosen, "
@@ -73,8 +76,8 @@ def describe_profile(results: Results, slices: Arrays) -> Texts:
         f"Slice uncertainty of pool case {slices['profile_case']}, which holds the highest scored slice of "
         f"the first {FEATURED} iteration: predictive entropy of the initial model "
         f"({settings['inference']['samples']} Monte Carlo dropout passes), averaged over the "
-        f"slice. Circles: candidates, local maxima at least {settings['query']['min_distance_mm']:g} mm "
-        f"apart; filled: the {len(chosen)} among the {slices['query_count']} of highest uncertainty in the "
+        f"slice. Circles: candidates, local maxima at least {distance:g} mm apart (here {apart}); "
+        f"filled: the {len(chosen)} among the {slices['query_count']} of highest uncertainty in the "
         f"whole pool (dotted line: the lowest of these). Shaded: {extent}, with liver in the reference. "
         "Slices of the working grid, counted from 0."
     )

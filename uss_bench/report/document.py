@@ -124,8 +124,8 @@ def _legend(results: Results) -> str:
         return ""
     return (
         " The best mean of the strategies is bold; stars mark the others by a signed-rank test against it: "
-        r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected. They speak of these trained models: "
-        "retraining alone earns stars too. The section Tests says what p is."
+        r"\* p < 0.05, \*\* p < 0.01, \*\*\* p < 0.001, uncorrected. Stars compare these "
+        "trained models: retraining one can earn a star by itself. The section Tests says what p is."
     )
 
 
@@ -158,9 +158,9 @@ def _published_beside(results: Results, tests: AllTests, fits: Mapping[str, Quan
         return ""
     return (
         "### Found here and in the paper\n\nDifferences between trained models with p < 0.05, uncorrected, "
-        "both here and in the published tables below. Where the same strategy is best in both, all its "
-        "pairs may count, else one, so agreement weighs more. Found: "
-        f"{comparison.supported(tests, fits)}\n\n{share}"
+        "both here and in the published tables below. The tests compare with the best strategy alone: if it "
+        "is the same in both, up to three pairs can be found, else one, so agreement is over-represented. "
+        f"Found: {comparison.supported(tests, fits)}\n\n{share}"
     )
 
 
@@ -190,10 +190,9 @@ def _further_results(results: Results) -> Iterator[str]:
             f"{', '.join(areas)}."
         )
     legend = "Mean DICE / mean HD [mm] of the models of Table 8 over n test cases.\n\n"
-    for title, groups in (("site", results.sites), ("variant", results.variants)):
-        if any(groups):
-            yield f"### By {title}\n\n{legend}{further.by_group(results, title)}"
-            legend = ""  # once is enough
+    for title in further.groupings(results):
+        yield f"### By {title}\n\n{legend}{further.by_group(results, title)}"
+        legend = ""  # once is enough
     missed = further.missed_livers(results)
     if missed:
         yield (
@@ -242,13 +241,13 @@ def _tests(results: Results, rows: Sequence[Mapping[str, Any]]) -> str:
     earlier = f"; those of earlier iterations are in [{paths.TESTS}]({paths.TESTS})" * (results.last > 1)
     included = ", earlier iterations included" * (results.last > 1)
     return (
-        "## Tests\n\nComparisons with or without a star: p / Holm's p, where p < 0.05 / effect size, over "
+        "## Tests\n\nEach cell: p / p after Holm's correction, where p < 0.05 / effect size, over "
         f"n = {len(results.cases)} test cases{earlier}. The statistic is Wilcoxon's signed-rank sum against "
         f"the row's best; cases without a difference ({_zeros(rows)}) are ranked, then dropped (Pratt). p "
         "is how often it is at least as large when the models are exchanged at random within each case "
         f"({RESAMPLES} times, so p is at least {1 / (RESAMPLES + 1):g}) and the best is chosen anew: where "
         "no models differ, p < 0.05 occurs in at most 5% of comparisons; where some do, p of the others is "
-        "approximate. Models of one strategy differ by retraining alone, which p knows nothing of. "
+        "approximate. Models of one strategy differ by retraining alone, which p does not account for. "
         f"Holm's correction is over one metric in one table{included}. "
         "Effect size: matched-pairs rank-biserial correlation, positive where the strategy has the better "
         "scores of the pair.\n\n"

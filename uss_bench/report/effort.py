@@ -14,7 +14,8 @@ from .results import Results
 # What the reports say of it, once each.
 DEFINITION = (
     "Equivalent slices, by the paper's assumptions: liver slices queried one by one, and a third of those of "
-    "whole volumes, contoured on every third slice; slices without liver cost nothing."
+    "whole volumes, contoured on every third slice; slices without liver cost nothing, but models learn from "
+    "them."
 )
 
 

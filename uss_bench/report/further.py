@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
+from ..runtime.storage import natural_key
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
 from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import BASELINE, FEATURED
 from .pairs import FEW
+from .result_files import SIZE, SPACING
 from .results import Results
 from .statistics import MEAN_CASES, PERCENTILE_CASES, paired_interval
 from .tables import many
 from .words import interval_text, listed, markdown_table, titled, turned_table, value_text
 
+SCAN_LENGTH = "scan length"
 Pair = tuple[tuple[str, ModelKey], tuple[str, ModelKey]]  # names and keys of two models
 
 
@@ -71,7 +74,15 @@ def _pairs(results: Results) -> list[Pair]:
     return [pair for pair in pairs if few or anchors & {name for name, _ in pair}]
 
 
-def by_group(results: Results, title: str) -> str:
+def groupings(results: Results) -> list[str]:
+    """By what test cases can be grouped: see `by_group`."""
+    named = {"site": results.sites, "variant": results.variants}
+    return [*(title for title, groups in named.items() if any(groups)), SCAN_LENGTH]
+
+
+def by_group(
+    results: Results, title: str, scores: Callable[[ModelKey, str], np.ndarray] | None = None
+) -> str:
     """Mean DICE / mean HD of the final models in each group of test cases, and its size in the pool.
 
     Parameters
@@ -79,22 +90,36 @@ def by_group(results: Results, title: str) -> str:
     results : Results
         Of a run.
     title : str
-        What makes a group: "site" or "variant".
+        What makes a group: "site", "variant" or `SCAN_LENGTH`, by thirds of the test cases.
+    scores : callable, optional
+        Gives the scores of a model in a metric, `(..., cases)`, if not those of the run.
     """
-    groups = {"site": results.sites, "variant": results.variants}[title]
-    in_pool = Counter(row[title] for row in results.volumes if row["split"] == "pool")
+    group_of = {row["case_id"]: row.get(title, "") for row in results.volumes}
+    if title == SCAN_LENGTH:
+        group_of = _thirds_by_length(results)
+    in_pool = Counter(group_of[row["case_id"]] for row in results.volumes if row.get("split") == "pool")
+    groups = [group_of[case_id] for case_id in results.cases]
+    scores = scores or (lambda key, metric: results.scores[key][metric])
 
     def cell(key: ModelKey, places: Sequence[int]) -> str:
-        means = {metric: results.scores[key][metric][places].mean() for metric in ("DICE", "HD")}
+        means = {metric: scores(key, metric)[..., places].mean() for metric in ("DICE", "HD")}
         return " / ".join(value_text(metric, mean) for metric, mean in means.items())
 
     rows = []
-    for name in sorted(set(groups)):
+    for name in sorted(set(groups), key=natural_key):
         places = [place for place, group in enumerate(groups) if group == name]
         cells = (cell(key, places) for key in results.final_models.values())
         rows.append([name, len(places), in_pool[name], *cells])
     header = [title, "n", "in the pool", *results.final_models]
     return (turned_table if many(results.strategies) else markdown_table)(header, rows)
+
+
+def _thirds_by_length(results: Results) -> dict[str, str]:
+    """Of every case, in which third of the test cases its scan's length along z lies."""
+    lengths = {row["case_id"]: float(row[SIZE[0]]) * float(row[SPACING[0]]) for row in results.volumes}
+    edges = np.quantile([lengths[case_id] for case_id in results.cases], [0, 1 / 3, 2 / 3, 1])
+    names = [f"{low:.0f} to {high:.0f} mm" for low, high in pairwise(edges)]
+    return {case_id: names[np.searchsorted(edges[1:3], length)] for case_id, length in lengths.items()}
 
 
 def missed_livers(results: Results) -> str:

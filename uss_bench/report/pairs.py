@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..runtime import paths, storage
-from ..study.metrics import METRICS
+from ..study.metrics import METRICS, PAPER_METRICS
 from ..study.strategies import BASELINE, FEATURED
 from .seeds import Seeds
 from .statistics import holm
+from .tables import metrics_of
 from .verdicts import PairedDifference, paired_difference
 
 COMPARED = ("DICE", "MSD", "HD")
@@ -63,17 +64,23 @@ class Comparison:
         return self.decided and self.p_holm is not None and self.p_holm < 0.05
 
 
+def compared_metrics(seeds: Seeds) -> list[str]:
+    """`COMPARED`, then the metrics that the paper lacks, where the results have any."""
+    return [*COMPARED, *(metric for metric in metrics_of(seeds.first) if metric not in PAPER_METRICS)]
+
+
 def compare_all(seeds: Seeds) -> list[Comparison]:
     """Every pair of contenders in every compared metric, at every budget and by the effort curve."""
+    metrics = compared_metrics(seeds)
     families = [
         (metric, budget.title, {name: seeds.scores(budget.key(name), metric) for name in seeds.contenders})
-        for metric in COMPARED
+        for metric in metrics
         for budget in seeds.budgets
     ]
     if seeds.overlapping:
         families += [
             (metric, AREA, {name: seeds.areas(name, metric) for name in seeds.contenders})
-            for metric in COMPARED
+            for metric in metrics
         ]
     return [comparison for family in families for comparison in _compare(*family, mix=seeds.first.pool_mix)]
 

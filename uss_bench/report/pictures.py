@@ -30,7 +30,7 @@ def queries_figure(results: Results, slices: Arrays) -> Any:
     for axis, label in zip(axes[:, 0], ("CT", "liver probability", "entropy [nats]"), strict=True):
         axis.set_ylabel(label)
     axes[0, -1].set_axis_off()
-    figure.colorbar(likely, cax=axes[1, -1]).solids.set(alpha=1)
+    figure.colorbar(likely, cax=axes[1, -1])
     figure.colorbar(unsure, cax=axes[2, -1])
     return figure
 

@@ -106,6 +106,11 @@ class Seeds:
         """Equivalent slices behind a model, `(seeds,)`."""
         return np.array([equivalent_slices(run, key) for run in self.runs.values()])
 
+    def liver_free(self, key: ModelKey) -> np.ndarray:
+        """Slices without liver that a model was trained on, `(seeds,)`."""
+        efforts = [run.effort[key] for run in self.runs.values()]
+        return np.array([each["annotated_slices"] - each["annotated_liver_slices"] for each in efforts])
+
     def steps(self, key: ModelKey) -> list[int]:
         """How many steps a model was trained for, seed by seed."""
         return [run.training[key]["last_step"] for run in self.runs.values()]

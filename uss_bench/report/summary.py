@@ -114,7 +114,7 @@ def _retraining(results: Results) -> str:
         moved = _apart(results, twins)
         parts.append(
             "retraining the initial model under other weights and batches changes its mean DICE by "
-            f"{moved['DICE'][-1]:.3f} (case by case {_by_case(results, twins):.3f} on average) and its mean "
+            f"{moved['DICE'][-1]:.3f} ({_by_case(results, twins):.3f} per case, on average) and its mean "
             f"HD by {moved['HD'][-1]:.1f} mm"
         )
     if results.repeated:
@@ -140,14 +140,13 @@ def _spread(results: Results) -> str:
     apart, moved = _apart(results, pairs), _apart(results, retrained)
     wider = {metric: sum(gap > moved[metric][-1] for gap in apart[metric]) for metric in apart}
     expected = (
-        f"If retraining moved all models alike and nothing else did, about 1 in {1 + len(retrained)} would "
-        "be."
+        f"If differences came from retraining alone, about 1 in {1 + len(retrained)} would be."
         if results.repeated
         else "Models of more annotations may be moved less than the initial one."
     )
     than = f"any of these {len(retrained)} retrainings" if retrained[1:] else "this one retraining"
     return (
-        f"The strategies' final models lie up to {apart['DICE'][-1]:.3f} (case by case "
+        f"The strategies' final models lie up to {apart['DICE'][-1]:.3f} (per case "
         f"{_by_case(results, pairs):.3f} on average) and up to {apart['HD'][-1]:.1f} mm apart; of "
         f"{plural(len(pairs), 'pair')}, {wider['DICE'] or 'none'} in DICE and {wider['HD'] or 'none'} in HD "
         f"farther than {than} moved a model. {expected} One seed does not say which strategy is to be "

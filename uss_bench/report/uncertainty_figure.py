@@ -102,16 +102,16 @@ def _distances(figure: Any, axis: Any, parts: dict[str, PoolSlices]) -> None:
         axis.plot(x, y, "o", color=COLOURS[strategy], linestyle=LINES[strategy])
     axis.set_xticks(range(len(names)), [_short(name) for name in names])
     axis.set(xlabel="mm to the nearest annotated slice of the volume", ylabel="mean slice DICE")
-    axis.set_title("open liver slices by distance", loc="left")
+    axis.set_title("open liver slices of all models, by distance", loc="left")
 
 
 def _short(name: str) -> str:
     """A class of distance as a tick's label.
 
     >>> [_short(name) for name in DISTANCES]
-    ['0–10', '10–20', '20–40', '40–80', '>80', 'none']
+    ['0–10', '10–20', '20–40', '40–80', '>80', 'none there']
     """
-    name = name.removesuffix(" mm").removesuffix(" in the volume")
+    name = name.removesuffix(" mm").replace(" in the volume", " there")
     return name.replace("beyond ", ">").replace(" to ", "–")
 
 
