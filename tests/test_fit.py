@@ -89,6 +89,42 @@ def test_annotated_cases_that_a_setting_leaves_out_are_counted(asked, trained_on
     assert "warning: 1 of 2 pool cases are used, as data.pool says" in capsys.readouterr().err
 
 
+def forget(case):
+    """As an annotator leaves a CT that was skipped: the ignore code everywhere."""
+    label = nib.load(case.label)
+    nib.save(nib.Nifti1Image(np.full(label.shape, 9, np.uint8), label.affine), case.label)
+
+
+def test_a_ct_of_which_nothing_is_annotated_is_left_out(asked, cases, trained_on, capsys):
+    forget(cases[1])
+    fit(asked)
+    assert list(trained_on[0][0]) == ["case-0"]
+    assert (
+        "20 of 20 slices hold the ignore_value 9, so nothing of it counts as annotated"
+        in capsys.readouterr().err
+    )
+    write_manifest(asked.manifest, cases[1:])
+    with pytest.raises(InputError, match="nothing of any pool case counts as annotated; see the warnings"):
+        fit(replace(asked, output=asked.output.with_name("none.pt")))
+
+
+def test_a_model_that_came_meanwhile_is_kept(asked, monkeypatch):
+    """The training is not lost either: another name gets it."""
+    train = Models.train
+
+    def slow(*given):
+        asked.output.write_bytes(b"another's")
+        return train(*given)
+
+    monkeypatch.setattr(Models, "train", slow)
+    with pytest.raises(InputError, match="exists, and is not the model of this training; name another file"):
+        fit(asked)
+    assert asked.output.read_bytes() == b"another's"
+    monkeypatch.setattr(Models, "train", lambda *_: pytest.fail("trained again"))
+    fit(replace(asked, output=asked.output.with_name("mine.pt"), name=asked.folder.name))
+    assert asked.output.with_name("mine.pt").exists()
+
+
 def test_test_cases_are_not_even_looked_at(asked, cases, tmp_path):
     absent = replace(cases[2], case_id="t", patient_id="t", split="test", image=tmp_path / "absent.nii.gz")
     write_manifest(asked.manifest, [*cases, absent])

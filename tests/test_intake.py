@@ -263,15 +263,45 @@ def test_slices_drawn_here_and_there_without_the_ignore_value_give_a_warning(loa
     label[5] = label[3]
     case = nifti_case(ct(), label, case_id="drawn", ignore_value=9)
     (line,) = load([case], whole=())[1]
-    assert line.startswith(f"warning: case drawn: {case.label}: every slice counts as annotated, as no voxel")
-    assert load([replace(case, ignore_value=None)], whole=())[1] == []
+    assert line.startswith(
+        f"warning: case drawn: {case.label}: every slice counts as annotated, as no voxel holds "
+    )
+    (line,) = load([replace(case, ignore_value=None)], whole=())[1]
+    assert "as no voxel holds an ignore_value, but liver shows on" in line
+    assert load([replace(case, ignore_value=None)])[1] == []  # a simulated annotator knows everything
 
 
-def test_what_annotates_nothing_is_refused(load, nifti_case):
+def test_slices_drawn_too_far_apart_to_show_on_the_grid_give_a_warning(load, nifti_case):
+    """Every tenth of 1 mm: on a grid of 5 mm nothing of them is left."""
+    image, label = np.full((100, 4, 4), -1000, np.int16), np.zeros((100, 4, 4), np.uint8)
+    image[:, 1:3, 1:3], label[5::10, 1, 1] = 60, 1
+    case = nifti_case(image, label, case_id="drawn", ignore_value=9)
+    volumes, lines = load([case], spacing=(5.0, 1.0, 1.0), whole=())
+    assert not volumes["pool"]["drawn"].label.any()
+    assert "but liver shows on 10 slice(s) from 5 to 95 alone; give the ignore_value" in lines[-1]
+
+
+def test_a_wrong_ignore_value_gives_a_warning(load, nifti_case):
+    """It was 255 in the file, and 255 counts as liver where label_values are not given."""
+    label = np.full((6, 8, 8), 255)
+    label[2:5] = liver()[2:5]
+    lines = load([nifti_case(ct(), label, ignore_value=9)], whole=())[1]
+    assert any(
+        "% of the voxels count as liver; correct label_values or ignore_value" in line for line in lines
+    )
+
+
+def test_what_annotates_nothing_gives_a_warning(load, nifti_case):
+    """A CT that an annotator skipped is no fault: `suggest` may be asked about it, `fit` leaves it out."""
     nowhere = nifti_case(ct(1), ignored(*range(6)), case_id="nowhere", ignore_value=9)
     between = nifti_case(ct(2), ignored(0, 2, 4), case_id="between", ignore_value=9)
-    lines = problems_of(load, [nowhere, between], spacing=(4.0, 1.0, 1.0), whole=())
-    assert [line.split(": ")[0] for line in lines] == ["case nowhere", "case between"]
+    volumes, lines = load([nowhere, between], spacing=(4.0, 1.0, 1.0), whole=())
+    assert [volume.annotated for volume in volumes["pool"].values()] == [(), ()]
+    assert [line.split(": ")[1] for line in lines if "ignore_value" in line] == [
+        "case nowhere",
+        "case between",
+    ]
+    lines = [line for line in lines if "ignore_value" in line]
     assert "6 of 6 slices hold the ignore_value 9, so nothing of it counts as annotated" in lines[0]
     assert "gives no slice of the 4 mm grid, for which up to 2 neighbouring ones are needed" in lines[1]
 
@@ -332,7 +362,7 @@ def test_the_five_real_problem_files(check, load, sound, nifti_case):
         str(paths[name]) for name in ("pointer", "gap", "empty", "splines")
     ]
     assert "a value other than 0 (the file holds 0)" in lines[2] and "not whole numbers" in lines[3]
-    (warning,) = load([*sound, cases[5]])[1]
+    warning = load([*sound, cases[5]])[1][-1]
     assert (
         str(paths["codes"]) in warning
         and "looks like label codes, not HU: values lie between 0 and 252" in warning

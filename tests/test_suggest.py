@@ -117,6 +117,14 @@ def test_annotated_slices_are_not_suggested_and_stay_in_the_label(asked, cases):
     assert not (label == 9).any()  # everything else was asked for
 
 
+def test_a_ct_that_was_skipped_may_be_asked_about_again(asked, cases):
+    """All of its label holds the ignore code."""
+    write_manifest(Path("known.csv"), [partly(cases[0], [])])
+    suggest(replace(asked, slices=50, strategy="rss", annotated=Path("known.csv")))
+    rows = slices_of(asked.output)
+    assert len(rows) == 30 and sum(row[0] == cases[0].image.name for row in rows) == 10
+
+
 def test_fewer_candidates_than_slices_are_all_taken_and_said_to_be(asked, capsys):
     suggest(replace(asked, slices=500))
     count = len(slices_of(asked.output))

@@ -89,12 +89,7 @@ def fit(asked: Fit) -> None:
     checked = _check(asked)
     origin = provenance(checked, asked.manifest, asked.seed)
     refuse_another_origin(asked.folder, RUN, OF_RUN, origin)
-    if os.path.exists(asked.output):
-        made = provenance_of(asked.output)
-        if made is None or differences(made, origin, OF_RUN):
-            raise InputError(
-                f"--output {asked.output}: exists, and is not the model of this training; name another file"
-            )
+    _refuse_another_model(asked.output, origin)
     progress = Progress(1, sys.stderr)
     with ExitStack() as stack:
         stack.callback(remove_if_empty, asked.folder)  # at last, where nothing came of it
@@ -107,6 +102,10 @@ def fit(asked: Fit) -> None:
         volumes = _volumes(asked, checked, origin, progress)
         progress.keep_in(asked.folder)
         annotations = Annotations({name: volume.annotated for name, volume in volumes["pool"].items()})
+        if not list(annotations):
+            raise InputError(
+                f"{asked.manifest}: nothing of any pool case counts as annotated; see the warnings above"
+            )
         annotated = {
             "cases": len(list(annotations)),
             "slices": sum(map(len, annotations.as_dict().values())),
@@ -114,12 +113,23 @@ def fit(asked: Fit) -> None:
         progress.say("training on {slices} slices of {cases} cases".format(**annotated))
         models = Models(checked.settings, volumes, asked.folder, asked.seed, checked.device, progress)
         training = _train(models, annotations, asked.folder)
+        _refuse_another_model(asked.output, origin)  # that came there meanwhile
         state = load_checkpoint(asked.folder / FITTED.folder / MODEL)
         write_model(asked.output, state, origin, training, annotated)
         best = training["best_jaccard"]
         quality = "without validation" if best is None else f"Jaccard index {best:.3f} in validation"
         progress.finished(f"{asked.output}: the model after step {training['best_step']}, {quality}", True)
         progress.withdraw()
+
+
+def _refuse_another_model(output: Path, origin: Mapping[str, Any]) -> None:
+    """Raise InputError where a file is there that this training has not written."""
+    if os.path.exists(output):
+        made = provenance_of(output)
+        if made is None or differences(made, origin, OF_RUN):
+            raise InputError(
+                f"--output {output}: exists, and is not the model of this training; name another file"
+            )
 
 
 def _check(asked: Fit) -> Checked:

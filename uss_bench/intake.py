@@ -22,6 +22,8 @@ from .study.strategies import Strategy
 
 FITTED_SPLITS = ("pool", "val")  # what one network of all that is annotated needs
 NO_AIR = -200  # HU; every CT shows air around the patient or within
+SHORTEST_LIVER = 30.0  # mm along z of one that was drawn as a whole
+LARGEST_LIVER = 0.5  # of all voxels
 CODES = 255  # label codes posing as HU are 0 to 255
 
 
@@ -206,18 +208,22 @@ def _annotation_problems(volume: Volume, whole: bool) -> tuple[list[str], list[s
             "exclude the case, or train on it with `uss-bench fit`"
         )
     elif ignored == slices:
-        faults.append(f"{hold}, so nothing of it counts as annotated; annotate whole slices, or exclude it")
+        doubts.append(f"{hold}, so nothing of it counts as annotated")
     elif not volume.annotated:
-        faults.append(
-            f"{hold}, and what is left gives no slice of the {volume.spacing[0]:g} mm grid, for which "
-            f"up to {max(map(len, volume.native_slices))} neighbouring ones are needed; "
-            "annotate these too, or set a finer data.spacing"
-        )
-    elif not ignored and case.ignore_value is not None and _liver_has_gaps(volume):
         doubts.append(
-            f"{case.label}: every slice counts as annotated, as no voxel holds the ignore_value "
-            f"{case.ignore_value}, but slices without liver lie between those with it; give the "
-            "ignore_value to slices that nobody has annotated"
+            f"{hold}, and what is left gives no slice of the {volume.spacing[0]:g} mm grid, for which "
+            f"up to {max(map(len, volume.native_slices))} neighbouring ones are needed, so nothing of it "
+            "counts as annotated; annotate these too, or set a finer data.spacing"
+        )
+    elif (
+        not ignored
+        and not (whole and case.ignore_value is None)
+        and (few := _scattered_liver(volume, 0.0 if whole else SHORTEST_LIVER))
+    ):
+        code = "an ignore_value" if case.ignore_value is None else f"the ignore_value {case.ignore_value}"
+        doubts.append(
+            f"{case.label}: every slice counts as annotated, as no voxel holds {code}, but liver shows on "
+            f"{few} alone; give the ignore_value to slices that nobody has annotated"
         )
     elif volume.partly_ignored:
         doubts.append(
@@ -227,16 +233,23 @@ def _annotation_problems(volume: Volume, whole: bool) -> tuple[list[str], list[s
     return faults, doubts
 
 
-def _liver_has_gaps(volume: Volume) -> bool:
-    """Whether there are slices without liver between those with it, as where only some were drawn."""
-    shown = np.flatnonzero(volume.label.any(axis=(1, 2)))
-    return len(shown) > 0 and int(np.ptp(shown)) >= len(shown)
+def _scattered_liver(volume: Volume, shortest: float) -> str:
+    """On which native slices liver shows, where these are as if only some had been drawn; else empty.
+
+    That is where slices without liver lie between them, or all lie within less than `shortest` mm.
+    """
+    shown = np.flatnonzero(volume.reference().any(axis=(1, 2)))
+    if not len(shown):
+        return ""
+    extent = int(np.ptp(shown)) + 1
+    whole = extent == len(shown) and extent * volume.native_spacing[0] >= shortest
+    return "" if whole else f"{len(shown)} slice(s) from {shown[0]} to {shown[-1]}"
 
 
 def _voxel_problems(volume: Volume) -> tuple[list[str], list[str]]:
     """Faults and doubts about what a volume shows."""
     case, faults, doubts = volume.case, [], []
-    if case.label and not volume.liver_voxels:
+    if case.label and not volume.liver_voxels and volume.annotated:
         codes = [f"{code:g}" for code in volume.label_codes]
         codes = ", ".join(codes if len(codes) <= 10 else [*codes[:10], "..."])
         values = ", ".join(map(str, case.label_values))
@@ -248,6 +261,11 @@ def _voxel_problems(volume: Volume) -> tuple[list[str], list[str]]:
             faults.append(
                 f"{text}, and {case.split} cases need one; correct label_values or exclude the case"
             )
+    elif volume.liver_voxels > LARGEST_LIVER * np.prod(volume.native_shape):
+        doubts.append(
+            f"{case.label}: {100 * volume.liver_voxels / np.prod(volume.native_shape):.0f}% of the voxels "
+            "count as liver; correct label_values or ignore_value"
+        )
     if 0 <= volume.darkest <= volume.brightest <= CODES:
         doubts.append(
             f"{case.image}: looks like label codes, not HU: "

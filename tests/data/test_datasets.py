@@ -14,12 +14,13 @@ import pytest
 from builders import DATA, ROOT
 
 from uss_bench.commands import main
-from uss_bench.data import dicom
+from uss_bench.data import datasets, dicom
 from uss_bench.data.case_files import read_label
 from uss_bench.data.manifest import Case, read_manifest
 from uss_bench.data.nifti import read_nifti
 from uss_bench.data.nifti_header import read_header
 from uss_bench.data.splits import assign_splits
+from uss_bench.runtime.errors import InputError
 
 REAL = DATA / "real" / "chaos03"
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -225,6 +226,71 @@ def test_lits_shares_patients_with_ircadb_and_msd(imported, source, tmp_path, si
     assert "patient ircadb-01 has 3 cases" in printed
 
 
+def test_nnunets_copy_of_lits_keeps_its_patients_in_their_splits(imported, source, tmp_path):
+    """Dataset003_Liver, as nnU-Net converts the decathlon's task: the names stay."""
+    save_lits(source, *range(1, 9), 30)
+    lits, _ = imported("lits")
+    folder = tmp_path / "Dataset003_Liver"
+    names = [f"liver_{number}" for number in (*range(1, 9), 30)]
+    save_decathlon(folder, {"background": 0, "liver": 1, "tumor": 2}, names, "_0000")
+    cases, _ = imported("nnunet", "--append", "--seed", 7, source=folder)
+    assert [cases[name].split for name in names] == [case.split for case in lits.values()]
+    assert cases["liver_30"].patient_id == "ircadb-03"
+
+
+def test_a_lost_spacing_is_found_in_every_copy_of_lits(imported, source):
+    save_decathlon(source, {"liver": 1}, ["liver_3", "own"], "_0000")
+    for name in ("liver_28", "other"):
+        save(source / f"imagesTr/{name}_0000.nii.gz", LIVER.astype(np.int16), np.eye(4))
+        save(source / f"labelsTr/{name}.nii.gz", LIVER, np.eye(4))
+    cases, printed = imported("nnunet")
+    assert set(cases) == {"liver_3", "own", "other"}  # 1 mm may be true of other data
+    assert "left out liver_28: its header has lost the spacing" in printed
+
+
+def test_what_no_run_would_take_is_found_at_once(imported, source):
+    save_lits(source, 1, 2)
+    shifted = SCAN_AFFINE.copy()
+    shifted[:3, 3] = 30
+    save(source / "Training Batch 1/segmentation-2.nii", LIVER, shifted)
+    message = imported("lits", error=True)
+    assert "case lits-2: " in message and message.rstrip().endswith("or give --exclude lits-2")
+    assert set(imported("lits", "--exclude", "lits-2")[0]) == {"lits-1"}
+
+
+def test_a_manifest_that_was_changed_meanwhile_is_left_alone(imported, source, tmp_path, monkeypatch):
+    """By another import, say, while this one converts."""
+    save_lits(source, 1, 2)
+    imported("lits")
+    output, more = imported.output, tmp_path / "more"
+    save_lits(more, 3, 4)
+    prepare = datasets.prepare
+
+    def interrupted(*given):
+        output.write_text(output.read_text(encoding="utf-8").replace("lits-1,", "mine-1,"), encoding="utf-8")
+        return prepare(*given)
+
+    monkeypatch.setattr(datasets, "prepare", interrupted)
+    assert main(["import", "lits", str(more), "--output", str(output), "--append"]) == 2
+    assert "mine-1," in output.read_text(encoding="utf-8") and "lits-3" not in output.read_text(
+        encoding="utf-8"
+    )
+    monkeypatch.undo()
+    assert set(imported("lits", "--append", source=more)[0]) == {"mine-1", "lits-2", "lits-3", "lits-4"}
+
+
+def test_a_tilted_gantry_and_a_lone_slice_are_refused(imported, source, tmp_path, sitk):
+    save_ircadb(sitk, source / "3Dircadb1.1")
+    folder = source / "3Dircadb1.1/PATIENT_DICOM"
+    for k, height in enumerate(HEIGHTS):  # 20 degrees off
+        position = (-20.0, -30.0 + height * np.tan(np.radians(20)), height)
+        save_dicom(sitk, folder / f"image_{SHUFFLED[k]}", ramp(k), position, 40 - k)
+    message = imported("ircadb", "--convert-to", tmp_path / "nifti", error=True)
+    assert "a tilted gantry: slices are stacked 20 degrees off their normal" in message
+    with pytest.raises(InputError, match="image_0: a single slice; give the folder"):
+        dicom.read_image(folder / "image_0")
+
+
 def test_chaos_pairs_masks_with_slices_however_they_are_numbered(imported, source, tmp_path, sitk):
     save_chaos(sitk, source / "Train_Sets/CT/2", upwards=True)
     save_chaos(sitk, source / "Train_Sets/CT/10", upwards=False)
@@ -275,13 +341,19 @@ def test_masks_without_positions_follow_the_instance_numbers_and_shifted_ones_ar
     assert "do not lie on the 4 slices" in imported("ircadb", "--convert-to", tmp_path / "again", error=True)
 
 
+def save_like(path, value):
+    """In the place of a file, one of its grid that holds a single value."""
+    before = nib.load(path)
+    nib.save(nib.Nifti1Image(np.full(before.shape, value, np.int16), before.affine), path)
+
+
 def test_conversion_is_done_once_and_gives_equal_bytes(imported, source, tmp_path, sitk):
     save_ircadb(sitk, source / "3Dircadb1.1")
     first = imported("ircadb", "--convert-to", tmp_path / "first")[0]["ircadb-01"]
     second = imported("ircadb", "--convert-to", tmp_path / "second")[0]["ircadb-01"]
     assert first.image.read_bytes() == second.image.read_bytes()
     assert first.label.read_bytes() == second.label.read_bytes()
-    save(second.image, np.zeros((4, 4, 4), np.int16))
+    save_like(second.image, 7)
     mine = second.image.read_bytes()
     _, printed = imported("ircadb", "--convert-to", tmp_path / "second")
     assert second.image.read_bytes() == mine
@@ -446,6 +518,11 @@ def test_nnunet_takes_the_ct_channel_and_the_name_of_the_dataset(imported, sourc
     assert case.image.name == "a_0001.nii.gz"
     save_decathlon(source, {"liver": 1}, ["a"], "_0001", channel_names={"0": "PET", "1": "MRI"})
     assert "name exactly one of them CT" in imported("nnunet", error=True)
+    for modality in ("MRI", "MR", "either_CT_or_MR", "T1w"):
+        save_decathlon(source, {"liver": 1}, ["a"], "_0001", channel_names={"1": modality})
+        assert f"channels {modality}; name exactly one" in imported("nnunet", error=True)
+    save_decathlon(source, {"liver": 1}, ["a"], "_0001", channel_names={"1": "muscle window"})
+    assert set(imported("nnunet")[0]) == {"a"}
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])

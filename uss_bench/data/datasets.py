@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ..runtime.errors import InputError, refuse
+from ..runtime.storage import check_writable
 from . import dicom
-from .case_files import liver_of
+from .case_files import header_problems, liver_of
 from .layouts import LAYOUTS
 from .manifest import SPLITS, Case, parse_sizes, read_manifest, write_manifest
 from .nifti import read_nifti, write_nifti
@@ -142,7 +143,8 @@ def prepare(
     kept, left_out, problems = [], {}, []
     for case in cases:
         try:
-            spacing = spacings.get(case.case_id) or (_lits_spacing(case) if case.site == "LiTS" else None)
+            of_lits = case.patient_id.startswith(("lits-", "ircadb-")) and not _is_foreign(case.image)
+            spacing = spacings.get(case.case_id) or (_lits_spacing(case) if of_lits else None)
             case = replace(_convert(case, folder), spacing=spacing)
             shows_liver, unknown = _look_at_label(case)
             case = case if unknown else replace(case, ignore_value=None)
@@ -153,6 +155,8 @@ def prepare(
                 )
             elif not shows_liver:
                 left_out[case.case_id] = "its label shows no liver"
+            elif faults := header_problems(case)[0]:
+                problems += [f"{fault}, or give --exclude {case.case_id}" for fault in faults]
             else:
                 kept.append(case)
         except InputError as error:
@@ -242,7 +246,11 @@ def run(
         raise InputError(f"--output {output}: a folder; name the CSV file to write")
     if output.exists() and not append:
         raise InputError(f"--output {output}: already exists; give --append to add to it, or another name")
-    existing = read_manifest(output) if append and output.exists() else []
+    check_writable(output.absolute().parent, "--output")
+    if convert_to:
+        check_writable(convert_to, "--convert-to")
+    before = _content(output)
+    existing = read_manifest(output) if append and before is not None else []
     cases, excluded = collect(layout, source, existing, exclude, spacings)
     kept, left_out, problems = prepare(layout, cases, convert_to, spacings)
     refuse(f"{source}: {len(problems)} problem(s)", problems)
@@ -251,9 +259,22 @@ def run(
     if not kept:
         raise InputError(f"{source}: no case is left; see the reasons above")
     new = assign_splits(existing, kept, shares, seed)
+    if _content(output) != before:
+        raise InputError(
+            f"--output {output}: changed by somebody else meanwhile; give the command again (what has been "
+            "converted is kept)"
+        )
     write_manifest(output, [*existing, *new])
     print(f"{output}: {len(new)} case(s) added, {len(existing) + len(new)} in all")
     _print_summary([*existing, *new])
+
+
+def _content(path: Path) -> bytes | None:
+    """Of a file; None where there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _print_summary(cases: Sequence[Case]) -> None:

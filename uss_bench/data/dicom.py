@@ -22,6 +22,7 @@ from ..runtime.storage import natural_key
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # How far a slice may lie off the even stack, in slice steps. Where a slice is missing, it is far more.
 UNEVENNESS = 0.1
+UPRIGHT = 0.999  # cosine between the step from slice to slice and their normal: about 2.5 degrees
 POSITION, ORIENTATION, PIXEL_SPACING, INSTANCE = "0020|0032", "0020|0037", "0028|0030", "0020|0013"
 
 
@@ -133,6 +134,8 @@ def _read_volume(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             f"{path}: cannot be read by SimpleITK; check that the file (and its data file) is complete"
         ) from None
+    if image.GetDimension() == 3 and image.GetSize()[2] == 1:
+        raise InputError(f"{path}: a single slice; give the folder that holds all slices of its series")
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(
             f"{path}: shape {image.GetSize()}, {image.GetPixelIDTypeAsString()}; "
@@ -219,6 +222,12 @@ def _stack(folder: Path, headers: Sequence[Slice]) -> tuple[list[Slice], np.ndar
             f"{folder}: {len(positions)} slice(s) do not form an even stack "
             f"({off:.3g} mm off at a step of {np.linalg.norm(step):.3g} mm); "
             "restore missing slices, or keep one series in the folder"
+        )
+    upright = abs(np.dot(step, np.cross(along_x, along_y))) / np.linalg.norm(step)
+    if upright < UPRIGHT:
+        raise InputError(
+            f"{folder}: a tilted gantry: slices are stacked {np.degrees(np.arccos(upright)):.0f} degrees off "
+            "their normal; resample the series to an upright grid first"
         )
     affine = np.eye(4)
     affine[:3] = np.column_stack([along_x * first.spacing[1], along_y * first.spacing[0], step, positions[0]])

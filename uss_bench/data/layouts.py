@@ -18,6 +18,9 @@ from ..runtime.storage import natural_key
 from .manifest import Case
 
 IGNORE = "ignore"  # nnU-Net's name for voxels that nobody has annotated
+OTHER_MODALITIES = (
+    r"(?i)(?<![a-z])(mri?|pet|t[12]w?|us)(?![a-z])"  # also of channels such as "either_CT_or_MR"
+)
 LESIONS = r"tumou?rs?|cancers?|lesions?|cysts?|metastas[ei]s|hcc"
 
 
@@ -41,9 +44,7 @@ def chaos(source: Path) -> Iterator[Case]:
 def msd(source: Path) -> Iterator[Case]:
     """imagesTr/CASE.nii.gz, labelsTr/CASE.nii.gz and dataset.json, as in Task03_Liver"""
     for name, image, label, values in _decathlon(source, "", ".nii.gz", _read_description(source)):
-        # The task holds the training cases of LiTS under the same numbers.
-        number = re.fullmatch(r"liver_(\d+)", name)
-        yield Case(name, "MSD", "", image, label, _lits_patient(int(number[1])) if number else name, values)
+        yield Case(name, "MSD", "", image, label, _patient(name), values)
 
 
 def nnunet(source: Path) -> Iterator[Case]:
@@ -54,7 +55,7 @@ def nnunet(source: Path) -> Iterator[Case]:
     for name, image, label, values in _decathlon(
         source, _ct_channel(source, description), description.get("file_ending"), description
     ):
-        yield Case(name, site, "", image, label, name, values, ignore_value=ignored)
+        yield Case(name, site, "", image, label, _patient(name), values, ignore_value=ignored)
 
 
 def totalsegmentator(source: Path) -> Iterator[Case]:
@@ -84,6 +85,16 @@ LAYOUTS: dict[str, Layout] = {
 def _lits_patient(number: int) -> str:
     """LiTS 28-47 are 3D-IRCADb 1-20, in order."""
     return f"ircadb-{number - 27:02}" if 28 <= number <= 47 else f"lits-{number}"
+
+
+def _patient(name: str) -> str:
+    """Whose case a name is: Task03_Liver holds the training cases of LiTS under the same numbers.
+
+    >>> _patient("liver_30"), _patient("liver_7"), _patient("amos_0001")
+    ('ircadb-03', 'lits-7', 'amos_0001')
+    """
+    number = re.fullmatch(r"(?:liver|lits|volume)[_-](\d+)", name, re.IGNORECASE)
+    return _lits_patient(int(number[1])) if number else name
 
 
 def _find(folder: Path, pattern: str) -> list[Path]:
@@ -138,6 +149,8 @@ def _ct_channel(source: Path, description: dict) -> str:
     channels = description.get("channel_names") or description.get("modality") or {"0": "CT"}
     channels = channels if isinstance(channels, dict) else {}
     numbers = [number for number, name in channels.items() if len(channels) == 1 or str(name).upper() == "CT"]
+    if len(channels) == 1 and re.search(OTHER_MODALITIES, str(next(iter(channels.values())))):
+        numbers = []
     if len(numbers) != 1:
         raise InputError(
             f"{source / 'dataset.json'}: channels {', '.join(map(str, channels.values()))}; "

@@ -207,7 +207,10 @@ def _raw_start(path: Path) -> bytes:
 def _check_kind(path: Path, stored: nib.Nifti1Header, shape: tuple[int, ...]) -> None:
     """Refuse what is not one 3D volume of real numbers."""
     if len(shape) != 3:
-        raise InputError(f"{path}: {len(shape)}D with shape {shape}; give one 3D volume per file")
+        advice = "give one 3D volume per file"
+        if len(shape) > 3 and set(shape[3:]) == {1}:
+            advice = "remove the last axis, for example with nibabel.squeeze_image"
+        raise InputError(f"{path}: {len(shape)}D with shape {shape}; {advice}")
     if min(shape) < 1:
         raise InputError(f"{path}: shape {shape} has no voxels; save the volume again")
     dtype = stored.get_data_dtype()
