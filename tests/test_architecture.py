@@ -133,7 +133,7 @@ def test_every_room_has_a_test_file_where_it_lies():
         "data/painting": "data/test_phantoms", "data/anatomy": "data/test_phantoms",
         "data/organs": "data/test_phantoms",
         "data/livers": "data/test_phantoms", "data/variants": "data/test_phantoms",
-        "study/models": "study/test_simulation", "study/querying": "study/test_simulation",
+        "study/models": "study/test_simulation",
         "study/records": "study/test_simulation",
         "study/surfaces": "study/test_metrics", "report/captions": "report/test_figures",
         "report/plots": "report/test_figures", "report/pictures": "report/test_figures",

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from uss_bench.report.across_method import SIMULATED
 from uss_bench.report.crossed import crossed_mean, standard_error
 from uss_bench.report.verdicts import paired_difference, probability
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).parents[2] / "reports" / "example" / "results" / "cases.csv"
 CASES, ROPE, REPEATS = 45, 0.01, 2000
-SEEDS = (3, 5, 10)
+SEEDS = (3, 4, 5, 10)
 # Standard deviation of a mean DICE difference between seeds: none, what retraining does, twice and four times
 # that. Beyond what retraining does in any preset, three seeds are a little too bold, and the report says so.
 SPREADS = (0.0, 0.01, 0.02, 0.04)
@@ -91,7 +92,7 @@ def test_false_differences_in_distances(metric, seeds):
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.2, 0.4, 0.6])
-@pytest.mark.parametrize("seeds", [3, 4, 6, 10])
+@pytest.mark.parametrize("seeds", [3, 4, 5, 6, 10])
 def test_false_differences_after_holm(seeds, spread):
     """Of four strategies that do not differ, at least one pair is called better after Holm's correction.
 
@@ -108,7 +109,8 @@ def test_false_differences_after_holm(seeds, spread):
         )
         hits += min(crossed_mean(scores[a] - scores[b]).p for a, b in pairs) * len(pairs) < 0.05
     print(f"\n{seeds} seeds, {spread:g} between seeds: {hits / repeats:.3f} of the sets of pairs")
-    assert hits / repeats <= (0.10 if seeds == 3 else 0.085)
+    _, most = SIMULATED.get(seeds, (8, 8))
+    assert hits / repeats <= most / 100 + 0.005  # of the simulation itself
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
@@ -129,7 +131,7 @@ def test_false_equivalence(tails, seeds):
 def test_coverage(tails, seeds, spread):
     """Intervals of a mean difference, and of a probability of improvement of about three quarters.
 
-    Of three seeds that differ most, up to 9% of the latter miss it; the report says so.
+    Of few seeds that differ most, more of the latter miss it than should; the report says how many.
     """
     rng = np.random.default_rng(100 + seeds)
     effect = 0.03
@@ -144,7 +146,8 @@ def test_coverage(tails, seeds, spread):
     rates = {name: float(count / REPEATS) for name, count in covered.items()}
     print(f"\n{seeds} seeds, {spread:g} between seeds: coverage {rates} (probability {truth:.2f})")
     assert 0.92 <= rates["mean"] <= 0.98
-    assert (0.9 if (seeds, spread) == (3, max(SPREADS)) else 0.92) <= rates["probability"] <= 0.99
+    most, _ = SIMULATED.get(seeds, (8, 8))
+    assert 1 - most / 100 <= rates["probability"] <= 0.99
 
 
 def test_power_grows_with_the_seeds_as_it_should(tails):
@@ -153,7 +156,7 @@ def test_power_grows_with_the_seeds_as_it_should(tails):
     spread = effect = 0.03
     half = tails.var() / 2
     powers = []
-    for seeds in SEEDS:
+    for seeds in (3, 5, 10):
         power = verdicts(rng, tails, seeds, spread, effect, repeats=1000)["better"]
         squares = half + CASES * spread**2, half + seeds * half, half
         error, freedom = standard_error(*squares, seeds, CASES)
