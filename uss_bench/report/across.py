@@ -149,7 +149,7 @@ def _at_equal_effort(seeds: Seeds) -> str:
     return (
         "Mean DICE of the iterations' models over the range of equivalent slices that all strategies of a "
         "seed cover (area under the effort curve, over its length); the cheapest ends it for all. All curves "
-        f"begin at the initial model, so areas lie closer together than the curves' ends.\n\n"
+        "begin at the initial model, so areas lie closer together than the curves' ends.\n\n"
         f"{across_tables.areas(seeds)}"
     )
 

@@ -61,7 +61,7 @@ def _headroom(seeds: Seeds) -> str:
         f"Over {plural(len(seeds.runs), 'seed')} and {tested_on(seeds.first)}, the initial model has a mean "
         f"DICE of {initial.mean():.3f} and the model trained on the whole pool {pool.mean():.3f}, a "
         f"difference of {difference_text(found, 'DICE')}{longer_training(*steps)}, "
-        f"{_by_seed(pool - initial)}: {answer}{_but_agree(found.verdict, pool - initial)}."
+        f"{_by_seed(pool - initial)}: {answer}{_but_agree(pool - initial) * (found.verdict == 'undecided')}."
     )
     if 0 < SATURATED * pool.mean() <= initial.mean():
         share = 100 * initial.mean() / pool.mean()
@@ -118,7 +118,7 @@ def _gain(seeds: Seeds) -> str:
     return (
         f"After {plural(seeds.first.last, 'iteration')}, the strategies' models differ from the initial one "
         f"by {reached} in mean DICE, {_by_seed(np.array(single))}: {listed(answers)}"
-        f"{_but_agree('undecided' * bool(groups['undecided']), np.array(single))}."
+        f"{_but_agree(np.array(single)) * bool(groups['undecided'])}."
     )
 
 
@@ -133,10 +133,10 @@ def _by_seed(differences: np.ndarray) -> str:
     return f"in {above} of {count} single seeds above 0 ({low} to {high})"
 
 
-def _but_agree(verdict: str, differences: np.ndarray) -> str:
+def _but_agree(differences: np.ndarray) -> str:
     """What an open verdict may hide: seeds that agree in direction, one of them by much more than others."""
     agree = abs(np.sign(differences).sum()) == differences.size
-    return ", as seeds agree in direction but not in size" if verdict == "undecided" and agree else ""
+    return ", as seeds agree in direction but not in size" * bool(agree)
 
 
 def _final_models(seeds: Seeds) -> str:
