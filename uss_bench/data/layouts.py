@@ -18,9 +18,8 @@ from ..runtime.storage import natural_key
 from .manifest import Case
 
 IGNORE = "ignore"  # nnU-Net's name for voxels that nobody has annotated
-OTHER_MODALITIES = (
-    r"(?i)(?<![a-z])(mri?|pet|t[12]w?|us)(?![a-z])"  # also of channels such as "either_CT_or_MR"
-)
+# In names of channels, "either_CT_or_MR" among them.
+OTHER_MODALITIES = r"(?i)(?<![a-z])(mri?|pet|t[12]w?|us)(?![a-z])"
 LESIONS = r"tumou?rs?|cancers?|lesions?|cysts?|metastas[ei]s|hcc"
 
 
@@ -148,9 +147,12 @@ def _ct_channel(source: Path, description: dict) -> str:
     """Ending by which nnU-Net marks the files of the CT channel."""
     channels = description.get("channel_names") or description.get("modality") or {"0": "CT"}
     channels = channels if isinstance(channels, dict) else {}
-    numbers = [number for number, name in channels.items() if len(channels) == 1 or str(name).upper() == "CT"]
-    if len(channels) == 1 and re.search(OTHER_MODALITIES, str(next(iter(channels.values())))):
-        numbers = []
+    alone = len(channels) == 1  # it may be called anything, but by another modality
+    numbers = [
+        number
+        for number, name in channels.items()
+        if str(name).upper() == "CT" or (alone and not re.search(OTHER_MODALITIES, str(name)))
+    ]
     if len(numbers) != 1:
         raise InputError(
             f"{source / 'dataset.json'}: channels {', '.join(map(str, channels.values()))}; "

@@ -113,13 +113,13 @@ def _line(name: str, prominent: bool) -> dict[str, Any]:
 
 def describe(seeds: Seeds) -> tuple[str, str]:
     """Alt text and caption of the key figure."""
-    ends = listed(
-        f"{name} reaches DICE {dice:.3f} and HD {hd:.1f} mm with {effort:.0f}"
-        for name, dice, hd, effort in (
-            (name, seeds.means(key, "DICE").mean(), seeds.means(key, "HD").mean(), seeds.effort(key).mean())
-            for name, key in ((name, seeds.first.curve(name)[-1]) for name in seeds.strategies)
-        )
-    )
+
+    def end(name: str) -> str:
+        key = seeds.first.curve(name)[-1]
+        dice, hd = (value_text(metric, seeds.means(key, metric).mean()) for metric in SHOWN)
+        return f"{name} reaches DICE {dice} and HD {hd} mm with {seeds.effort(key).mean():.0f}"
+
+    ends = listed(map(end, seeds.strategies))
     alt = (
         f"Mean DICE and HD against equivalent slices, over {len(seeds.runs)} seeds: {ends} equivalent slices."
     )
@@ -133,9 +133,8 @@ def describe(seeds: Seeds) -> tuple[str, str]:
         f"model far from all others is off the axis ({listed(SHOWN)} of this one: {initial})."
     )
     if len(seeds.contenders) > 1:
-        intervals = ", with 95% intervals over seeds and cases, uncorrected" * (
-            len(seeds.runs) >= LEAST_SEEDS
-        )
+        enough = len(seeds.runs) >= LEAST_SEEDS
+        intervals = ", with 95% intervals over seeds and cases, uncorrected" * enough
         caption += (
             f" Below: paired differences from {reference_of(seeds.contenders)} after the same iteration "
             f"and, at the right, of the {seeds.final_word} models{intervals}; "

@@ -76,9 +76,7 @@ def _against_the_pool(seeds: Seeds) -> str:
     sides: dict[str, list[str]] = {"worse": [], "better": []}
     for (name, each), p in zip(found.items(), corrected_p(list(found.values())), strict=True):
         if each.verdict in sides and p < 0.05:
-            low, high = sorted(map(abs, (each.low, each.high)))
-            size = f"{abs(each.mean):.3f} {interval_text(low, high, 3, sign='')}"
-            sides[each.verdict].append(f"{name} by {size}")
+            sides[each.verdict].append(f"{name} by {_size(each, 'DICE')}")
     text = ""
     if short := sides["worse"]:
         fall = "falls" if len(short) == 1 else "fall"
@@ -190,16 +188,21 @@ def _decisions(holding: Sequence[Comparison]) -> Iterator[str]:
         better, other = each.first, each.second
         if found.verdict == "worse":
             better, other = other, better
-        low, high = sorted(map(abs, (found.low, found.high)))
-        size = (
-            f"{value_text(name, abs(found.mean))} {interval_text(low, high, METRICS[name].decimals, sign='')}"
-        )
-        beaten.setdefault(better, []).append(f"than {other} by {size} {METRICS[name].unit}".strip())
+        size = f"{_size(found, name)} {METRICS[name].unit}".strip()
+        beaten.setdefault(better, []).append(f"than {other} by {size}")
     for better, others in list(beaten.items())[:NAMED]:
         more = [f"than {len(others) - NAMED} more"] * (len(others) > NAMED)
         yield f"{better} is better {listed([*others[:NAMED], *more])}"
     if len(beaten) > NAMED:
         yield f"{len(beaten) - NAMED} more are better than others"
+
+
+def _size(found: PairedDifference, metric: str) -> str:
+    """A difference whose interval leaves out zero, and that interval, as positive numbers."""
+    low, high = sorted(map(abs, (found.low, found.high)))
+    return (
+        f"{value_text(metric, abs(found.mean))} {interval_text(low, high, METRICS[metric].decimals, sign='')}"
+    )
 
 
 def _mixed(pairs: Sequence[Comparison]) -> str:

@@ -8,12 +8,12 @@ caption in Markdown.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from ..study.keys import DATA_POOL, INITIAL, ModelKey
+from ..study.querying import slices_apart
 from ..study.strategies import FEATURED
 from .effort import equivalent_slices
 from .results import Results
@@ -66,7 +66,7 @@ def describe_profile(results: Results, slices: Arrays) -> Texts:
     extent = f"slices {liver[0]} to {liver[-1]}" if len(liver) else "no slice"
     settings = results.provenance["config"]
     distance = settings["query"]["min_distance_mm"]
-    apart = plural(max(1, math.ceil(distance / settings["data"]["spacing"][0])), "slice")
+    apart = plural(slices_apart(distance, settings["data"]["spacing"][0]), "slice")
     alt = (
         f"Line plot of slice uncertainty over the {len(slices['profile'])} slices of case "
         f"{slices['profile_case']}: {len(candidates)} candidates, {len(chosen)} of them chosen, "

@@ -36,7 +36,7 @@ def exit_code(program: str, work: Callable[[], object], rank: int = 0) -> int:
     work : callable
         What the program does.
     rank : int
-        Number of this process in its team.
+        Number of this process on its machine; 0 speaks while there is no team.
     """
     try:
         work()

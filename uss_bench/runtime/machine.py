@@ -121,9 +121,8 @@ def make_deterministic() -> None:
 
 def allow_open_files() -> None:
     """Raise the limit of open files as far as a user may: every mapped volume is one or two."""
-    with suppress(
-        ImportError, OSError, ValueError
-    ):  # another system, or one that asks for less than its limit
+    # Another system may lack the module, or ask for less than its own limit.
+    with suppress(ImportError, OSError, ValueError):
         import resource
 
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -27,6 +27,15 @@ def in_voxels(lengths: Iterable[float], spacing: Iterable[float]) -> list[int]:
     return [max(1, round(mm / edge)) for mm, edge in zip(lengths, spacing, strict=True)]
 
 
+def slices_apart(distance: float, edge: float) -> int:
+    """A distance in mm as slices of so many mm, rounded up; at least one.
+
+    >>> slices_apart(7.5, 6), slices_apart(7.2, 2.4), slices_apart(0, 6)
+    (2, 3, 1)
+    """
+    return max(1, math.ceil(distance / edge - 1e-9))  # 7.2 / 2.4 is more than 3 in floating point
+
+
 class Querying:
     """Asks strategies for their queries.
 
@@ -46,8 +55,7 @@ class Querying:
     @property
     def min_distance(self) -> int:
         """Least distance between slice candidates of a volume, in slices of the working grid, rounded up."""
-        slices = self.config.query.min_distance_mm / self.config.data.spacing[0]
-        return max(1, math.ceil(slices - 1e-9))
+        return slices_apart(self.config.query.min_distance_mm, self.config.data.spacing[0])
 
     def query(
         self, strategy: Strategy, before: TrainingSet, count: int, scores: Iterable[Mapping[str, Any]]
