@@ -13,7 +13,7 @@ from uss_bench import config, cost, plan
 from uss_bench.data.manifest import Case
 from uss_bench.data.volumes import load_volume
 from uss_bench.network.aunet import AUNet
-from uss_bench.plan import check_disk, describe_plan, model_count, plan_problems
+from uss_bench.plan import check_disk, describe_plan, model_count, plan_problems, training_work_of_all
 from uss_bench.runtime.errors import InputError
 from uss_bench.study.simulation import initial_cases
 from uss_bench.study.strategies import named
@@ -137,6 +137,16 @@ def test_models_of_the_papers_plan():
     assert model_count(config.resolve("paper"), named(["USS"])) == 9
     assert model_count(config.resolve("paper", ["query.twins=0"]), STRATEGIES) == 26
     assert model_count(settings(), STRATEGIES) == 14
+
+
+def test_trainings_weigh_their_limits_of_steps():
+    study = config.resolve("study")
+    assert training_work_of_all(study, STRATEGIES) == 22 * 1000 + 5 * 4000
+    assert training_work_of_all(study, named(["USS"])) == 7 * 1000 + 2 * 4000
+    paper = config.resolve("paper")
+    assert training_work_of_all(paper, STRATEGIES) == 27  # without limits all weigh the same
+    for limit in ("training.max_steps=9", "training.converged_max_steps=9"):
+        assert training_work_of_all(config.resolve("paper", [limit]), STRATEGIES) == 27
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from .identity import (
     refuse_strange_seeds,
 )
 from .intake import load_volumes, prepare_cases
-from .plan import check_disk, describe_plan, model_count
+from .plan import check_disk, describe_plan, model_count, training_work_of_all
 from .provenance import provenance
 from .report import across, document, result_files
 from .request import Checked, Run, check_name, check_run, check_seed
@@ -181,7 +181,8 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
             workers = run.workers or default_workers(checked.device)
             team = stack.enter_context(local_team(workers, _work_along, (run, program)))
         steps = 2 * model_count(checked.settings, checked.strategies)
-        progress = Progress(steps, sys.stderr if team.leads else None)
+        work = training_work_of_all(checked.settings, checked.strategies)
+        progress = Progress(steps, sys.stderr if team.leads else None, work)
         try:
             _work(run, checked, origin, progress, team)
             if team.leads:

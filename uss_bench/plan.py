@@ -18,6 +18,7 @@ from .data.volumes import entry_bytes, grids, missing_bytes
 from .network.aunet import AUNet
 from .runtime.errors import InputError
 from .runtime.storage import nearest_existing
+from .study.models import training_work
 from .study.simulation import initial_cases
 from .study.strategies import BUDGET, Strategy
 
@@ -63,6 +64,13 @@ def plan_problems(settings: Config, cases: Sequence[Case], strategies: Sequence[
 def model_count(settings: Config, strategies: Sequence[Strategy]) -> int:
     """Models that are trained and evaluated: initial, twins, iterations, converged ones, data pool."""
     return 2 + settings.query.twins + len(strategies) * (settings.query.iterations + 1)
+
+
+def training_work_of_all(settings: Config, strategies: Sequence[Strategy]) -> int:
+    """What all trainings of a run weigh, see `models.training_work`."""
+    final = len(strategies) + 1
+    others = model_count(settings, strategies) - final
+    return others * training_work(settings.training, False) + final * training_work(settings.training, True)
 
 
 # --- disk ---

@@ -58,6 +58,23 @@ def test_finished_models_are_counted_on_lasting_lines(clock, terminal):
     assert (shown.total, shown.done, shown.computed) == (3, 3, 2)
 
 
+def test_time_left_follows_from_the_work_of_the_steps(clock):
+    """Of 10 units, 1 is found and 2 are computed in 60 s: 30 s for each of the 7 to come."""
+    stream = Stream(terminal=False)
+    shown = Progress(5, stream, work=10)
+    shown.finished("found", False, work=1)
+    clock.now += 60
+    shown.finished("evaluated", True, work=0)
+    shown.finished("trained", True, work=2)
+    clock.now += 30
+    shown.finished("evaluated too", True, work=0)
+    shown.finished("trained long", True, work=7)
+    assert stream.getvalue() == (
+        "[1/5] found (found)\n[2/5] evaluated\n[3/5] trained, about 4 min left\n"  # 3.5 min, rounded to even
+        "[4/5] evaluated too, about 5 min left\n[5/5] trained long\n"  # 45 s each: 5.25 min
+    )
+
+
 def test_no_time_left_is_told_before_a_model_is_computed(clock):
     """Models found on disk take no time and foretell none."""
     stream = Stream(terminal=True)

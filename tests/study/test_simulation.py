@@ -14,6 +14,7 @@ from uss_bench import config
 from uss_bench.data.volumes import load_volume
 from uss_bench.network.inference import MonteCarlo, predict_mc
 from uss_bench.network.training import train
+from uss_bench.plan import model_count, training_work_of_all
 from uss_bench.runtime.progress import Progress
 from uss_bench.runtime.seeding import integer_seed
 from uss_bench.runtime.storage import read_json
@@ -58,14 +59,15 @@ def simulate(cases, tmp_path):
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # as the program has
 
-    def run(name, strategies, settings=SETTINGS, team=None, change=None, seed=0):
+    def run(name, strategies, settings=SETTINGS, team=None, change=None, seed=0, progress=None):
         volumes = {split: {} for split in ("pool", "val", "test")}
         for case in cases:
             volumes[case.split][case.case_id] = load_volume(case, settings.data.spacing, tmp_path / "cache")
         if change:
             change(volumes["pool"])
         device = torch.device("cpu")
-        simulation = Simulation(settings, volumes, tmp_path / name, seed, device, Progress(0), team)
+        progress = progress or Progress(0)
+        simulation = Simulation(settings, volumes, tmp_path / name, seed, device, progress, team)
         return simulation.run(named(strategies))
 
     return run
@@ -341,6 +343,14 @@ def test_models_that_query_by_uncertainty_are_assessed_once_each(simulate, tmp_p
             assert len(case["wrong_voxels"]) == 20
             opened = 20 - len(annotations.of(case["case_id"]))
             assert sum(case["calibration"]["voxels"]) == opened * 18 * 18
+
+
+def test_what_is_done_is_what_the_plan_foresees(simulate):
+    strategies = ("UVS", "USS")
+    progress = Progress(2 * model_count(SETTINGS, named(strategies)))
+    simulate("counted", strategies, progress=progress)
+    assert progress.done == progress.total
+    assert progress.work_done == training_work_of_all(SETTINGS, named(strategies))
 
 
 def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):

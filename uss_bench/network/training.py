@@ -206,6 +206,11 @@ class Trained:
     ended: str
 
 
+def step_limit(settings: Any, converge: bool) -> int | None:
+    """Most steps of a training, if there is a limit of steps."""
+    return settings.converged_max_steps if converge else settings.max_steps
+
+
 def train(
     model: AUNet,
     sampler: PatchSampler,
@@ -248,7 +253,7 @@ def train(
     FloatingPointError
         The loss of a step is not finite.
     """
-    limit = settings.converged_max_steps if converge else settings.max_steps
+    limit = step_limit(settings, converge)
     training = Training(model, settings, name, limit)
     if resume:
         training.load(resume)

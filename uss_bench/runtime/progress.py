@@ -28,10 +28,13 @@ class Progress:
         Steps of the whole run.
     stream : text stream, optional
         What to print to; by default nothing is printed.
+    work : float, optional
+        What all steps weigh, by which the time left is judged; by default each weighs as much.
     """
 
-    def __init__(self, total: int, stream: TextIO | None = None):
-        self.total, self.done, self.computed = total, 0, 0
+    def __init__(self, total: int, stream: TextIO | None = None, work: float | None = None):
+        self.total, self.done = total, 0
+        self.work, self.work_done, self.computed = work, 0, 0
         self.stream, self.renews = stream, bool(stream and stream.isatty())
         # A logger of its own: one process may work on several runs, one after the other.
         self._log = logging.Logger("uss_bench")
@@ -81,19 +84,21 @@ class Progress:
         """Write a line to the log alone."""
         self._log.info("%s", text)
 
-    def finished(self, text: str, computed: bool) -> None:
-        """Count a finished step.
+    def finished(self, text: str, computed: bool, work: float = 1) -> None:
+        """Count a finished step, of some `work`.
 
         One found on disk is not `computed`, and says nothing about the time left.
         """
         self.done += 1
-        self.computed += computed
+        self.work_done += work
+        self.computed += work * computed
         self.say(f"[{self.done}/{self.total}] {text}{'' if computed else ' (found)'}{self._left()}")
 
     def _left(self) -> str:
         if not self.computed or self.done == self.total:
             return ""
-        seconds = (time.monotonic() - self.started) / self.computed * (self.total - self.done)
+        work = self.total if self.work is None else self.work
+        seconds = (time.monotonic() - self.started) / self.computed * (work - self.work_done)
         hours, minutes = divmod(round(seconds / 60), 60)
         if not (hours or minutes):
             return ", less than a minute left"

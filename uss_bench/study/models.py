@@ -21,7 +21,7 @@ from ..data.volumes import Volume
 from ..network.aunet import AUNet
 from ..network.inference import THRESHOLD, MonteCarlo, predict, predict_mc
 from ..network.patches import PatchSampler, network_input
-from ..network.training import Training, train
+from ..network.training import Training, step_limit, train
 from ..network.uncertainty import slice_profile, volume_uncertainty
 from ..runtime.checkpoints import load_checkpoint, save_checkpoint
 from ..runtime.errors import InputError
@@ -39,6 +39,15 @@ from .uncertainty_quality import assess_case, keep_mean, kept_mean, quantized
 
 CHECKPOINT_SECONDS = 180  # between two checkpoints of a training
 EVERYTHING = ("information", "agreement")  # what Monte Carlo dropout can find beside mean and entropy
+
+
+def training_work(settings: Any, converges: bool) -> int:
+    """What a training weighs in the time of a run: its limit of steps, or 1 where some have no such limit.
+
+    `settings` are a `config.Training`. Evaluations weigh nothing: they take little.
+    """
+    limits = step_limit(settings, False), step_limit(settings, True)
+    return limits[converges] if all(limits) else 1
 
 
 class Models:

@@ -24,7 +24,7 @@ from ..runtime.tasks import BLOCKING, LONG, PART, SHORT, SharedStage, Stage, Tas
 from ..runtime.team import Team
 from .annotation import Annotations, effort, slice_budget
 from .keys import DATA_POOL, INITIAL, KINDS, ModelKey
-from .models import Models
+from .models import Models, training_work
 from .pool import Pool, PoolCase, Query
 from .querying import Querying
 from .records import ModelRecord, TrainingSet
@@ -150,9 +150,10 @@ class Simulation:
         key = training_set.key
         training = yield self._training(training_set, LONG if key.converges else SHORT)
         steps = f"step {training['best_step']} of {training['last_step']}"
-        self._say_finished(key, f"trained, Jaccard {training['best_jaccard']:.3f} at {steps}")
+        work = training_work(self.config.training, key.converges)
+        self._say_finished(key, f"trained, Jaccard {training['best_jaccard']:.3f} at {steps}", work)
         evaluation = yield self._evaluation(key)
-        self._say_finished(key, f"mean test DICE {np.mean([row['DICE'] for row in evaluation]):.3f}")
+        self._say_finished(key, f"mean test DICE {np.mean([row['DICE'] for row in evaluation]):.3f}", 0)
         spent = self._effort(training_set.annotations)
         self._records[key] = ModelRecord(
             **vars(training_set), effort=spent, training=training, evaluation=evaluation
@@ -170,8 +171,8 @@ class Simulation:
         self._tasks.start(self.train_and_evaluate(training_set))
         return training_set
 
-    def _say_finished(self, key: ModelKey, text: str) -> None:
-        self.progress.finished(f"{key.title}: {text}", self._tasks.worked)
+    def _say_finished(self, key: ModelKey, text: str, work: int) -> None:
+        self.progress.finished(f"{key.title}: {text}", self._tasks.worked, work)
 
     # --- what is annotated ---
 
