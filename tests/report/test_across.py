@@ -798,6 +798,17 @@ def test_curves_bands_and_differences(illustrated, cases):
     assert [label.get_text() for label in axes[2].get_xticklabels()] == ["1", "2", "final"]
 
 
+@pytest.mark.parametrize(
+    ("initial", "text"),
+    [(0.85, "(dotted)"), (0.2, "(dotted; far from all others and off the axis: DICE 0.200)")],
+)
+def test_an_initial_model_off_the_axis_is_said(illustrated, tmp_path, initial, text):
+    seeds = read_seeds(write_across(tmp_path / "across", made(tmp_path, initial=initial)).parent)
+    assert f"initial model {text} and model" in across_plot.describe(seeds)[1]
+    low, high = across_plot.key_figure(seeds).axes[0].get_ylim()
+    assert (low <= initial <= high) == ("off" not in text)
+
+
 def test_two_seeds_have_no_intervals_in_the_figure(illustrated, tmp_path):
     """Neither bars nor their caps, which would look like an interval of no width."""
     seeds = read_seeds(write_across(tmp_path / "across", made(tmp_path, {0: DICE[0], 1: DICE[1]})).parent)

@@ -44,19 +44,29 @@ def key_figure(seeds: Seeds) -> Any:
 def _curves(axis: Any, seeds: Seeds, metric: str) -> None:
     for key in (INITIAL, DATA_POOL):
         reference_line(axis, key, seeds.means(key, metric).mean())
-    reached = [[seeds.means(DATA_POOL, metric).mean()]]
     for name in seeds.strategies:
-        means = np.array([seeds.means(key, metric) for key in seeds.first.curve(name)])
         effort = _effort(seeds, seeds.first.curve(name))
-        middle, deviation = means.mean(axis=1), means.std(axis=1, ddof=1)
+        middle, ends = _band(seeds, name, metric)
         prominent = name in highlighted(seeds.strategies)
         axis.plot(effort, middle, label=marked(name), **_line(name, prominent))
-        ends = middle[1:] - deviation[1:], middle[1:] + deviation[1:]  # the first is the initial model of all
-        reached += ends
         if prominent:
             axis.fill_between(effort[1:], *ends, color=COLOURS[name], alpha=0.15, linewidth=0)
-    axis.set_ylim(_limits(np.concatenate(reached), seeds.means(INITIAL, metric).mean()))
+    axis.set_ylim(_shown(seeds, metric))
     axis.set_title(f"{titled(metric)}, {better_direction(metric)}", loc="left")
+
+
+def _band(seeds: Seeds, name: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Means of a strategy's models, and, but for the initial model of all, one deviation below and above."""
+    means = np.array([seeds.means(key, metric) for key in seeds.first.curve(name)])
+    middle, deviation = means.mean(axis=1), means.std(axis=1, ddof=1)
+    return middle, np.array([middle[1:] - deviation[1:], middle[1:] + deviation[1:]])
+
+
+def _shown(seeds: Seeds, metric: str) -> tuple[float, float]:
+    """Limits of the axis of a metric."""
+    ends = [_band(seeds, name, metric)[1].ravel() for name in seeds.strategies]
+    pool, initial = (seeds.means(key, metric).mean() for key in (DATA_POOL, INITIAL))
+    return _limits(np.concatenate([[pool], *ends]), initial)
 
 
 def _limits(reached: np.ndarray, initial: float) -> tuple[float, float]:
@@ -124,13 +134,12 @@ def describe(seeds: Seeds) -> tuple[str, str]:
         f"Mean DICE and HD against equivalent slices, over {len(seeds.runs)} seeds: {ends} equivalent slices."
     )
     bands = listed(highlighted(seeds.strategies))
-    initial = " and ".join(value_text(metric, seeds.means(INITIAL, metric).mean()) for metric in SHOWN)
     caption = (
         "Above: mean DICE and Hausdorff distance HD of the iterations' models over "
         f"{plural(len(seeds.runs), 'seed')} and {plural(len(seeds.first.cases), 'test case')}, against the "
         f"mean of their equivalent slices. Bands: ± one standard deviation over seeds, of {bands}. "
-        "Horizontal lines: initial model (dotted) and model of the whole pool (dash-dotted); an initial "
-        f"model far from all others is off the axis ({listed(SHOWN)} of this one: {initial})."
+        f"Horizontal lines: initial model (dotted{_left_out(seeds)}) and model of the whole pool "
+        "(dash-dotted)."
     )
     if len(seeds.contenders) > 1:
         enough = len(seeds.runs) >= LEAST_SEEDS
@@ -141,3 +150,13 @@ def describe(seeds: Seeds) -> tuple[str, str]:
             f"grey: ± {ROPES['DICE']:g} DICE, taken as equivalent."
         )
     return alt, caption
+
+
+def _left_out(seeds: Seeds) -> str:
+    """Of which metrics the initial model lies beyond the axis, and where."""
+    beyond = []
+    for metric in SHOWN:
+        (low, high), initial = _shown(seeds, metric), seeds.means(INITIAL, metric).mean()
+        if not low <= initial <= high:
+            beyond.append(f"{metric} {value_text(metric, initial)}")
+    return f"; far from all others and off the axis: {listed(beyond)}" if beyond else ""
