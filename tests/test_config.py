@@ -27,6 +27,8 @@ PAPER = {
     "network.prior": None,
     "training.validate_every": 1000,
     "training.max_epochs": 30,
+    "training.max_steps": None,
+    "training.converged_max_steps": None,
     "inference.samples": 20,
     "query.iterations": 5,
     "query.initial_volumes": 5,
@@ -81,6 +83,37 @@ def flat(settings):
 def test_the_paper_preset_holds_the_numbers_of_the_paper():
     assert resolve("paper") == Config()
     assert {name: value for name, value in flat(resolve("paper")).items() if name in PAPER} == PAPER
+
+
+def test_what_the_paper_leaves_open():
+    """Choices of this project, which the README states."""
+    settings = resolve("paper")
+    assert (settings.data.window, settings.data.scale) == ((-1000, 1000), 1000)
+    assert (settings.training.patience, settings.inference.tile) == (50, (32, 244, 244))
+
+
+@pytest.mark.parametrize("preset", ["quick", "study"])
+def test_presets_of_the_phantoms_share_cohort_network_and_batches(preset):
+    settings = flat(resolve(preset))
+    shared = {
+        "data.spacing": (6, 6, 6), "data.window": (-150, 250), "data.scale": 200,
+        "data.pool": None, "data.val": None, "data.test": None,
+        "network.widths": (8, 16, 32), "network.prior": 0.05,
+        "training.patch": (1, 56, 56), "training.batch_size": 8, "training.learning_rate": 5e-3,
+        "inference.samples": 10,
+        "query.initial_volumes": 1, "query.volumes_per_iteration": 2, "query.twins": 1,
+    }  # fmt: skip
+    assert {name: settings[name] for name in shared} == shared
+
+
+def test_quick_trains_all_models_alike_and_study_its_final_ones_longer():
+    quick, study = resolve("quick"), resolve("study")
+    assert quick.training.max_steps == quick.training.converged_max_steps == 450
+    assert quick.training.patience * quick.training.validate_every >= 450  # so that none ends earlier
+    assert (study.training.max_steps, study.training.converged_max_steps) == (1000, 4000)
+    assert (quick.training.decay, quick.training.anneal) == (1, 0)
+    assert (study.training.decay, study.training.anneal) == (0, 500)
+    assert (quick.query.iterations, study.query.iterations) == (3, 5)
 
 
 @pytest.mark.parametrize("preset", config.PRESETS)

@@ -13,8 +13,9 @@ from uss_bench import config, cost, plan
 from uss_bench.data.manifest import Case
 from uss_bench.data.volumes import load_volume
 from uss_bench.network.aunet import AUNet
-from uss_bench.plan import check_disk, describe_plan, model_count, plan_problems, training_work_of_all
+from uss_bench.plan import check_disk, describe_plan, plan_problems, planned_models
 from uss_bench.runtime.errors import InputError
+from uss_bench.study.models import training_work
 from uss_bench.study.simulation import initial_cases
 from uss_bench.study.strategies import named
 
@@ -133,20 +134,19 @@ def test_no_cases_at_all():
 
 def test_models_of_the_papers_plan():
     """Initial and data pool model, a twin, and per strategy five iterations and a converged one."""
-    assert model_count(config.resolve("paper"), STRATEGIES) == 27
-    assert model_count(config.resolve("paper"), named(["USS"])) == 9
-    assert model_count(config.resolve("paper", ["query.twins=0"]), STRATEGIES) == 26
-    assert model_count(settings(), STRATEGIES) == 14
+    assert len(planned_models(config.resolve("paper"), STRATEGIES)) == 27
+    assert len(planned_models(config.resolve("paper"), named(["USS"]))) == 9
+    assert len(planned_models(config.resolve("paper", ["query.twins=0"]), STRATEGIES)) == 26
+    assert len(planned_models(settings(), STRATEGIES)) == 14
 
 
 def test_trainings_weigh_their_limits_of_steps():
-    study = config.resolve("study")
-    assert training_work_of_all(study, STRATEGIES) == 22 * 1000 + 5 * 4000
-    assert training_work_of_all(study, named(["USS"])) == 7 * 1000 + 2 * 4000
-    paper = config.resolve("paper")
-    assert training_work_of_all(paper, STRATEGIES) == 27  # without limits all weigh the same
-    for limit in ("training.max_steps=9", "training.converged_max_steps=9"):
-        assert training_work_of_all(config.resolve("paper", [limit]), STRATEGIES) == 27
+    study = config.resolve("study").training
+    assert [training_work(study, converges) for converges in (False, True)] == [1000, 4000]
+    paper = config.resolve("paper").training
+    assert [training_work(paper, converges) for converges in (False, True)] == [1, 1]
+    for limit in ("max_steps", "converged_max_steps"):  # one without a limit: all weigh the same
+        assert training_work(replace(paper, **{limit: 9}), True) == 1
 
 
 @pytest.fixture

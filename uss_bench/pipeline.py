@@ -23,7 +23,7 @@ from .identity import (
     refuse_strange_seeds,
 )
 from .intake import load_volumes, prepare_cases
-from .plan import check_disk, describe_plan, model_count, training_work_of_all
+from .plan import check_disk, describe_plan, planned_models
 from .provenance import provenance
 from .report import across, document, result_files
 from .request import Checked, Run, check_name, check_run, check_seed
@@ -52,6 +52,7 @@ from .runtime.team import (
     worker_team,
 )
 from .status import describe_run
+from .study.models import training_work
 from .study.showcase import write_showcase
 from .study.simulation import Simulation
 from .study.uncertainty_quality import write_uncertainty_quality
@@ -180,9 +181,9 @@ def execute(run: Run, program: str, team: Team | None = None) -> None:
         if team is None:
             workers = run.workers or default_workers(checked.device)
             team = stack.enter_context(local_team(workers, _work_along, (run, program)))
-        steps = 2 * model_count(checked.settings, checked.strategies)
-        work = training_work_of_all(checked.settings, checked.strategies)
-        progress = Progress(steps, sys.stderr if team.leads else None, work)
+        keys = planned_models(checked.settings, checked.strategies)
+        work = sum(training_work(checked.settings.training, key.converges) for key in keys)
+        progress = Progress(2 * len(keys), sys.stderr if team.leads else None, work)
         try:
             _work(run, checked, origin, progress, team)
             if team.leads:
@@ -242,7 +243,7 @@ def _work(run: Run, checked: Checked, origin: Mapping[str, Any], progress: Progr
         refuse_another_run(run, origin)
         refuse_other_files(run.folder, files)
     progress.keep_in(run.folder, team.rank)
-    models = model_count(checked.settings, checked.strategies)
+    models = len(planned_models(checked.settings, checked.strategies))
     progress.say(f"{len(checked.cases)} cases ready, {models} models to train and evaluate")
 
     simulation = Simulation(checked.settings, volumes, run.folder, run.seed, checked.device, progress, team)

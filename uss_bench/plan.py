@@ -18,7 +18,7 @@ from .data.volumes import entry_bytes, grids, missing_bytes
 from .network.aunet import AUNet
 from .runtime.errors import InputError
 from .runtime.storage import nearest_existing
-from .study.models import training_work
+from .study.keys import ModelKey, of_run
 from .study.simulation import initial_cases
 from .study.strategies import BUDGET, Strategy
 
@@ -61,16 +61,10 @@ def plan_problems(settings: Config, cases: Sequence[Case], strategies: Sequence[
     return problems
 
 
-def model_count(settings: Config, strategies: Sequence[Strategy]) -> int:
-    """Models that are trained and evaluated: initial, twins, iterations, converged ones, data pool."""
-    return 2 + settings.query.twins + len(strategies) * (settings.query.iterations + 1)
-
-
-def training_work_of_all(settings: Config, strategies: Sequence[Strategy]) -> int:
-    """What all trainings of a run weigh, see `models.training_work`."""
-    final = len(strategies) + 1
-    others = model_count(settings, strategies) - final
-    return others * training_work(settings.training, False) + final * training_work(settings.training, True)
+def planned_models(settings: Config, strategies: Sequence[Strategy]) -> list[ModelKey]:
+    """Keys of the models that are trained and evaluated."""
+    names = [strategy.name for strategy in strategies]
+    return of_run(names, settings.query.iterations, settings.query.twins)
 
 
 # --- disk ---
@@ -134,10 +128,11 @@ def describe_plan(
     shapes = {case.case_id: _grids(case, settings.data.spacing) for case in cases}
     pool = [case for case in cases if case.split == "pool"]
     by_split = {split: [shapes[case.case_id][1] for case in cases if case.split == split] for split in SPLITS}
-    models, samples = model_count(settings, strategies), settings.inference.samples
+    keys, samples = planned_models(settings, strategies), settings.inference.samples
+    models, converged = len(keys), sum(key.converges for key in keys)
     scoring = sum(bool(strategy.needs) for strategy in strategies)
     scored = scoring * (settings.query.iterations - 1) + bool(scoring)  # they share the initial model
-    mc_volumes, converged = scored * len(by_split["pool"]), len(strategies) + 1
+    mc_volumes = scored * len(by_split["pool"])
     cost = estimate(settings, by_split, models, converged, mc_volumes, device)
     endless = (
         f"; {converged} models train until convergence, which no estimate foresees"

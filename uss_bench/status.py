@@ -10,7 +10,7 @@ from .runtime import lock
 from .runtime.errors import InputError
 from .runtime.paths import ASKED_FOR, CURVE, RUN, STATUS
 from .runtime.storage import read_csv, read_json
-from .study.keys import DATA_POOL, FITTED, INITIAL, ModelKey
+from .study.keys import FITTED, of_run
 
 
 def describe_run(folder: str | Path) -> str:
@@ -32,13 +32,8 @@ def describe_run(folder: str | Path) -> str:
     with suppress(FileNotFoundError):  # of `uss-bench fit`, or an earlier version
         strategies = read_json(folder / ASKED_FOR)
     query = origin["config"]["query"]
-    last = query["iterations"]
-    keys = [INITIAL, *(ModelKey.of_twin(number) for number in range(1, query["twins"] + 1)), DATA_POOL]
-    if not strategies:  # a training by `uss-bench fit`
-        keys = [FITTED]
-    for strategy in strategies:
-        keys += [ModelKey.of_iteration(strategy, iteration) for iteration in range(1, last + 1)]
-        keys.append(ModelKey.of_converged(strategy, last))
+    # Without strategies it is a training by `uss-bench fit`.
+    keys = of_run(strategies, query["iterations"], query["twins"]) if strategies else [FITTED]
     folders = [folder / key.folder for key in keys]
     done = {
         stage: [path for path in folders if (path / f"{stage}.json").exists()]

@@ -392,7 +392,7 @@ def test_what_retraining_alone_does_stands_below_the_pairs(folder, no_matplotlib
     assert max(shifts) > max(means) - min(means)  # and than the twin's, which is 0.001
     assert "of 6 pairs, none in DICE and " in text.split("\n\n")[1]
     assert "farther than any of these 5 retrainings moved a model." in text.split("\n\n")[1]
-    assert "If differences came from retraining alone, about 1 in 6 would be." in text.split("\n\n")[1]
+    assert "Were retraining the only difference, about one pair in 6 would lie there." in text
     difference = mean_dice("converged", "USS", "2") - mean_dice("iteration", "USS", "2")
     line = next(line for line in section.splitlines() if line.startswith("| USS final − iteration 2"))
     assert line.split(" | ")[1].startswith(f"{difference:.3f} [")
@@ -657,6 +657,7 @@ def test_outside_a_checkout_and_without_notes(folder, no_matplotlib):
         json.dumps(origin | {"git": None, "notes": [], "deterministic_algorithms": False}), encoding="utf-8"
     )
     text = text_of(folder)
+    assert "  note    = {SHA-256 of its code " in text and "commit not a checkout" not in text
     assert "| git commit | not a checkout |" in text and "| deterministic algorithms | off |" in text
     assert "Notes of the simulation" not in text
     check_words(text)

@@ -1,5 +1,7 @@
 """Verdicts on pairs of strategies: by hand, and in simulations with the tails of real results."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -80,6 +82,22 @@ def test_p_of_ranks_against_the_table():
     assert compare(np.tile(np.where(means == 0.1, -means, means), 3)).p_ranks == 4 / 64
     assert compare(np.tile(means[:5], 3)).p_ranks is None
     assert compare(np.zeros((6, 3))).p_ranks == 1
+
+
+@pytest.mark.parametrize(
+    "means",
+    [
+        [0.0, 0.1, 0.2, 0.3, 0.4, 0.5],  # 2 of 32: the zero has a rank and no sign
+        [0.0, 0.0, -0.1, 0.2, 0.3, 0.4, 0.5],
+        [0.25, 0.25, -0.25, 0.5, 0.5, 0.75],
+        [0.3, -0.1, 0.2, -0.4, 0.6, 0.5, 0.8, 0.7],
+    ],
+)
+def test_p_of_ranks_by_trying_all_signs(means):
+    ranks = stats.rankdata(np.abs(means)) * (np.array(means) != 0)
+    sums = [ranks @ signs for signs in itertools.product((-1, 1), repeat=len(means))]
+    extreme = np.abs(sums) >= abs(ranks @ np.sign(means))
+    assert compare(np.tile(np.array(means)[:, None], 3)).p_ranks == extreme.mean()
 
 
 def test_improvement_counts_ties_half_and_follows_the_direction():

@@ -52,8 +52,11 @@ def test_a_workspace_that_cublas_may_have_stays(monkeypatch, before, after):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     if before:
         monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(2)
     machine.make_deterministic()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == after
+    assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize(("capability", "refused"), [((7, 5), True), ((8, 0), False), ((9, 0), False)])

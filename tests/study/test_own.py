@@ -20,7 +20,8 @@ from uss_bench.study.records import TrainingSet
 from uss_bench.study.strategies import Strategy
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-(MARGIN,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "Margin = " in block]
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+(PER_AREA,) = [block for block in BLOCKS if "PerArea = " in block]
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def choosing(body, asks_for="slices", needs=()):
 
 
 def test_the_one_of_the_readme(load, tmp_path):
-    strategy = load(MARGIN, "Margin")
-    assert (strategy.name, strategy.asks_for, strategy.needs) == ("Margin", "slices", ("profile", "liver"))
+    strategy = load(PER_AREA, "PerArea")
+    assert (strategy.name, strategy.asks_for, strategy.needs) == ("PerArea", "slices", ("profile", "liver"))
     assert strategy.origin.file == "mine.py"
     assert strategy.origin.text == (tmp_path / "mine.py").read_text(encoding="utf-8")
     scores = {"profile": np.array([0.2, 0.6, 0.4]), "liver": np.array([0, 5, 1])}
@@ -56,7 +57,7 @@ def test_the_one_of_the_readme(load, tmp_path):
 
 
 def test_a_byte_order_mark_does_no_harm(load):
-    assert load(f"\ufeff{MARGIN}", "Margin").origin.text == MARGIN
+    assert load(f"\ufeff{PER_AREA}", "PerArea").origin.text == PER_AREA
 
 
 def test_the_name_in_the_report_is_the_one_that_was_asked_for(load):

@@ -68,6 +68,7 @@ def test_a_byte_order_mark_and_further_columns_do_no_harm(read):
         ("THEIRS=q.txt", "write LABEL=FILE.csv"),
         ("1=q.csv", "write LABEL=FILE.csv"),
         ("my/label=q.csv", "write LABEL=FILE.csv"),
+        ("run.json=q.csv", "write LABEL=FILE.csv"),  # a file of every run
         ("uss=q.csv", "the name uss is taken"),
         ("twin-1=q.csv", "the name twin-1 is taken"),
         ("THEIRS=absent.csv", "absent.csv cannot be read (No such file or directory)"),

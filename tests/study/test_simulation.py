@@ -1,6 +1,7 @@
 """The whole workflow on a handful of tiny volumes, with the four strategies."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -12,9 +13,11 @@ from torch import distributed
 
 from uss_bench import config
 from uss_bench.data.volumes import load_volume
-from uss_bench.network.inference import MonteCarlo, predict_mc
+from uss_bench.network.aunet import AUNet
+from uss_bench.network.inference import MonteCarlo, predict, predict_mc
 from uss_bench.network.training import train
-from uss_bench.plan import model_count, training_work_of_all
+from uss_bench.plan import planned_models
+from uss_bench.runtime.paths import MODEL
 from uss_bench.runtime.progress import Progress
 from uss_bench.runtime.seeding import integer_seed
 from uss_bench.runtime.storage import read_json
@@ -22,7 +25,7 @@ from uss_bench.runtime.team import Team
 from uss_bench.study import models as models_room
 from uss_bench.study.annotation import Annotations
 from uss_bench.study.keys import DATA_POOL, INITIAL, ModelKey
-from uss_bench.study.models import Models
+from uss_bench.study.models import Models, training_work
 from uss_bench.study.pool import pack_mask, unpack_mask
 from uss_bench.study.querying import Querying, in_voxels
 from uss_bench.study.records import TrainingSet
@@ -345,12 +348,39 @@ def test_models_that_query_by_uncertainty_are_assessed_once_each(simulate, tmp_p
             assert sum(case["calibration"]["voxels"]) == opened * 18 * 18
 
 
+def test_the_best_state_is_kept_and_evaluated(simulate, cases, tmp_path):
+    """Jaccard of validation and DICE of tests, from files of weights and intensities on."""
+    settings = replace(SETTINGS, training=replace(SETTINGS.training, validate_every=1, learning_rate=0.1))
+    records = simulate("kept", ("RVS",), settings)
+    assert any(record.training["best_step"] < record.training["last_step"] for record in records)
+    (low, high), scale = SETTINGS.data.window, SETTINGS.data.scale
+    for record in records:
+        model = AUNet(**vars(SETTINGS.network))
+        model.load_state_dict(torch.load(tmp_path / "kept" / record.key.folder / MODEL))
+        overlaps = {}
+        for case in cases:
+            if case.split == "pool":
+                continue
+            volume = load_volume(case, SETTINGS.data.spacing, tmp_path / "cache")
+            image = np.clip(np.asarray(volume.image, np.float32), low, high) / np.float32(scale)
+            probability = predict(model, image)
+            if case.split == "val":
+                found, expected = probability >= 0.5, volume.label > 0
+                assert (found & expected).sum() / (found | expected).sum() == record.training["best_jaccard"]
+            else:
+                found, expected = volume.to_native(probability) >= 0.5, volume.reference()
+                overlaps[case.case_id] = 2 * (found & expected).sum() / (found.sum() + expected.sum())
+        assert {row["case_id"]: row["DICE"] for row in record.evaluation} == pytest.approx(overlaps)
+
+
 def test_what_is_done_is_what_the_plan_foresees(simulate):
     strategies = ("UVS", "USS")
-    progress = Progress(2 * model_count(SETTINGS, named(strategies)))
+    keys = planned_models(SETTINGS, named(strategies))
+    work = sum(training_work(SETTINGS.training, key.converges) for key in keys)
+    progress = Progress(2 * len(keys), work=work)
     simulate("counted", strategies, progress=progress)
     assert progress.done == progress.total
-    assert progress.work_done == training_work_of_all(SETTINGS, named(strategies))
+    assert progress.work_done == progress.work == 7 * 6 + 3 * 40
 
 
 def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):
@@ -579,3 +609,7 @@ def test_slices_that_lie_near_annotated_ones_are_counted():
     # On the paper's grid, five slices are 7.5 mm, which is no nearer than that.
     queries = [("a", 14, 1.0), ("a", 15, 1.0)]
     assert Querying(config.resolve("paper"), {}, 0)._near(queries, annotations) == 1
+    # 3 x 2.4 is less than 7.2 in floating point.
+    settings = config.resolve("paper", ["data.spacing=2.4,1,1", "query.min_distance_mm=7.2"])
+    queries = [("a", 12, 1.0), ("a", 13, 1.0)]
+    assert Querying(settings, {}, 0)._near(queries, annotations) == 1

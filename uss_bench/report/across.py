@@ -116,9 +116,7 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
         f"p and P are.{which}"
     )
     yield f"### Effort\n\n{_at_equal_effort(seeds)}"
-    efforts = listed(
-        f"{name} {seeds.effort(seeds.budgets[0].key(name)).mean():.0f}" for name in seeds.contenders
-    )
+    efforts = listed(f"{name} {seeds.effort(seeds.final.key(name)).mean():.0f}" for name in seeds.contenders)
     yield (
         f"### Pairs\n\nThe {seeds.final_word} models and those of the last iteration, which have cost "
         f"{efforts} equivalent slices on average, and areas under effort curves, where effort is equal."
@@ -137,7 +135,7 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
 
 def _budgets(seeds: Seeds) -> list[str]:
     """At which pairs are shown: of the final models, the last iteration's, and areas."""
-    return [*(budget.title for budget in seeds.budgets[:2]), AREA]
+    return [seeds.final.title, seeds.by_iteration[-1].title, AREA]
 
 
 def _at_equal_effort(seeds: Seeds) -> str:
@@ -171,7 +169,7 @@ def _components(seeds: Seeds) -> str:
         return ""
     unshared = []
     for metric in COMPARED:
-        deviation, *ends = across_tables.unshared_deviation(seeds, seeds.budgets[0], metric)
+        deviation, *ends = across_tables.unshared_deviation(seeds, seeds.final, metric)
         interval = interval_text(*ends, METRICS[metric].decimals, sign="")
         unshared.append(f"{value_text(metric, deviation)} {interval} in {titled(metric)}")
     return (
@@ -202,7 +200,7 @@ def _groups(seeds: Seeds) -> str:
 def _appendix(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     yield "## Appendix"
     yield f"### Seeds\n\n{across_tables.headrooms(seeds)}\n\n{across_tables.origins(seeds)}"
-    others = [budget.title for budget in seeds.budgets[2:]]
+    others = [budget.title for budget in reversed(seeds.by_iteration[:-1])]
     if comparisons and others:
         table = _pair_table(seeds, comparisons, "DICE", others)
         yield (

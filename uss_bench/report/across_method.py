@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..study.keys import ModelKey
 from .across_summary import too_few
 from .pairs import ROPES, Comparison, chosen, compared_metrics
 from .seeds import Seeds
@@ -140,10 +141,16 @@ def _fixed_queries(seeds: Seeds) -> str:
     return f" {listed(same)} asked for the same in every seed; what is said of them holds for these queries."
 
 
+def _title(key: ModelKey, seeds: Seeds) -> str:
+    if key.kind != seeds.final.kind:
+        return key.title
+    return f"{key.title.removesuffix('converged')}{seeds.final_word}"
+
+
 def _missed(seeds: Seeds) -> Iterator[str]:
     """Which results missed the liver: a single one may decide on a pair."""
     missed = [
-        f"{key.title.replace('converged', seeds.final_word)}, seed {seed}, in {listed(cases)}"
+        f"{_title(key, seeds)}, seed {seed}, in {listed(cases)}"
         for seed, run in seeds.runs.items()
         for key, cases in run.missed.items()
         if cases

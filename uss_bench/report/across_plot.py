@@ -87,7 +87,7 @@ def _limits(reached: np.ndarray, initial: float) -> tuple[float, float]:
 
 def _differences(axis: Any, seeds: Seeds, metric: str) -> None:
     """Paired differences from the reference at every budget, with their intervals side by side."""
-    reference, budgets = reference_of(seeds.contenders), seeds.budgets[:0:-1] + seeds.budgets[:1]
+    reference, budgets = reference_of(seeds.contenders), [*seeds.by_iteration, seeds.final]
     axis.axhline(0.0, color=COLOURS[reference], linestyle=LINES[reference], linewidth=1.2)
     if metric in ROPES:
         axis.axhspan(-ROPES[metric], ROPES[metric], color="#999999", alpha=0.18, linewidth=0)

@@ -12,7 +12,7 @@ from .across_tables import difference_text, unshared_deviation
 from .crossed import scale_limits
 from .pairs import AREA, COMPARED, FEW, ROPES, Comparison, chosen, corrected_p, highlighted, rope_of
 from .seeds import Seeds
-from .summary import SATURATED, dependence, longer_training, tested_on
+from .summary import dependence, longer_training, saturation, tested_on, unconverged
 from .verdicts import LEAST_CASES, RANKED_SEEDS, PairedDifference, paired_difference
 from .words import interval_text, listed, plural, signed, span, value_text
 
@@ -37,7 +37,7 @@ def summary(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         *_pairs(seeds, comparisons),
         _gain(seeds),
         _retraining(seeds),
-        f"{_unconverged(seeds)} {_limits(seeds)}".strip(),
+        f"{unconverged(list(seeds.runs.values()))} {_limits(seeds)}".strip(),
     ]
     return "\n".join(f"- {point}" for point in points if point)
 
@@ -63,15 +63,12 @@ def _headroom(seeds: Seeds) -> str:
         f"difference of {difference_text(found, 'DICE')}{longer_training(*steps)}, "
         f"{_by_seed(pool - initial)}: {answer}{_but_agree(pool - initial) * (found.verdict == 'undecided')}."
     )
-    if 0 < SATURATED * pool.mean() <= initial.mean():
-        share = 100 * initial.mean() / pool.mean()
-        text += f" Warning: the initial model is at {share:.0f}% of the pool model already."
-    return text + _against_the_pool(seeds)
+    return text + saturation(initial.mean(), pool.mean()) + _against_the_pool(seeds)
 
 
 def _against_the_pool(seeds: Seeds) -> str:
     """Which final models fall short of the pool's, or are above it, after correction for their number."""
-    final = {name: seeds.budgets[0].key(name) for name in seeds.contenders}
+    final = {name: seeds.final.key(name) for name in seeds.contenders}
     found = {name: _dice_difference(seeds, key, DATA_POOL) for name, key in final.items()}
     sides: dict[str, list[str]] = {"worse": [], "better": []}
     for (name, each), p in zip(found.items(), corrected_p(list(found.values())), strict=True):
@@ -139,7 +136,7 @@ def _but_agree(differences: np.ndarray) -> str:
 
 def _final_models(seeds: Seeds) -> str:
     """The final models, and with how much effort they came about."""
-    efforts = [seeds.effort(seeds.budgets[0].key(name)).mean() for name in seeds.contenders]
+    efforts = [seeds.effort(seeds.final.key(name)).mean() for name in seeds.contenders]
     slices = span(f"{min(efforts):.0f}", f"{max(efforts):.0f}")
     return f"Among the {seeds.final_word} models (after {slices} equivalent slices)"
 
@@ -151,7 +148,7 @@ def _pairs(seeds: Seeds, comparisons: Sequence[Comparison]) -> Iterator[str]:
     if seeds.overlapping:
         areas = [f"In {metric}, {_found(chosen(comparisons, metric, AREA))}." for metric in COMPARED]
         yield f"At equal effort ({AREA}): {' '.join(areas)}"
-    final = {metric: chosen(comparisons, metric, seeds.budgets[0].title) for metric in COMPARED}
+    final = {metric: chosen(comparisons, metric, seeds.final.title) for metric in COMPARED}
     answers = [f"In {metric}, {_found(pairs)}." for metric, pairs in final.items()]
     yield f"{_final_models(seeds)}: {' '.join(answers)}{_mixed(final['DICE'])}"
 
@@ -228,21 +225,12 @@ def _retraining(seeds: Seeds) -> str:
             "normal effects)."
         )
     if len(seeds.contenders) > 1:
-        unshared, low, high = unshared_deviation(seeds, seeds.budgets[0], "DICE")
+        unshared, low, high = unshared_deviation(seeds, seeds.final, "DICE")
         text += (
             f" What the strategies of a seed do not share (batches, dropout, queries) moves that of "
             f"{seeds.final_word} models by an estimated {unshared:.3f} [{low:.3f}, {high:.3f}]."
         )
     return text
-
-
-def _unconverged(seeds: Seeds) -> str:
-    limit = seeds.first.provenance["config"]["training"]["converged_max_steps"]
-    trained = len(seeds.runs) * sum(key.converges for key in seeds.first.scores)
-    stopped = sum(len(run.stopped) for run in seeds.runs.values())
-    if not stopped:
-        return ""
-    return f"{stopped} of {trained} models meant to converge were stopped at {limit} steps."
 
 
 def _limits(seeds: Seeds) -> str:

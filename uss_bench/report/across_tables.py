@@ -32,7 +32,7 @@ from .words import (
 
 def key_table(seeds: Seeds) -> str:
     """What initial, final and data pool models were trained on, how long, and their means, over seeds."""
-    final = {f"{name} ({seeds.final_word})": seeds.budgets[0].key(name) for name in seeds.strategies}
+    final = {f"{name} ({seeds.final_word})": seeds.final.key(name) for name in seeds.strategies}
     shown = {INITIAL.kind: INITIAL, **final, DATA_POOL.kind: DATA_POOL}
     metrics = metrics_of(seeds.first)
     rows = [
@@ -80,7 +80,7 @@ def pair_table(seeds: Seeds, comparisons: Sequence[Comparison]) -> str:
         p_values = [each.p_holm, *[found.p_ranks] * ranked]
         rows.append([
             f"{each.first} − {each.second}",
-            each.budget.replace("converged", seeds.final_word), difference_text(found, each.metric),
+            seeds.words_for(each.budget), difference_text(found, each.metric),
             *([signed(each.in_pool_mix, _format(each.metric))] if mixed else []),
             _improvement_text(found, len(seeds.runs) * len(seeds.first.cases)), *map(p_text, p_values),
             f"**{found.verdict}**" if each.holds else found.verdict, seeds_text(found.seeds_needed),
@@ -154,9 +154,12 @@ def areas(seeds: Seeds) -> str:
 
 def components(seeds: Seeds) -> str:
     """Standard deviation of each variance component, for the final models and the last iteration's."""
-    budgets = seeds.budgets[:2]
-    found = {(metric, budget): budget_components(seeds, budget, metric) for metric in COMPARED
-             for budget in budgets}  # fmt: skip
+    budgets = [seeds.final, seeds.by_iteration[-1]]
+    found = {
+        (metric, budget): variance_components(_contenders_scores(seeds, budget, metric))
+        for metric in COMPARED
+        for budget in budgets
+    }
     rows = [
         [
             source,
@@ -167,14 +170,9 @@ def components(seeds: Seeds) -> str:
         ]
         for source in COMPONENTS
     ]
-    words = [seeds.final_word if budget.kind == "converged" else budget.title for budget in budgets]
+    words = [seeds.words_for(budget.title) for budget in budgets]
     header = [f"{titled(metric)}, {word}" for metric in COMPARED for word in words]
     return markdown_table(["Source", *header], rows)
-
-
-def budget_components(seeds: Seeds, budget: Budget, metric: str) -> dict[str, float]:
-    """Variance components of the contenders' models at a budget, `{source: variance}`."""
-    return variance_components(_contenders_scores(seeds, budget, metric))
 
 
 def _contenders_scores(seeds: Seeds, budget: Budget, metric: str) -> np.ndarray:
@@ -281,7 +279,7 @@ def seed_rows(seeds: Seeds) -> tuple[Sequence[str], list[dict]]:
     for place, (seed, run) in enumerate(seeds.runs.items()):
         for key, scores in run.scores.items():
             row = {**key.as_row(), "seed": seed, "equivalent_slices": seeds.effort(key)[place]}
-            for metric in PAPER_METRICS:
+            for metric in metrics_of(seeds.first):
                 row[metric] = float(scores[metric].mean())
                 quantile = METRICS[metric].robust_quantile
                 row[f"{metric}_percentile"] = float(np.quantile(scores[metric], quantile))

@@ -178,7 +178,8 @@ def _link(path: str) -> str:
 
 def citation(results: Results) -> str:
     """BibTeX entries of this program and of the paper."""
-    version = results.provenance["uss_bench"]
+    version, git = results.provenance["uss_bench"], results.provenance["git"]
+    code = f"commit {commit_text(git)}" if git else f"SHA-256 of its code {results.provenance['code_sha256']}"
     title = "uss-bench: a reproducible benchmark of uncertainty slice sampling for {3D} {CT} segmentation"
     return f"""## How to cite
 
@@ -187,7 +188,7 @@ def citation(results: Results) -> str:
   author  = {{{{The uss-bench developers}}}},
   title   = {{{title}}},
   version = {{{version}}},
-  note    = {{commit {commit_text(results.provenance["git"])}}}
+  note    = {{{code}}}
 }}
 
 @article{{chlebus_uss,

@@ -12,6 +12,7 @@ from ..study.annotation import COUNTS
 from ..study.keys import COLUMNS, ModelKey
 from ..study.metrics import METRICS
 from ..study.records import ModelRecord
+from ..study.replay import QUERY_COLUMNS
 
 VARIANT = ("variant", "phantom")  # columns of the manifest that name the kind of a patient; the first counts
 SPACING, SIZE = ([f"{name}_{axis}" for axis in "zyx"] for name in ("spacing", "size"))
@@ -55,7 +56,7 @@ def write_results(
             ],
         ),
         paths.QUERIES: (
-            ["strategy", "iteration", "case_id", "slice", "score"],
+            QUERY_COLUMNS,
             [
                 {**record.key.as_row(), "case_id": case_id, "slice": z, "score": score}
                 for record in records

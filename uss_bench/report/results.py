@@ -14,7 +14,7 @@ import numpy as np
 from ..runtime import paths, storage
 from ..runtime.errors import InputError
 from ..study.annotation import COUNTS
-from ..study.keys import DATA_POOL, INITIAL, ModelKey
+from ..study.keys import DATA_POOL, ModelKey
 from ..study.metrics import METRICS
 from ..study.strategies import ORACLES, in_order
 from ..study.surfaces import volume_diagonal
@@ -168,7 +168,7 @@ class Results:
 
     def curve(self, strategy: str) -> list[ModelKey]:
         """The initial model and a strategy's iterations: a line of the figures."""
-        return [INITIAL, *(ModelKey.of_iteration(strategy, iteration) for iteration in self.iterations)]
+        return [ModelKey.of_iteration(strategy, iteration) for iteration in (0, *self.iterations)]
 
 
 def read_results(folder: str | Path) -> Results:

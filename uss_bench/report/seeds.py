@@ -78,16 +78,28 @@ class Seeds:
         return self.first.contenders
 
     @property
+    def final(self) -> Budget:
+        """The final models."""
+        return Budget("converged", "converged", self.first.last)
+
+    @property
+    def by_iteration(self) -> list[Budget]:
+        """The models of each iteration."""
+        return [Budget(f"iteration {number}", "iteration", number) for number in self.first.iterations]
+
+    @property
     def budgets(self) -> list[Budget]:
         """The final models, then the iterations from the last to the first."""
-        last = self.first.last
-        iterations = [Budget(f"iteration {k}", "iteration", k) for k in reversed(self.first.iterations)]
-        return [Budget("converged", "converged", last), *iterations]
+        return [self.final, *reversed(self.by_iteration)]
 
     @property
     def final_word(self) -> str:
         """What final models are called: "converged" where those of all seeds are."""
         return "final" if any(run.stopped for run in self.runs.values()) else "converged"
+
+    def words_for(self, budget: str) -> str:
+        """What the models of a budget, given by its title, are called."""
+        return self.final_word if budget == self.final.title else budget
 
     @property
     def twins(self) -> list[ModelKey]:

@@ -32,7 +32,7 @@ def summary(results: Results) -> str:
         _gain(results),
         _retraining(results),
         _spread(results),
-        _unconverged(results),
+        unconverged([results]),
         _next_seed(results),
     ]
     return "\n".join(f"- {answer}" for answer in answers if answer)
@@ -74,6 +74,13 @@ def longer_training(initial: Sequence[int], pool: Sequence[int]) -> str:
     return f" (part of it may be longer training: {steps[0]} and {steps[1]} steps)"
 
 
+def saturation(initial: float, pool: float) -> str:
+    """A warning where the initial model's DICE is nearly that of the pool model; else empty."""
+    if not 0 < SATURATED * pool <= initial:
+        return ""
+    return f" Warning: the initial model is at {100 * initial / pool:.0f}% of the pool model already."
+
+
 def _headroom(results: Results) -> str:
     initial, pool = _dice(results, INITIAL), _dice(results, DATA_POOL)
     above = [key.title for key in results.scores if _dice(results, key) > pool]
@@ -83,8 +90,7 @@ def _headroom(results: Results) -> str:
         f"trained on the whole pool {pool:.3f}: a headroom of "
         f"{round(pool, 3) - round(initial, 3):.3f}{longer_training(*steps)}."
     )
-    if 0 < SATURATED * pool <= initial:
-        text += f" Warning: the initial model is at {100 * initial / pool:.0f}% of the pool model already."
+    text += saturation(initial, pool)
     if above:
         text += (
             f" Warning: the pool model is no upper bound; {len(above)} of {len(results.scores)} score higher."
@@ -140,7 +146,7 @@ def _spread(results: Results) -> str:
     apart, moved = _apart(results, pairs), _apart(results, retrained)
     wider = {metric: sum(gap > moved[metric][-1] for gap in apart[metric]) for metric in apart}
     expected = (
-        f"If differences came from retraining alone, about 1 in {1 + len(retrained)} would be."
+        f"Were retraining the only difference, about one pair in {1 + len(retrained)} would lie there."
         if results.repeated
         else "Models of more annotations may be moved less than the initial one."
     )
@@ -175,12 +181,14 @@ def _by_case(results: Results, pairs: Sequence[tuple[ModelKey, ModelKey]]) -> fl
     return float(np.mean([np.abs(one - other).mean() for one, other in scores]))
 
 
-def _unconverged(results: Results) -> str:
-    if not results.stopped:
+def unconverged(runs: Sequence[Results]) -> str:
+    """How many models of runs under the same settings a limit of steps has stopped; empty where none."""
+    stopped = sum(len(run.stopped) for run in runs)
+    if not stopped:
         return ""
-    limit = results.provenance["config"]["training"]["converged_max_steps"]
-    of_all = f"{len(results.stopped)} of {sum(key.converges for key in results.scores)}"
-    return f"{of_all} models meant to converge were stopped at {limit} steps."
+    trained = sum(key.converges for run in runs for key in run.scores)
+    limit = runs[0].provenance["config"]["training"]["converged_max_steps"]
+    return f"{stopped} of {trained} models meant to converge were stopped at {limit} steps."
 
 
 def _next_seed(results: Results) -> str:

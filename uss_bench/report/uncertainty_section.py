@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..study.keys import INITIAL, ModelKey
+from ..study.keys import ModelKey
 from ..study.strategies import in_order
 from .results import Results
 from .uncertainty_statistics import (
@@ -119,8 +119,7 @@ def lessons_table(found: Uncertainties) -> str:
 
 
 def _lesson(found: Uncertainties, strategy: str, iteration: int) -> str:
-    before = ModelKey.of_iteration(strategy, iteration - 1) if iteration > 1 else INITIAL
-    slices = found.slices.get(before)
+    slices = found.slices.get(ModelKey.of_iteration(strategy, iteration - 1))
     asked = slices.asked_by(strategy) if slices else np.zeros(0, bool)
     if not asked.any():
         return "–"

@@ -128,8 +128,16 @@ def has_interval(seeds: int, cases: int) -> bool:
 
 
 def _p_of_ranks(means: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test, exact where no seeds tie."""
-    return float(stats.wilcoxon(means).pvalue) if means.any() else 1.0
+    """Two-sided p of Wilcoxon's signed-rank test, exact whatever ties; zeros are handled by Pratt.
+
+    SciPy's depends on its version where means tie or are zero.
+    """
+    doubled = (2 * stats.rankdata(np.abs(means)) * (means != 0)).astype(int)  # ranks of ties are halves
+    shares = np.ones(1)  # of the signs, by the sum of the ranks that are positive
+    for rank in doubled:
+        shares = (np.pad(shares, (0, rank)) + np.pad(shares, (rank, 0))) / 2
+    reached = doubled[means > 0].sum()
+    return float(min(1.0, 2 * min(shares[: reached + 1].sum(), shares[reached:].sum())))
 
 
 def _verdict(interval: tuple[float, float], higher_is_better: bool, rope: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 # The column `model` of result files, in their order.
@@ -27,8 +28,8 @@ class ModelKey(NamedTuple):
 
     @classmethod
     def of_iteration(cls, strategy: str, iteration: int) -> ModelKey:
-        """Key of the model that a strategy's iteration ends with."""
-        return cls("iteration", strategy, iteration)
+        """Key of the model that a strategy's iteration ends with; iteration 0 is the initial model's."""
+        return cls("iteration", strategy, iteration) if iteration else INITIAL
 
     @classmethod
     def of_converged(cls, strategy: str, iteration: int) -> ModelKey:
@@ -116,3 +117,19 @@ INITIAL = ModelKey("initial", "", 0)
 DATA_POOL = ModelKey("data pool", "", None)
 FITTED = ModelKey("fitted", "", 0)  # of `uss-bench fit`, which belongs to no simulation
 COLUMNS = ("model", "strategy", "iteration")
+
+
+def of_run(strategies: Sequence[str], iterations: int, twins: int) -> list[ModelKey]:
+    """Keys of all models of a run, in the order of its report.
+
+    >>> [key.title for key in of_run(["A"], 1, 0)]
+    ['initial model', 'A iteration 1', 'A iteration 1, converged', 'data pool model']
+    """
+    steps = range(1, iterations + 1)
+    return [
+        INITIAL,
+        *(ModelKey.of_twin(number) for number in range(1, twins + 1)),
+        *(ModelKey.of_iteration(strategy, iteration) for strategy in strategies for iteration in steps),
+        *(ModelKey.of_converged(strategy, iterations) for strategy in strategies),
+        DATA_POOL,
+    ]

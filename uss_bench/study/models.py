@@ -82,10 +82,6 @@ class Models:
         self.seed, self.device, self.progress = seed, device, progress
         self._loaded: tuple[ModelKey | None, AUNet | None] = None, None
 
-    def shows_liver(self, case_id: str, z: int) -> bool:
-        """Whether the reference of a pool case shows liver in slice z of the working grid."""
-        return self.volumes["pool"][case_id].shows_liver(z)
-
     def use(self, key: ModelKey, state: Mapping[str, torch.Tensor]) -> None:
         """Take on a model that was trained elsewhere."""
         model = self._new_model(key)

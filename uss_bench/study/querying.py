@@ -169,8 +169,7 @@ class Querying:
 
     def _near(self, queries: Iterable[Query], annotations: Annotations) -> int:
         """How many slices lie nearer than the least distance to one that was annotated before."""
-        edge, distance = self.config.data.spacing[0], self.config.query.min_distance_mm
         return sum(
-            any(abs(z - other) * edge < distance for other in annotations.of(case_id))
+            any(abs(z - other) < self.min_distance for other in annotations.of(case_id))
             for case_id, z, _ in queries
         )

@@ -11,16 +11,16 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..runtime.errors import InputError, refuse
 from .pool import Query
 from .strategies import Origin, Strategy, free_name
 
-COLUMNS = ("strategy", "iteration", "case_id", "slice", "score")
-ARGUMENT = re.compile(r"(?P<label>[A-Za-z][\w.-]*)=(?P<file>.+\.csv)(?::(?P<strategy>[^:/\\]+))?")
+QUERY_COLUMNS = ("strategy", "iteration", "case_id", "slice", "score")
+ARGUMENT = re.compile(r"(?P<label>[A-Za-z][\w-]*)=(?P<file>.+\.csv)(?::(?P<strategy>[^:/\\]+))?")
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class QueryList:
 
     label: str
     path: Path
-    text: str = ""
-    strategy: str = ""
-    rows: list[Row] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    text: str
+    strategy: str
+    rows: list[Row]
+    problems: list[str]
 
     def as_strategy(self, slices: Mapping[str, int], initial: Collection[str], iterations: int) -> Strategy:
         """The strategy that repeats the list, on the pool that it is meant for.
@@ -79,7 +79,7 @@ class QueryList:
         problems = self.problems
         if self.rows:
             problems = [*problems, *self._faults(slices, initial), *self._gaps(iterations)]
-        refuse(f"--queries {self.label}={self.path}: {len(problems)} problem(s)", problems)
+        _refuse(self.label, self.path, problems)
         by_iteration: dict[int, list[Query]] = defaultdict(list)
         for row in self.rows:
             by_iteration[row.iteration].append(row.query)
@@ -143,43 +143,43 @@ def read_queries(argument: str) -> QueryList:
         columns, lines = reader.fieldnames or (), [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         problem = f"not a CSV file from line {reader.line_num + 1} on ({error}); save it as plain CSV"
-        return QueryList(label, path, problems=[problem])
-    if not set(COLUMNS) <= set(columns):
+        _refuse(label, path, [problem])
+    if not set(QUERY_COLUMNS) <= set(columns):
         there = ", ".join(columns) or "none"
-        problem = f"line 1: the columns are {there}; they must be {', '.join(COLUMNS)}"
-        return QueryList(label, path, problems=[problem])
-    numbered = [(line, {name: row[name] or "" for name in COLUMNS}) for line, row in lines]
+        _refuse(label, path, [f"line 1: the columns are {there}; they must be {', '.join(QUERY_COLUMNS)}"])
+    numbered = [(line, {name: row[name] or "" for name in QUERY_COLUMNS}) for line, row in lines]
     names = list(dict.fromkeys(row["strategy"] for _, row in numbered))
     if wanted is None and len(names) > 1:
-        problem = f"lists {', '.join(names)}; choose one, as {label}={path}:{names[0]}"
-        return QueryList(label, path, problems=[problem])
+        _refuse(label, path, [f"lists {', '.join(names)}; choose one, as {label}={path}:{names[0]}"])
     name = wanted or next(iter(names), "")
-    found = QueryList(label, path, text, name or label)
-    for line, row in numbered:
-        if row["strategy"] == name:
-            _read_row(found, line, row)
-    if not (found.rows or found.problems):
-        found.problems.append(
-            f"lists no queries of {name}; choose one of {', '.join(names)}" if names else "lists no queries"
-        )
-    return found
+    chosen = [(line, row) for line, row in numbered if row["strategy"] == name]
+    if not chosen:
+        others = f" of {name}; choose one of {', '.join(names)}" if names else ""
+        _refuse(label, path, [f"lists no queries{others}"])
+    read = [_read_row(line, row) for line, row in chosen]
+    rows, problems = [row for row, _ in read if row], [problem for _, found in read for problem in found]
+    return QueryList(label, path, text, name or label, rows, problems)
 
 
-def _read_row(found: QueryList, line: int, row: Mapping[str, str]) -> None:
-    """Add a row to a list, or what is wrong with it to its problems."""
+def _refuse(label: str, path: Path, problems: Sequence[str]) -> None:
+    refuse(f"--queries {label}={path}: {len(problems)} problem(s)", problems)
+
+
+def _read_row(line: int, row: Mapping[str, str]) -> tuple[Row | None, list[str]]:
+    """What a row asks for, if it can be read, and what is wrong with it."""
+    problems = []
     iteration, z = (_whole_number(row[name]) for name in ("iteration", "slice"))
     if iteration is None:
-        found.problems.append(f"line {line}: iteration {row['iteration']!r} is not a whole number")
+        problems.append(f"line {line}: iteration {row['iteration']!r} is not a whole number")
     if z is None and row["slice"]:
-        found.problems.append(f"line {line}: slice {row['slice']!r} is neither a whole number nor empty")
+        problems.append(f"line {line}: slice {row['slice']!r} is neither a whole number nor empty")
     try:
         score = float(row["score"]) if row["score"] else None
     except ValueError:
         score = math.nan
     if score is not None and not math.isfinite(score):
-        found.problems.append(f"line {line}: score {row['score']!r} is neither a number nor empty")
-    elif iteration is not None and (z is not None or not row["slice"]):
-        found.rows.append(Row(line, iteration, Query(row["case_id"], z, score)))
+        problems.append(f"line {line}: score {row['score']!r} is neither a number nor empty")
+    return None if problems else Row(line, iteration, Query(row["case_id"], z, score)), problems
 
 
 def _whole_number(text: str) -> int | None:

@@ -23,7 +23,7 @@ from ..runtime.storage import read_json
 from ..runtime.tasks import BLOCKING, LONG, PART, SHORT, SharedStage, Stage, Tasks
 from ..runtime.team import Team
 from .annotation import Annotations, effort, slice_budget
-from .keys import DATA_POOL, INITIAL, KINDS, ModelKey
+from .keys import DATA_POOL, INITIAL, ModelKey, of_run
 from .models import Models, training_work
 from .pool import Pool, PoolCase, Query
 from .querying import Querying
@@ -88,18 +88,11 @@ class Simulation:
         self.assessed: dict[ModelKey, list[dict[str, Any]]] = {}  # see `assess`
 
     def run(self, strategies: Sequence[Strategy]) -> list[ModelRecord]:
-        """Records of all models, in the order of the report.
-
-        Initial, twins, iterations, converged, data pool.
-        """
+        """Records of all models, in the order of the report: that of `keys.of_run`."""
         self._tasks.start(self.workflow(strategies))
         self._tasks.work_off()
-        names = ["", *(strategy.name for strategy in strategies)]
-
-        def place(key: ModelKey) -> tuple[int, int, int]:
-            return KINDS.index(key.kind), names.index(key.strategy), key.iteration or 0
-
-        return [self._records[key] for key in sorted(self._records, key=place)]
+        names, query = [strategy.name for strategy in strategies], self.config.query
+        return [self._records[key] for key in of_run(names, query.iterations, query.twins)]
 
     # --- the workflow, step by step ---
 
@@ -195,7 +188,7 @@ class Simulation:
 
     def _effort(self, annotations: Annotations) -> dict[str, int]:
         patients = {case_id: volume.case.patient_id for case_id, volume in self.pool.items()}
-        return effort(annotations, self.models.shows_liver, patients)
+        return effort(annotations, lambda case_id, z: self.pool[case_id].shows_liver(z), patients)
 
     def _slices_per_iteration(self, sets: Iterable[TrainingSet]) -> int:
         """N_S, from the training sets of a volume strategy."""

@@ -32,7 +32,7 @@ import numpy as np
 from ..runtime.paths import CALIBRATION, UNCERTAINTY
 from ..runtime.storage import atomic_path, write_csv
 from .annotation import Annotations
-from .keys import COLUMNS, INITIAL, ModelKey
+from .keys import COLUMNS, ModelKey
 from .records import TrainingSet
 
 BINS = 15  # of the reliability diagram, as in Guo et al. (2017)
@@ -158,7 +158,7 @@ def _asked(records: Iterable[TrainingSet]) -> dict[ModelKey, list[tuple[str, str
     for record in records:
         _, strategy, iteration = record.key
         if record.queries:
-            before = ModelKey.of_iteration(strategy, iteration - 1) if iteration > 1 else INITIAL
+            before = ModelKey.of_iteration(strategy, iteration - 1)
             asked.setdefault(before, []).extend((strategy, case_id, z) for case_id, z, _ in record.queries)
     return asked
 
