@@ -653,11 +653,10 @@ def test_the_papers_settings_differ_in_nothing(folder, no_matplotlib):
 def test_outside_a_checkout_and_without_notes(folder, no_matplotlib):
     path = folder / "results" / "provenance.json"
     origin = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(
-        json.dumps(origin | {"git": None, "notes": [], "deterministic_algorithms": False}), encoding="utf-8"
-    )
+    changes = {"git": None, "code_sha256": "c0de", "notes": [], "deterministic_algorithms": False}
+    path.write_text(json.dumps(origin | changes), encoding="utf-8")
     text = text_of(folder)
-    assert "  note    = {SHA-256 of its code " in text and "commit not a checkout" not in text
+    assert "  note    = {SHA-256 of its code c0de}" in text and "commit not a checkout" not in text
     assert "| git commit | not a checkout |" in text and "| deterministic algorithms | off |" in text
     assert "Notes of the simulation" not in text
     check_words(text)

@@ -380,7 +380,7 @@ def test_what_is_done_is_what_the_plan_foresees(simulate):
     progress = Progress(2 * len(keys), work=work)
     simulate("counted", strategies, progress=progress)
     assert progress.done == progress.total
-    assert progress.work_done == progress.work == 7 * 6 + 3 * 40
+    assert progress.work_done == progress.work == 5 * 6 + 3 * 8
 
 
 def test_every_model_is_trained_from_scratch(simulate, cases, tmp_path):
